@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tcast/base/export.h"
+
+namespace tcast {
+
+/// The candidate with the smallest edit distance to `name`, or "" when none is near enough to be
+/// what the user meant (more than a third of the letters differ).
+TCAST_API std::string closest(std::string_view name, std::span<const std::string> candidates);
+
+/// "did you mean 'x'?", or `otherwise` when nothing is near.
+TCAST_API std::string did_you_mean(std::string_view name, std::span<const std::string> candidates,
+                                   std::string_view otherwise = {});
+
+/// Python's fnmatchcase: '*', '?', '[seq]', '[!seq]', no escapes, independent of the locale.
+TCAST_API bool matches_pattern(std::string_view name, std::string_view pattern);
+
+/// True when the text has no wildcard, so that it can only match itself.
+TCAST_API bool is_literal_pattern(std::string_view pattern);
+
+/// Letters of a pattern that are not part of a wildcard: how specific it is.
+TCAST_API int literal_length(std::string_view pattern);
+
+/// "1.50 GiB", "312 KiB", "17 B".
+TCAST_API std::string format_bytes(double bytes);
+
+/// "12.3 ms", "4.56 us", "1.20 s".
+TCAST_API std::string format_seconds(double seconds);
+
+/// "671.03 B" (billions), "596.05 M", "37.55 B"; for parameters, tokens, operations.
+TCAST_API std::string format_count(double count);
+
+/// "671,026,404,352".
+TCAST_API std::string format_grouped(std::int64_t value);
+
+/// Elements with `separator` between them.
+TCAST_API std::string join(std::span<const std::string> parts, std::string_view separator);
+
+/// Pieces between separators; an empty text gives one empty piece.
+TCAST_API std::vector<std::string> split(std::string_view text, char separator);
+
+/// Control bytes and invalid UTF-8 made visible (\x1b), cut after `max_bytes` with "...": what is
+/// safe to print of hostile input.
+TCAST_API std::string printable(std::string_view text, std::size_t max_bytes = 80);
+
+}  // namespace tcast

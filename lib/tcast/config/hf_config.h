@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tcast/base/export.h"
+#include "tcast/base/units.h"
+#include "tcast/config/node.h"
+
+namespace tcast {
+
+/// A HuggingFace config.json: immutable, typed, located. Keys have aliases (`n_layer` for
+/// `num_hidden_layers`, ...), which are tried after the key itself. It remembers which top-level
+/// and nested keys were read, so that a report can list those that nothing looked at.
+class TCAST_API HfConfig {
+ public:
+  /// Reads a config.json, or the one in the given directory. Throws Error.
+  static HfConfig load(const std::string& path);
+
+  /// Parses a text; `file` is for messages. Throws Error.
+  static HfConfig parse(std::string_view text, const std::string& file);
+
+  /// `model_type`; throws Error with what to do when it is missing (a diffusers file has
+  /// `_class_name` instead and is named by that).
+  std::string model_type() const;
+
+  /// The file as the user named it.
+  const std::string& file() const;
+
+  bool has(std::string_view key) const;
+
+  /// Value of `key` or of one of its aliases; null counts as absent. Throws Error when it has
+  /// another type. T is bool, std::int64_t, double, std::string, std::vector<std::int64_t>,
+  /// std::vector<std::string>.
+  template <class T>
+  std::optional<T> find(std::string_view key) const;
+
+  /// Like find(), but absent is an Error that names the key, its aliases and the closest key there.
+  template <class T>
+  T get(std::string_view key) const;
+
+  /// Like find() with a value for absent.
+  template <class T>
+  T get_or(std::string_view key, T otherwise) const {
+    std::optional<T> found = find<T>(key);
+    return found ? *std::move(found) : std::move(otherwise);
+  }
+
+  /// A size that must be a whole number >= 1 (and <= 2^40, so that products can be checked).
+  std::int64_t get_size(std::string_view key) const;
+  std::int64_t get_size_or(std::string_view key, std::int64_t otherwise) const;
+
+  /// A map under `key` (`rope_scaling`, `text_config`, `quantization_config`) as a config of its
+  /// own that shares the read marks; nothing when absent or null. Throws Error if not a map.
+  std::optional<HfConfig> nested(std::string_view key) const;
+
+  /// The raw node of a key, marked as read with all below it; nothing when absent or null.
+  std::optional<Node> node(std::string_view key) const;
+
+  /// Checkpoint dtype: `torch_dtype` or `dtype`; nothing when absent. Throws Error when unknown.
+  std::optional<DType> checkpoint_dtype() const;
+
+  /// Key paths that nothing has read so far, in document order; keys that cannot matter for
+  /// structure, memory or speed (token ids, dropout, initializer_range, auto_map, ...) left out.
+  std::vector<std::string> unread_keys() const;
+
+  /// Throws Error located at `key` (or at the file when it is absent): "<place>: <message>".
+  [[noreturn]] void fail(std::string_view key, std::string_view message,
+                         std::string hint = {}) const;
+
+ private:
+  struct State;
+  HfConfig(std::shared_ptr<State> state, Node root);
+
+  std::shared_ptr<State> state_;  // read marks, shared with nested configs of the same file
+  Node root_;
+};
+
+}  // namespace tcast

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tcast/base/export.h"
+
+namespace YAML {
+class Node;
+}
+
+namespace tcast {
+
+/// A place in a parsed JSON or YAML document, with typed access. Every error names
+/// file:line:column and the key path ("config.json:12:9: rope_scaling.factor: expected a number,
+/// got a list of 3"). Cheap to copy; keeps its document alive.
+class TCAST_API Node {
+ public:
+  /// Parses strict JSON (decision D10: one document, JSON grammar plus NaN and Infinity, no
+  /// duplicate keys, nesting <= 64, at most 1 MiB). `file` is used in messages only. Throws Error.
+  static Node parse_json(std::string_view text, const std::string& file);
+
+  /// Parses YAML under the same limits, without aliases. Throws Error.
+  static Node parse_yaml(std::string_view text, const std::string& file);
+
+  /// Reads and parses a file. Throws Error with the system's reason when it cannot be read.
+  static Node load_json(const std::string& path);
+  static Node load_yaml(const std::string& path);
+
+  Node(const Node&);
+  Node(Node&&) noexcept;
+  Node& operator=(const Node&);
+  Node& operator=(Node&&) noexcept;
+  ~Node();
+
+  bool is_null() const;
+  bool is_map() const;
+  bool is_list() const;
+  bool is_scalar() const;
+
+  /// "file:line:column: key.path" of this node, the prefix of every error about it.
+  std::string place() const;
+
+  /// The path of keys from the document's root, "" for the root itself.
+  const std::string& path() const;
+
+  /// "a map", "a list of 3", "the string \"32\"", "the number 4.5", "null": for messages.
+  std::string description() const;
+
+  /// Member of a map; nothing when absent. Throws Error when this node is not a map.
+  std::optional<Node> find(std::string_view key) const;
+
+  /// Member of a map that must be there. Throws Error naming the key and the closest one present.
+  Node at(std::string_view key) const;
+
+  /// Keys of a map in document order. Throws Error when this node is not a map.
+  std::vector<std::string> keys() const;
+
+  /// Elements of a list. Throws Error when this node is not a list.
+  std::vector<Node> items() const;
+
+  /// Typed value of a scalar. A quoted "32" is not a number, 4.0 is a whole number, 4.5 is not,
+  /// true is not 1. Throws Error saying what was expected and what was found.
+  bool as_bool() const;
+  std::int64_t as_int() const;
+  double as_number() const;
+  std::string as_string() const;
+
+  /// Throws Error "<place>: expected <expected>, got <description>".
+  [[noreturn]] void fail_expected(std::string_view expected, std::string hint = {}) const;
+
+  /// Throws Error "<place>: <message>".
+  [[noreturn]] void fail(std::string_view message, std::string hint = {}) const;
+
+ private:
+  struct Document;
+  Node(std::shared_ptr<const Document> document, YAML::Node node, std::string path);
+
+  std::shared_ptr<const Document> document_;  // shared by all nodes of one document
+  std::unique_ptr<YAML::Node> node_;
+  std::string path_;
+};
+
+}  // namespace tcast

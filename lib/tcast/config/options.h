@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tcast/base/units.h"
+
+namespace tcast {
+
+/// Linear quantization that a user can ask for.
+enum class LinearScheme : std::uint8_t {
+  checkpoint,    ///< what the config's quantization_config says, else none
+  none,          ///< 16 bit even if the checkpoint is quantized
+  w8a16,         ///< int8 weights, 16-bit compute
+  w8a8_static,   ///< int8 weights and activations, scales fixed
+  w8a8_dynamic,  ///< int8 weights and activations, one scale per token
+  fp8,           ///< e4m3 weights per channel, activations per token
+};
+
+enum class KvScheme : std::uint8_t { none, int8, fp8 };
+
+/// How a model is spread (architecture.md section 4): dp = num_devices / tp, ep divides tp * dp.
+struct ParallelOptions {
+  std::int64_t num_devices = 0;  ///< 0: tp
+  std::int64_t tp = 1;
+  std::int64_t ep = 1;
+
+  std::int64_t devices() const { return num_devices > 0 ? num_devices : tp; }
+  std::int64_t dp() const { return devices() / tp; }
+};
+
+/// What the user wants done with a model, independent of the device.
+struct ModelOptions {
+  std::optional<DType> dtype;  ///< instead of the checkpoint's
+  std::optional<std::int64_t> num_hidden_layers;
+  std::int64_t num_mtp_tokens = 0;
+  bool reuse_layers = true;
+  std::vector<std::string> skip_steps;
+  LinearScheme quantize_linear = LinearScheme::checkpoint;
+  std::vector<std::string> quantize_ignore;  ///< module patterns added to the checkpoint's list
+  KvScheme quantize_kv_cache = KvScheme::none;
+  std::int64_t kv_block_size = 128;  ///< tokens per cache block, for patched attention
+  double expert_skew = 0;            ///< Zipf exponent of the routing, 0 = even
+  ParallelOptions parallel;
+};
+
+}  // namespace tcast

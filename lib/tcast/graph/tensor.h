@@ -1,0 +1,135 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "tcast/base/error.h"
+#include "tcast/base/export.h"
+#include "tcast/base/units.h"
+
+namespace tcast {
+
+/// Dimensions of a tensor in PyTorch's order, outermost first; at most four.
+class Shape {
+ public:
+  static constexpr int max_rank = 4;
+
+  constexpr Shape() = default;
+  constexpr Shape(std::initializer_list<std::int64_t> dims) {
+    for (const std::int64_t dim : dims) dims_[static_cast<std::size_t>(rank_++)] = dim;
+  }
+
+  constexpr int rank() const { return rank_; }
+  constexpr std::int64_t operator[](int i) const { return dims_[static_cast<std::size_t>(i)]; }
+  constexpr void set(int i, std::int64_t value) { dims_[static_cast<std::size_t>(i)] = value; }
+
+  /// Number of elements; Shape{} is a scalar and has one. Throws Error on overflow.
+  std::int64_t elements() const {
+    std::int64_t product = 1;
+    for (int i = 0; i < rank_; ++i) product = checked_mul(product, (*this)[i], "shape");
+    return product;
+  }
+
+  constexpr bool operator==(const Shape&) const = default;
+
+ private:
+  std::array<std::int64_t, max_rank> dims_{};
+  std::int8_t rank_ = 0;
+};
+
+/// "[4096, 1024]".
+TCAST_API std::string to_string(const Shape& shape);
+
+/// What a parameter is for: decides the range of generated weights (decision D6).
+enum class InitRole : std::uint8_t { matrix, query_key, embedding, norm, bias, router_bias };
+
+/// One run of rows (or columns) along the sharded dimension that is cut on its own, such as the
+/// query part of a fused query_key_value projection. `parts` different slices exist; when there
+/// are more ranks than parts, each slice is held by ranks / parts of them (replicated KV heads).
+struct ShardSegment {
+  std::int64_t size = 0;
+  std::int64_t parts = 1;
+
+  std::int64_t local_size() const { return ceil_div(size, parts); }
+};
+
+/// How a parameter is cut over `ranks` ranks: along `dim`, segment by segment; dim < 0: whole.
+struct Shard {
+  int dim = -1;
+  std::int64_t ranks = 1;
+  std::vector<ShardSegment> segments;
+};
+
+/// How a weight is stored when it is quantized: the scales that go with it.
+struct WeightScales {
+  /// One scale per `block_rows` x `block_columns` elements of [out, in]; 0 means the whole extent
+  /// (per output channel: 1 x 0; per tensor: 0 x 0; DeepSeek-V3: 128 x 128).
+  std::int64_t block_rows = 1;
+  std::int64_t block_columns = 0;
+  DType dtype = DType::f32;
+
+  std::int64_t count(std::int64_t rows, std::int64_t columns) const {
+    return ceil_div(rows, block_rows > 0 ? block_rows : rows) *
+           ceil_div(columns, block_columns > 0 ? block_columns : columns);
+  }
+};
+
+/// One trainable parameter or persistent buffer of a module, under HuggingFace's name.
+struct TCAST_API Parameter {
+  std::string name;            ///< within its module: "weight", "bias", "e_score_correction_bias"
+  Shape shape;                 ///< of the whole, as in the checkpoint
+  DType dtype = DType::bf16;   ///< storage
+  InitRole role = InitRole::matrix;
+  bool buffer = false;         ///< persistent buffer: listed apart, not in parameter totals
+  bool scale = false;          ///< scales that quantization added; not in parameter totals either
+  std::string tied_to;         ///< path of the parameter that it shares storage with; else empty
+  Shard shard;
+
+  /// Shape of the slice that one rank holds (the busiest one, if uneven by padding).
+  Shape local_shape() const;
+  /// Bytes of that slice; 0 when tied.
+  std::int64_t local_bytes() const;
+};
+
+using TensorId = std::uint32_t;
+
+/// A few ids of tensors or values: a fixed list, so that tracing allocates nothing per op.
+struct IdList {
+  std::array<std::uint32_t, 6> ids{};
+  std::uint8_t count = 0;
+
+  void push(std::uint32_t id) {
+    TCAST_CHECK(count < ids.size(), "an op or a call has at most six operands on a side");
+    ids[count++] = id;
+  }
+  const std::uint32_t* begin() const { return ids.data(); }
+  const std::uint32_t* end() const { return ids.data() + count; }
+  std::uint32_t operator[](int i) const { return ids[static_cast<std::size_t>(i)]; }
+};
+
+enum class TensorKind : std::uint8_t {
+  activation,  ///< computed by an op of the region
+  input,       ///< comes into the region from outside (another call, token ids)
+  parameter,   ///< bound per call: weights of the layer that the call stands for
+  cache,       ///< bound per call: this layer's cache, lives between forward passes
+};
+
+/// A value inside a region.
+struct Tensor {
+  Shape shape;
+  DType dtype = DType::bf16;
+  TensorKind kind = TensorKind::activation;
+  /// The tensor whose memory it shares (a view); its own id when it has memory of its own.
+  TensorId storage = 0;
+  /// For kind parameter: the parameter. `stacked` > 0: that many list members side by side (the
+  /// local experts of a grouped matmul), else one.
+  const Parameter* parameter = nullptr;
+  std::int64_t stacked = 0;
+
+  std::int64_t bytes() const { return bytes_of(shape.elements(), dtype); }
+};
+
+}  // namespace tcast

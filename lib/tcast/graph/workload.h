@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+
+namespace tcast {
+
+enum class Phase : std::uint8_t { prefill, decode };
+
+/// One forward pass as a rank sees it: `batch` requests, each with `query_length` new tokens that
+/// follow `context_length` tokens already in the cache.
+struct Workload {
+  Phase phase = Phase::prefill;
+  std::int64_t batch = 1;
+  std::int64_t query_length = 512;
+  std::int64_t context_length = 0;
+
+  std::int64_t tokens() const { return batch * query_length; }
+  std::int64_t sequence_length() const { return context_length + query_length; }
+};
+
+}  // namespace tcast
