@@ -306,9 +306,6 @@ struct OperatorDefinition {
 TCAST_API std::string_view name_of(const OpRecord& record);
 TCAST_API OpClass class_of(const OpRecord& record);
 
-/// Flops and bytes of the work really done. Formulas stand beside their code in op.cpp.
-TCAST_API OpWork work_of(const OpRecord& record);
-
 /// Sizes on one line, for tables and keys of measurements: "m=512 n=4096 k=4096 bf16*bf16->bf16".
 TCAST_API std::string describe(const OpRecord& record);
 
