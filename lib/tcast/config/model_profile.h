@@ -42,7 +42,7 @@ struct MlaFieldNames {
 /// One step of a profile's own pipeline.
 struct PipelineStep {
   std::string name;
-  std::optional<Node> arguments;  ///< the map without `type`, if the step was written as a map
+  std::optional<Node> arguments;  ///< the whole map, if it was written as one (`type` is the name)
 };
 
 /// Static metadata of a model type, from YAML (architecture.md section 5). Every field has the
@@ -73,8 +73,9 @@ struct TCAST_API ModelProfile {
   std::optional<Node> custom_model_config;  ///< free-form map handed to the hook
   std::vector<std::string> sources;         ///< files that it was merged from, in order
 
-  /// Merges a YAML map over this profile: keys that are present replace, maps of names merge key
-  /// by key. Throws Error for unknown keys (with the closest known one) and wrong types.
+  /// Merges a YAML map over this profile and appends its file to `sources`: keys that are present
+  /// replace, maps of names merge key by key, null takes an optional field back. Throws Error for
+  /// unknown keys (with the closest known one) and wrong types.
   void merge(const Node& yaml);
 };
 
