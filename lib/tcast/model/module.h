@@ -69,6 +69,11 @@ class TCAST_API Module {
 
   void set_name(std::string name) { name_ = std::move(name); }
   void set_class_name(std::string class_name) { class_name_ = std::move(class_name); }
+  /// Names a module built from a shared class as HuggingFace names it there.
+  void set_hf_class_name(const std::string& class_name) {
+    class_name_ = class_name;
+    hf_class_name_ = class_name;
+  }
   /// Makes this node stand for entries [first, first + count) of a list.
   void set_members(std::int64_t first, std::int64_t count);
   void set_local_count(std::int64_t local_count) { members_.local_count = local_count; }
