@@ -1,9 +1,9 @@
 """Shape goldens of bailing_moe (Ling-lite, Ling-plus), which transformers does not know.
 
-Written from the published layout, not by the class itself: names, shapes and classes are those of
-BailingMoeForCausalLM (eager attention) in the modelling code that is published with the weights
-and at github.com/inclusionAI/Ling, models/modeling_bailing_moe.py. `--published` prints the total
-for Ling-plus, to compare with the published 290B.
+Written from the published layout, and found equal to what the class itself builds: names, shapes
+and classes are those of BailingMoeForCausalLM (eager attention) in the modelling code that is
+published with the weights and at github.com/inclusionAI/Ling, models/modeling_bailing_moe.py.
+`--published` prints the total for Ling-plus, to compare with the published 290B.
 """
 
 import argparse
