@@ -26,10 +26,8 @@ TIMEOUT_S = 60
 
 
 def config_path(folder, row):
-    if row.get("file"):
-        candidates = [folder / row["file"], folder / "configs" / row["file"]]
-    else:
-        candidates = [folder / (row["name"] + ".json"), folder / "configs" / (row["name"] + ".json")]
+    name = row.get("file") or row["name"] + ".json"
+    candidates = [folder / name, folder / "configs" / name]
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -92,7 +90,7 @@ def main():
     )
     parser.add_argument("binary", help="a built tcast")
     parser.add_argument("folder", type=pathlib.Path, help="folder of the configs")
-    parser.add_argument("--params", type=pathlib.Path, help="the table (default: FOLDER/params.csv)")
+    parser.add_argument("--params", type=pathlib.Path, help="default: FOLDER/params.csv")
     arguments = parser.parse_args()
 
     binary = pathlib.Path(arguments.binary).resolve()

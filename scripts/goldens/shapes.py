@@ -103,7 +103,9 @@ CONFIGS = {
     "llama-odd": {"model_type": "llama", **ODD, "attention_bias": True, "mlp_bias": True},
     "llama-defaults": {
         "model_type": "llama",
-        **bare(intermediate_size=96, num_attention_heads=4, num_key_value_heads=None, head_dim=None),
+        **bare(intermediate_size=96, num_attention_heads=4),
+        "num_key_value_heads": None,
+        "head_dim": None,
     },
     "mistral-plain": {"model_type": "mistral", **PLAIN, "sliding_window": None},
     "mistral-odd": {"model_type": "mistral", **ODD, "sliding_window": 33},
