@@ -229,18 +229,22 @@ struct TopK {
 
 /// Rows of tokens copied into the order of the experts that they go to (`rows` = tokens * top_k
 /// rows are written). Inputs: x[tokens, width], indices. Outputs: rows, token counts per expert.
+/// `expert` >= 0: only the rows of that expert, as the eager loop over experts does.
 struct Permute {
   std::int64_t tokens = 0;
   std::int64_t rows = 0;
   std::int64_t width = 0;
+  std::int64_t expert = -1;
   DType dtype = DType::bf16;
 };
 
-/// The reverse: each token's rows weighted and summed. Inputs: rows, weights, indices.
+/// The reverse: each token's rows weighted and summed. Inputs: rows, weights, indices. With
+/// `expert` >= 0 the rows of that expert are added to a running sum, the last input.
 struct Combine {
   std::int64_t tokens = 0;
   std::int64_t rows = 0;
   std::int64_t width = 0;
+  std::int64_t expert = -1;
   DType dtype = DType::bf16;
 };
 
