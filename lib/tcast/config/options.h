@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "tcast/base/export.h"
 #include "tcast/base/units.h"
 
 namespace tcast {
@@ -19,7 +21,13 @@ enum class LinearScheme : std::uint8_t {
   fp8,           ///< e4m3 weights per channel, activations per token
 };
 
+/// "w8a8_dynamic", ...: as the command line spells it.
+TCAST_API std::string_view name_of(LinearScheme scheme);
+
 enum class KvScheme : std::uint8_t { none, int8, fp8 };
+
+/// "int8", ...: as the command line spells it.
+TCAST_API std::string_view name_of(KvScheme scheme);
 
 /// How a model is spread (architecture.md section 4): dp = num_devices / tp, ep divides tp * dp.
 struct ParallelOptions {
