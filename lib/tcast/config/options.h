@@ -21,10 +21,12 @@ enum class LinearScheme : std::uint8_t {
   fp8,           ///< e4m3 weights per channel, activations per token
 };
 
+/// "w8a8_dynamic", ...: as the command line spells it.
+TCAST_API std::string_view name_of(LinearScheme scheme);
+
 enum class KvScheme : std::uint8_t { none, int8, fp8 };
 
-/// The scheme as it is written on the command line and in reports: "w8a8_dynamic", "none".
-TCAST_API std::string_view name_of(LinearScheme scheme);
+/// "int8", ...: as the command line spells it.
 TCAST_API std::string_view name_of(KvScheme scheme);
 
 /// Reads what name_of() returns; nothing for anything else.

@@ -85,7 +85,7 @@ struct Attention {
   std::int64_t kv_heads = 1;
   std::int64_t qk_head_dim = 1;
   std::int64_t v_head_dim = 1;
-  AttentionSpan span;
+  AttentionSpan span{};
   DType query = DType::bf16;
   DType cache = DType::bf16;
   bool value_in_key = false;
@@ -315,9 +315,9 @@ TCAST_API std::string describe(const OpRecord& record);
 
 /// One operator of a region: what it does, on which tensors, on behalf of which module.
 struct Op {
-  OpRecord record;
-  IdList inputs;
-  IdList outputs;
+  OpRecord record{};
+  IdList inputs{};
+  IdList outputs{};
   std::uint32_t scope = 0;  ///< index into Region::scopes
 };
 

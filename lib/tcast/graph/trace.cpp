@@ -229,7 +229,7 @@ Value Trace::view(Value value, const Shape& shape) {
 
 // --- operators -----------------------------------------------------------------------------------
 
-Value Trace::emit(const OpRecord& record, std::initializer_list<Value> inputs, const Shape& result,
+Value Trace::emit(const OpRecord& record, const Operands& inputs, const Shape& result,
                   DType dtype) {
   emit_in_place(record, inputs);
   return add_result(result, dtype);
@@ -241,7 +241,7 @@ Value Trace::add_result(const Shape& result, DType dtype) {
   return Value{current_, id};
 }
 
-void Trace::emit_in_place(const OpRecord& record, std::initializer_list<Value> inputs) {
+void Trace::emit_in_place(const OpRecord& record, const Operands& inputs) {
   if (current_ == 0) open_region(-1);
   IdList ids;
   for (const Value input : inputs) ids.push(local(input));

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,6 +21,22 @@ namespace tcast {
 struct Value {
   std::uint32_t frame = 0;
   TensorId tensor = 0;
+};
+
+/// Operands of an op, in the order that its record documents.
+struct Operands {
+  std::array<Value, 6> values{};
+  std::uint8_t count = 0;
+
+  Operands(std::initializer_list<Value> list) {
+    for (const Value value : list) push(value);
+  }
+  void push(Value value) {
+    TCAST_CHECK(count < values.size(), "an op has at most six operands");
+    values[count++] = value;
+  }
+  const Value* begin() const { return values.data(); }
+  const Value* end() const { return values.data() + count; }
 };
 
 /// cos and sin of the positions of a forward pass, as an attention module uses them.
@@ -86,12 +104,12 @@ class TCAST_API Trace {
 
   /// Appends an op; returns its first result. Shapes of results are the caller's business: the
   /// functions below know them.
-  Value emit(const OpRecord& record, std::initializer_list<Value> inputs, const Shape& result,
+  Value emit(const OpRecord& record, const Operands& inputs, const Shape& result,
              DType dtype);
   /// Adds a second (third) result to the op emitted last.
   Value add_result(const Shape& result, DType dtype);
   /// Appends an op without a result (it changes a cache).
-  void emit_in_place(const OpRecord& record, std::initializer_list<Value> inputs);
+  void emit_in_place(const OpRecord& record, const Operands& inputs);
 
   /// Elementwise function of one operand, or of two of which the second may be smaller (broadcast).
   Value unary(ElementwiseKind kind, Value x, double constant = 1);
