@@ -109,6 +109,8 @@ std::string_view Node::text() const { return document_->text_of(element()); }
 bool Node::is_null() const { return element().kind == ElementKind::null; }
 bool Node::is_map() const { return element().kind == ElementKind::map; }
 bool Node::is_list() const { return element().kind == ElementKind::list; }
+bool Node::is_string() const { return element().kind == ElementKind::string; }
+
 bool Node::is_scalar() const { return !is_null() && !is_map() && !is_list(); }
 
 std::string Node::place() const {

@@ -35,6 +35,7 @@ class TCAST_API Node {
   bool is_map() const;
   bool is_list() const;
   bool is_scalar() const;
+  bool is_string() const;
 
   /// "file:line:column: key.path" of this node, the prefix of every error about it.
   std::string place() const;

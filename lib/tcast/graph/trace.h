@@ -39,6 +39,12 @@ struct Operands {
   const Value* end() const { return values.data() + count; }
 };
 
+/// A list member's region and how its calls are bound.
+struct MemberRegion {
+  std::uint32_t call = 0;         ///< one of its calls
+  std::uint32_t chain_input = 0;  ///< which of the call's inputs is handed from member to member
+};
+
 /// cos and sin of the positions of a forward pass, as an attention module uses them.
 struct RotaryValues {
   Value cos;
@@ -75,6 +81,13 @@ class TCAST_API Trace {
     return end_member(first, count, inner, result);
   }
 
+  /// The region that repeat() traced last, for replay().
+  MemberRegion last_member() const { return last_member_; }
+
+  /// Calls a region again for further members, without tracing: for layers that are equal but not
+  /// neighbours.
+  Value replay(const MemberRegion& member, std::int64_t first, std::int64_t count, Value input);
+
   /// Names the module that the following ops belong to; used through ScopeGuard.
   void enter(const std::string& name, const std::string& class_name, bool in_list);
   void leave();
@@ -104,8 +117,7 @@ class TCAST_API Trace {
 
   /// Appends an op; returns its first result. Shapes of results are the caller's business: the
   /// functions below know them.
-  Value emit(const OpRecord& record, const Operands& inputs, const Shape& result,
-             DType dtype);
+  Value emit(const OpRecord& record, const Operands& inputs, const Shape& result, DType dtype);
   /// Adds a second (third) result to the op emitted last.
   Value add_result(const Shape& result, DType dtype);
   /// Appends an op without a result (it changes a cache).
@@ -137,7 +149,7 @@ class TCAST_API Trace {
  private:
   struct Frame {
     std::uint32_t region = 0;
-    std::uint32_t call = 0;   // index of its (first) call
+    std::uint32_t call = 0;  // index of its (first) call
     bool open = false;
   };
   struct Capture {
@@ -161,6 +173,8 @@ class TCAST_API Trace {
   void close_region();
   void begin_member(std::int64_t first);
   Value end_member(std::int64_t first, std::int64_t count, Value inner, Value result);
+  Value append_calls(Call call, std::uint32_t chain_input, std::int64_t first, std::int64_t count,
+                     const GraphValue& result);
   Value capture(Value value);
   TensorId local(Value value) { return capture(value).tensor; }
   TensorId new_tensor(const Shape& shape, DType dtype, TensorKind kind);
@@ -177,6 +191,7 @@ class TCAST_API Trace {
   Graph& graph_;
   std::vector<Frame> frames_;
   std::uint32_t current_ = 0;  // open frame; 0 = none
+  MemberRegion last_member_;
   std::vector<Capture> captures_;
   std::vector<QuantizedValue> quantized_;
   std::vector<RotarySet> rotary_;

@@ -12,8 +12,9 @@ namespace tcast {
 std::int64_t divided_heads(std::int64_t heads, RankGroup group, const std::string& path,
                            const char* what) {
   if (heads % group.size != 0) {
-    throw Error(fmt::format("{}: {} {} cannot be divided over tp {}", path, heads, what, group.size),
-                fmt::format("choose --tp so that it divides {}", heads));
+    throw Error(
+        fmt::format("{}: {} {} cannot be divided over tp {}", path, heads, what, group.size),
+        fmt::format("choose --tp so that it divides {}", heads));
   }
   return heads / group.size;
 }
@@ -29,8 +30,8 @@ Value eager_rotary(Trace& trace, Value x, std::int64_t heads, std::int64_t head_
   }
   const Value direct = trace.binary(ElementwiseKind::multiply, rotated, rotary.cos);
   // rotate_half: the second halves negated, then both halves joined the other way round.
-  const Value second = trace.copy(CopyKind::slice, rotated, {tokens, heads * rotary_dim / 2},
-                                  trace.dtype(x));
+  const Value second =
+      trace.copy(CopyKind::slice, rotated, {tokens, heads * rotary_dim / 2}, trace.dtype(x));
   const Value negated = trace.unary(ElementwiseKind::negate, second);
   const Value half_turned = trace.concat(negated, rotated, {tokens, heads * rotary_dim});
   const Value turned = trace.binary(ElementwiseKind::multiply, half_turned, rotary.sin);
@@ -142,9 +143,10 @@ void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path
   local_heads_ = divided_heads(config_.num_heads, group, path, "attention heads");
   const std::int64_t kv_heads = config_.num_kv_heads;
   if (kv_heads % group.size != 0 && group.size % kv_heads != 0) {
-    throw Error(fmt::format("{}: {} key/value heads can neither be divided over tp {} nor replicated",
-                            path, kv_heads, group.size),
-                fmt::format("choose --tp so that it divides {} or is a multiple of it", kv_heads));
+    throw Error(
+        fmt::format("{}: {} key/value heads can neither be divided over tp {} nor replicated", path,
+                    kv_heads, group.size),
+        fmt::format("choose --tp so that it divides {} or is a multiple of it", kv_heads));
   }
   const std::int64_t kv_parts = std::min(group.size, kv_heads);
   local_kv_heads_ = kv_heads / kv_parts;
@@ -154,8 +156,8 @@ void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path
     return dynamic_cast<Linear&>(child(name));
   };
   if (!names_.qkv.empty()) {
-    linear(names_.qkv).shard_columns(
-        group, {{q_rows, group.size}, {kv_rows, kv_parts}, {kv_rows, kv_parts}});
+    linear(names_.qkv)
+        .shard_columns(group, {{q_rows, group.size}, {kv_rows, kv_parts}, {kv_rows, kv_parts}});
   } else {
     linear(names_.q_proj).shard_columns(group);
     linear(names_.k_proj).shard_columns(group, {{kv_rows, kv_parts}});
@@ -226,8 +228,8 @@ Value PagedAttention::forward(Trace& trace, Value hidden) const {
   op.cache = cache_.dtype;
   op.scale = c.scale;
   op.softcap = c.softcap;
-  const Value out = trace.emit(op, {p.q, cache}, {work.tokens(), local_heads() * c.head_dim},
-                               op.query);
+  const Value out =
+      trace.emit(op, {p.q, cache}, {work.tokens(), local_heads() * c.head_dim}, op.query);
   return call(trace, names().o_proj, out);
 }
 

@@ -25,8 +25,8 @@ class TCAST_API AttentionModule : public Module {
   /// A module with the same parameters whose forward traces one fused operator over a paged cache;
   /// null when this one does so already. Takes this module's content over.
   virtual std::unique_ptr<Module> make_paged(const CacheOptions& options) = 0;
-  /// Cuts the heads over a tensor-parallel group. Throws Error when they do not divide; `path` names
-  /// the module in it.
+  /// Cuts the heads over a tensor-parallel group. Throws Error when they do not divide; `path`
+  /// names the module in it.
   virtual void shard_heads(RankGroup group, const std::string& path) = 0;
   /// Stores keys and values in another dtype from now on. False: it has no cache of its own to
   /// change (an eager module's grows with the activations' dtype).
@@ -38,7 +38,7 @@ struct AttentionConfig {
   std::int64_t num_heads = 1;
   std::int64_t num_kv_heads = 1;
   std::int64_t head_dim = 1;
-  std::int64_t rotary_dim = 0;       ///< 0: no rotary embedding
+  std::int64_t rotary_dim = 0;  ///< 0: no rotary embedding
   bool rotary_interleaved = false;
   std::string rotary_set = "default";
   AttentionSpan span;

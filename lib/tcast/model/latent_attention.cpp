@@ -49,8 +49,7 @@ LatentAttention::Latent LatentAttention::project_latent(Trace& trace, Value hidd
   const Value both = call(trace, names_.kv_a_proj_with_mqa, hidden);
   const DType dtype = trace.dtype(both);
   Latent result;
-  const Value latent =
-      trace.copy(CopyKind::slice, both, {tokens, config_.kv_lora_rank}, dtype);
+  const Value latent = trace.copy(CopyKind::slice, both, {tokens, config_.kv_lora_rank}, dtype);
   result.rotary_k = trace.copy(CopyKind::slice, both, {tokens, config_.qk_rope_head_dim}, dtype);
   result.latent = call(trace, names_.kv_a_layernorm, latent);
   return result;
@@ -61,10 +60,10 @@ LatentAttention::Expanded LatentAttention::expand(Trace& trace, Value hidden, bo
   const std::int64_t tokens = trace.workload().tokens();
   const std::int64_t heads = local_heads_;
   auto rotate = [&](Value x, std::int64_t rotated_heads, std::int64_t head_dim) {
-    return fused ? fused_rotary(trace, x, rotated_heads, head_dim, c.qk_rope_head_dim,
-                                c.rotary_interleaved, c.rotary_set)
-                 : eager_rotary(trace, x, rotated_heads, head_dim, c.qk_rope_head_dim,
-                                c.rotary_set);
+    return fused
+               ? fused_rotary(trace, x, rotated_heads, head_dim, c.qk_rope_head_dim,
+                              c.rotary_interleaved, c.rotary_set)
+               : eager_rotary(trace, x, rotated_heads, head_dim, c.qk_rope_head_dim, c.rotary_set);
   };
   Expanded result;
   result.q = rotate(project_query(trace, hidden), heads, c.qk_head_dim());
@@ -72,8 +71,7 @@ LatentAttention::Expanded LatentAttention::expand(Trace& trace, Value hidden, bo
   const Value rotary_k = rotate(latent.rotary_k, 1, c.qk_rope_head_dim);
   const Value kv = call(trace, names_.kv_b_proj, latent.latent);
   const DType dtype = trace.dtype(kv);
-  const Value k_nope =
-      trace.copy(CopyKind::slice, kv, {tokens, heads * c.qk_nope_head_dim}, dtype);
+  const Value k_nope = trace.copy(CopyKind::slice, kv, {tokens, heads * c.qk_nope_head_dim}, dtype);
   result.v = trace.copy(CopyKind::slice, kv, {tokens, heads * c.v_head_dim}, dtype);
   // The one rotary key is repeated for every head.
   result.k = trace.concat(k_nope, rotary_k, {tokens, heads * c.qk_head_dim()});
@@ -135,8 +133,7 @@ Value PagedExpandedAttention::forward(Trace& trace, Value hidden) const {
   op.query = trace.dtype(e.q);
   op.cache = cache_.dtype;
   op.scale = c.scale;
-  const Value out =
-      trace.emit(op, {e.q, cache}, {work.tokens(), heads * c.v_head_dim}, op.query);
+  const Value out = trace.emit(op, {e.q, cache}, {work.tokens(), heads * c.v_head_dim}, op.query);
   return call(trace, names().o_proj, out);
 }
 
@@ -182,10 +179,8 @@ Value MultiheadLatentAttention::forward(Trace& trace, Value hidden) const {
   if (work.phase == Phase::decode) {
     const DType dtype = trace.dtype(q);
     // The heads' two parts lie apart for the batched products.
-    const Value q_nope =
-        trace.copy(CopyKind::slice, q, {heads, tokens, c.qk_nope_head_dim}, dtype);
-    const Value q_rope =
-        trace.copy(CopyKind::slice, q, {heads, tokens, c.qk_rope_head_dim}, dtype);
+    const Value q_nope = trace.copy(CopyKind::slice, q, {heads, tokens, c.qk_nope_head_dim}, dtype);
+    const Value q_rope = trace.copy(CopyKind::slice, q, {heads, tokens, c.qk_rope_head_dim}, dtype);
     out = attend_absorbed(trace, q_nope, q_rope, cache);
   } else {
     out = attend_expanded(trace, q, latent.latent, rotary_k, cache);
@@ -236,8 +231,7 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q_nope, Valu
   op.cache = cache_.dtype;
   op.value_in_key = true;
   op.scale = c.scale;
-  const Value context =
-      trace.emit(op, {q_row, cache}, {heads, tokens, c.kv_lora_rank}, dtype);
+  const Value context = trace.emit(op, {q_row, cache}, {heads, tokens, c.kv_lora_rank}, dtype);
 
   MatMul project = absorb;
   project.n = c.v_head_dim;
@@ -246,8 +240,8 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q_nope, Valu
   return trace.emit(project, {context, weight}, {tokens, heads * c.v_head_dim}, dtype);
 }
 
-Value MultiheadLatentAttention::attend_expanded(Trace& trace, Value q, Value latent,
-                                                Value rotary_k, Value cache) const {
+Value MultiheadLatentAttention::attend_expanded(Trace& trace, Value q, Value latent, Value rotary_k,
+                                                Value cache) const {
   const LatentAttentionConfig& c = config();
   const Workload& work = trace.workload();
   const std::int64_t heads = local_heads();

@@ -101,11 +101,10 @@ void Linear::quantize(const LinearQuantization& quantization) {
   const std::int64_t rows = quantization.scales.block_rows;
   const std::int64_t columns = quantization.scales.block_columns;
   const bool blocks = rows > 1 || columns > 0;
-  Parameter scale = make_parameter(
-      blocks ? "weight_scale_inv" : "weight_scale",
-      {ceil_div(w.shape[0], rows > 0 ? rows : w.shape[0]),
-       ceil_div(w.shape[1], columns > 0 ? columns : w.shape[1])},
-      quantization.scales.dtype, InitRole::norm);
+  Parameter scale = make_parameter(blocks ? "weight_scale_inv" : "weight_scale",
+                                   {ceil_div(w.shape[0], rows > 0 ? rows : w.shape[0]),
+                                    ceil_div(w.shape[1], columns > 0 ? columns : w.shape[1])},
+                                   quantization.scales.dtype, InitRole::norm);
   scale.scale = true;
   add_parameter(std::move(scale));
   set_attribute("quantization", quantization.describe());
@@ -206,7 +205,10 @@ Value Normalization::forward(Trace& trace, Value input) const {
 
 RotaryEmbedding::RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim,
                                  DType dtype)
-    : ModuleOf(std::move(class_name)), set_(std::move(set)), rotary_dim_(rotary_dim), dtype_(dtype) {
+    : ModuleOf(std::move(class_name)),
+      set_(std::move(set)),
+      rotary_dim_(rotary_dim),
+      dtype_(dtype) {
   set_attribute("rotary_dim", rotary_dim);
 }
 

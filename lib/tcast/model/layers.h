@@ -34,8 +34,8 @@ struct LinearQuantization {
   std::string describe() const;
 };
 
-/// y = x W^T + b. Parameters: weight [out, in], bias [out]. Quantized and sharded forms are settings
-/// of the same class: what changes is the product that it traces.
+/// y = x W^T + b. Parameters: weight [out, in], bias [out]. Quantized and sharded forms are
+/// settings of the same class: what changes is the product that it traces.
 class TCAST_API Linear : public ModuleOf<Linear> {
  public:
   Linear(std::int64_t in_features, std::int64_t out_features, bool bias, DType dtype,

@@ -218,7 +218,8 @@ bool same_parameter(const Parameter& a, const Parameter& b) {
 
 bool same_subtree(const Module& a, const Module& b, bool compare_name) {
   if (a.class_name() != b.class_name() || a.hf_class_name() != b.hf_class_name()) return false;
-  if (compare_name && (a.name() != b.name() || a.members().local_count != b.members().local_count)) {
+  if (compare_name &&
+      (a.name() != b.name() || a.members().local_count != b.members().local_count)) {
     return false;
   }
   if (a.attributes() != b.attributes()) return false;

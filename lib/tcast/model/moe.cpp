@@ -137,8 +137,8 @@ Value EagerMoe::forward(Trace& trace, Value input) const {
   for (const auto& node : list.children()) {
     for (std::int64_t i = 0; i < node->members().count; ++i) {
       const std::int64_t expert = node->members().first + i;
-      const std::int64_t rows = total / config_.num_experts +
-                                (expert < total % config_.num_experts ? 1 : 0);
+      const std::int64_t rows =
+          total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
       if (rows == 0) continue;
       Permute pick;
       pick.tokens = rows;
@@ -231,8 +231,7 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
     active_before += share.active_experts;
     const auto& mlp = dynamic_cast<const Mlp&>(*node);
     const ScopeGuard member(trace, node->name(), node->class_name(), true);
-    const Value own =
-        experts == local ? rows : trace.view(rows, {share.rows, hidden});
+    const Value own = experts == local ? rows : trace.view(rows, {share.rows, hidden});
     const MlpNames& names = mlp.names();
     Value activated;
     if (names.gate.empty()) {
@@ -262,8 +261,9 @@ void GroupedExperts::shard_experts(RankGroup group, const std::string& path) {
   if (group.size == 1) return;
   const std::int64_t experts = list_size();
   if (experts % group.size != 0) {
-    throw Error(fmt::format("{}: {} experts cannot be divided over ep {}", path, experts, group.size),
-                fmt::format("choose --ep so that it divides {}", experts));
+    throw Error(
+        fmt::format("{}: {} experts cannot be divided over ep {}", path, experts, group.size),
+        fmt::format("choose --ep so that it divides {}", experts));
   }
   const std::int64_t own = experts / group.size;
   // The rank with the most bytes stands for all: experts may be stored differently.
@@ -315,8 +315,7 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   const std::int64_t tokens = ceil_div(shape[0], parallel_.token_slices.size);
   const DType dtype = trace.dtype(input);
 
-  const Value x =
-      parallel_.token_slices.size > 1 ? trace.view(input, {tokens, hidden}) : input;
+  const Value x = parallel_.token_slices.size > 1 ? trace.view(input, {tokens, hidden}) : input;
   const Module& gate = child(names_.gate);
   const Value logits = gate(trace, x);
   Value weights;
@@ -431,8 +430,8 @@ std::optional<MoeConfig> moe_config_of(const Module& block, const MoeFieldNames&
     }
   }
   config.top_k = *top_k;
-  config.num_experts = block.int_attribute("num_experts")
-                           .value_or(block.child(names.experts).list_size());
+  config.num_experts =
+      block.int_attribute("num_experts").value_or(block.child(names.experts).list_size());
   config.normalize = block.bool_attribute(names.norm_topk_prob).value_or(false);
   const std::string score = block.string_attribute("scoring_func").value_or("softmax");
   config.score = score == "sigmoid" ? RouterScore::sigmoid : RouterScore::softmax;

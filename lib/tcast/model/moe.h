@@ -100,8 +100,8 @@ class TCAST_API ExpertsModule : public Module {
   virtual void shard_experts(RankGroup group, const std::string& path) = 0;
 };
 
-/// The list of experts computed by grouped matmuls. Its children stay the members of the list, under
-/// their names; neighbours that are stored alike share one product.
+/// The list of experts computed by grouped matmuls. Its children stay the members of the list,
+/// under their names; neighbours that are stored alike share one product.
 class TCAST_API GroupedExperts : public ModuleOf<GroupedExperts, ExpertsModule> {
  public:
   explicit GroupedExperts(Module& list);
