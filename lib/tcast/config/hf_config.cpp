@@ -209,6 +209,11 @@ const std::string& HfConfig::file() const { return root_.file(); }
 
 bool HfConfig::has(std::string_view key) const { return lookup(key).has_value(); }
 
+bool HfConfig::is_null(std::string_view key) const {
+  const std::optional<Node> found = root_.find(key);
+  return found && found->is_null();
+}
+
 template <class T>
 std::optional<T> HfConfig::find(std::string_view key) const {
   const std::optional<Node> found = node(key);

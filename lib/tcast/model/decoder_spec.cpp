@@ -80,12 +80,6 @@ Setter to(bool& target) {
 Setter to(double& target) {
   return [&target](const Node& value) { target = value.as_number(); };
 }
-Setter to(std::int64_t& target) {
-  return [&target](const Node& value) {
-    target = value.as_int();
-    if (target < 0) value.fail_expected("a whole number >= 0");
-  };
-}
 
 /// A field whose value is a config key that gives the number, or the number itself: a profile
 /// describes a model type, not one size of it.
@@ -446,11 +440,35 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
   return spec;
 }
 
+void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec) {
+  const HfConfig& config = context.config;
+  if (!config.get_or<bool>("use_sliding_window", false)) return;
+  spec.sliding_window = config.get_size_or("sliding_window", 0);
+  if (spec.sliding_window == 0) return;
+  spec.window_layers.assign(static_cast<std::size_t>(spec.num_hidden_layers), false);
+  if (const auto types = config.find<std::vector<std::string>>("layer_types")) {
+    if (types->size() < spec.window_layers.size()) {
+      config.fail("layer_types", fmt::format("{} entries for {} layers", types->size(),
+                                             spec.window_layers.size()));
+    }
+    for (std::size_t i = 0; i < spec.window_layers.size(); ++i) {
+      spec.window_layers[i] = (*types)[i] == "sliding_attention";
+    }
+    return;
+  }
+  const auto first = config.get_or<std::int64_t>("max_window_layers", 28);
+  for (std::size_t i = 0; i < spec.window_layers.size(); ++i) {
+    spec.window_layers[i] = static_cast<std::int64_t>(i) >= first;
+  }
+}
+
 MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spec,
-                      std::string_view experts_key, std::int64_t default_top_k) {
+                      std::string_view experts_key, std::int64_t default_top_k,
+                      std::int64_t default_experts) {
   const HfConfig& config = context.config;
   MoeSpec moe;
-  moe.routing.num_experts = config.get_size(experts_key);
+  moe.routing.num_experts = default_experts > 0 ? config.get_size_or(experts_key, default_experts)
+                                                : config.get_size(experts_key);
   moe.routing.top_k = config.get_size_or("num_experts_per_tok", default_top_k);
   if (moe.routing.top_k > moe.routing.num_experts) {
     config.fail("num_experts_per_tok", fmt::format("a token cannot choose {} of {} experts",

@@ -90,18 +90,20 @@ TCAST_API DecoderSpec read_decoder_spec(const ArchitectureContext& context,
                                         std::string class_prefix,
                                         const DecoderDefaults& defaults = {});
 
+/// Reads which layers have a sliding window: those that layer_types calls sliding_attention, else, with
+/// use_sliding_window, all from max_window_layers on.
+TCAST_API void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec);
+
 /// Reads what all mixtures of experts share: number of experts, chosen ones, widths. `experts_key` is
-/// the config's key for the number of experts. Every layer has experts unless changed.
+/// the config's key for the number of experts, which has a default in some classes (0: it must be
+/// there). Every layer has experts unless changed.
 TCAST_API MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spec,
-                                std::string_view experts_key, std::int64_t default_top_k);
+                                std::string_view experts_key, std::int64_t default_top_k,
+                                std::int64_t default_experts = 0);
 
 /// Applies the profile's `architecture:` map to the spec and builds the tree. Throws Error for
 /// unknown fields and for sizes that do not fit each other.
 TCAST_API std::unique_ptr<Module> build_decoder(DecoderSpec spec,
                                                 const ArchitectureContext& context);
-
-/// One MTP layer like those of the checkpoint, or null when `profile` names no block class or the
-/// tree has none of that class: a copy of the last decoder layer of the class.
-TCAST_API std::unique_ptr<Module> make_mtp_layer(const Module& block, const HfConfig& config);
 
 }  // namespace tcast
