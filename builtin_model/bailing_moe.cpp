@@ -1,6 +1,6 @@
-// BailingMoE, first generation (Ling-lite, Ling-plus), as its published modelling code lays it out: one
-// fused query_key_value projection, a rotary module in every layer, experts with shared ones beside them
-// after first_k_dense_replace dense layers, softmax routing.
+// BailingMoE, first generation (Ling-lite, Ling-plus), as its published modelling code lays it out:
+// one fused query_key_value projection, a rotary module in every layer, experts with shared ones
+// beside them after first_k_dense_replace dense layers, softmax routing.
 #include "tcast/custom_model.h"
 
 TCAST_REGISTER_ARCHITECTURE("bailing_moe")
@@ -30,12 +30,11 @@ TCAST_REGISTER_ARCHITECTURE("bailing_moe")
   moe.block_class = "BailingMoeSparseMoeBlock";
   moe.router_class = "BailingMoeGate";
   moe.intermediate_size = config.get_size("moe_intermediate_size");
-  moe.shared_intermediate_size =
-      tcast::checked_mul(moe.intermediate_size,
-                         config.get_or<std::int64_t>("num_shared_experts", 0), "num_shared_experts");
+  moe.shared_intermediate_size = tcast::checked_mul(
+      moe.intermediate_size, config.get_or<std::int64_t>("num_shared_experts", 0),
+      "num_shared_experts");
   // One chosen expert has weight p, not 1: there is nothing to normalize among.
-  moe.routing.normalize =
-      config.get_or<bool>("norm_topk_prob", false) && moe.routing.top_k > 1;
+  moe.routing.normalize = config.get_or<bool>("norm_topk_prob", false) && moe.routing.top_k > 1;
   const auto dense = config.get_or<std::int64_t>("first_k_dense_replace", 0);
   for (std::size_t i = 0; i < moe.layers.size(); ++i) {
     moe.layers[i] = static_cast<std::int64_t>(i) >= dense;

@@ -1,8 +1,9 @@
-// DeepSeek-V3 (also R1) and Kimi-K2, which is the same with other numbers: multi-head latent attention
-// with or without a compressed query; first_k_dense_replace dense layers, then experts with shared ones
-// beside them; a sigmoid router with a correction bias, limited to the best groups. attention_bias puts
-// a bias on the two compressing projections and the output. num_nextn_predict_layers MTP layers lie
-// beyond the last layer of the checkpoint and are added by maybe_enable_mtp.
+// DeepSeek-V3 (also R1) and Kimi-K2, which is the same with other numbers: multi-head latent
+// attention with or without a compressed query; first_k_dense_replace dense layers, then experts
+// with shared ones beside them; a sigmoid router with a correction bias, limited to the best
+// groups. attention_bias puts a bias on the two compressing projections and the output.
+// num_nextn_predict_layers MTP layers lie beyond the last layer of the checkpoint and are added by
+// maybe_enable_mtp.
 #include <cmath>
 
 #include "tcast/custom_model.h"

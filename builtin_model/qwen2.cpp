@@ -1,5 +1,6 @@
-// Qwen2 and Qwen2.5: Llama with a bias on q, k and v, always, and none on the output projection. With
-// use_sliding_window, layers from max_window_layers on have a window (or those that layer_types says).
+// Qwen2 and Qwen2.5: Llama with a bias on q, k and v, always, and none on the output projection.
+// With use_sliding_window, layers from max_window_layers on have a window (or those that
+// layer_types says).
 #include "tcast/custom_model.h"
 
 TCAST_REGISTER_ARCHITECTURE("qwen2")

@@ -1,5 +1,6 @@
-// Qwen3, dense and mixture of experts: an RMSNorm on each head of q and k before the rotary embedding,
-// no bias unless attention_bias asks for it on all four projections. head_dim is a size of its own.
+// Qwen3, dense and mixture of experts: an RMSNorm on each head of q and k before the rotary
+// embedding, no bias unless attention_bias asks for it on all four projections. head_dim is a size
+// of its own.
 #include "tcast/custom_model.h"
 
 namespace {
@@ -25,8 +26,8 @@ TCAST_REGISTER_ARCHITECTURE("qwen3")
   return tcast::build_decoder(std::move(spec), context);
 }
 
-// A layer has experts when its 1-based index is a multiple of decoder_sparse_step and it is not named
-// in mlp_only_layers; softmax over all experts, weights renormalized if norm_topk_prob.
+// A layer has experts when its 1-based index is a multiple of decoder_sparse_step and it is not
+// named in mlp_only_layers; softmax over all experts, weights renormalized if norm_topk_prob.
 TCAST_REGISTER_ARCHITECTURE("qwen3_moe")
 (const tcast::ArchitectureContext& context) {
   const tcast::HfConfig& config = context.config;

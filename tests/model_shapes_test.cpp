@@ -1,5 +1,5 @@
-// Names, shapes, buffers and classes of every model type against goldens made with the real transformers
-// (scripts/goldens), and the totals of the shipped configs.
+// Names, shapes, buffers and classes of every model type against goldens made with the real
+// transformers (scripts/goldens), and the totals of the shipped configs.
 #include <filesystem>
 #include <fstream>
 #include <map>

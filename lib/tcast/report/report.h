@@ -21,11 +21,11 @@ struct ReportOp {
   std::string module;  ///< "model.layers.*.self_attn.q_proj"
   std::int64_t calls = 0;
   double total_s = 0;
-  double flops = 0;   ///< of all calls
-  double bytes = 0;   ///< of all calls
-  std::string bound;  ///< "compute", "memory", "network", "launch"
-  std::string source; ///< "measured", "calibrated", "datasheet", "assumed"
-  double ideal_s = 0; ///< datasheet bound of all calls; 0 unless asked for
+  double flops = 0;     ///< of all calls
+  double bytes = 0;     ///< of all calls
+  std::string bound;    ///< "compute", "memory", "network", "launch"
+  std::string source;   ///< "measured", "calibrated", "datasheet", "assumed"
+  double ideal_s = 0;   ///< datasheet bound of all calls; 0 unless asked for
   bool scaled = false;  ///< timed on a smaller size and scaled
 };
 
@@ -37,7 +37,7 @@ struct ReportMemory {
   std::string activation_peak_at;  ///< phase, op and module
   std::int64_t workspace_bytes = 0;
   std::int64_t reserved_bytes = 0;
-  std::int64_t total_bytes = 0;     ///< sum of the parts above
+  std::int64_t total_bytes = 0;  ///< sum of the parts above
   std::int64_t capacity_bytes = 0;
   bool fits = false;
   std::int64_t max_batch_size = 0;      ///< largest that fits with these lengths; 0: none
@@ -68,8 +68,8 @@ struct ReportStep {
   std::vector<Change> changed;
   std::vector<Skip> skipped;
   std::vector<std::string> warnings;
-  /// What the model looked like after the step (same units as below); the first entry of a report is
-  /// the untransformed model, with an empty step name.
+  /// What the model looked like after the step (same units as below); the first entry of a report
+  /// is the untransformed model, with an empty step name.
   std::int64_t regions = 0;     ///< traced regions of prefill
   std::int64_t traced_ops = 0;  ///< operators traced for prefill
   std::int64_t called_ops = 0;  ///< operators executed by prefill
