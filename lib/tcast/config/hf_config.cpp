@@ -326,6 +326,7 @@ std::string HfConfig::place_of_missing(std::string_view key) const {
 }
 
 void HfConfig::fail_missing(std::string_view key) const {
+  if (const std::optional<Node> null = root_.find(key)) null->fail_expected("a value");
   std::vector<std::string> others;
   for (const std::string_view name : names_of(key)) {
     if (name != key) others.emplace_back(name);
