@@ -133,6 +133,9 @@ void read_efficiency(const Node& node, DeviceProfile& device) {
 
 Interconnect read_interconnect(const Node& node) {
   Interconnect interconnect;
+  if (node.items().size() > Interconnect::max_levels) {
+    node.fail_expected(fmt::format("at most {} levels", Interconnect::max_levels));
+  }
   for (const Node& item : node.items()) {
     reject_unknown(item, {"name", "kind", "devices", "bandwidth_bytes_per_s", "efficiency",
                           "latency_s", "basis", "source"});

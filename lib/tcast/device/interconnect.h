@@ -42,6 +42,7 @@ struct InterconnectLevel {
 
 /// All levels, innermost first. Consecutive devices fill the innermost level first.
 struct Interconnect {
+  static constexpr int max_levels = 8;
   std::vector<InterconnectLevel> levels{};
 
   /// Devices that can talk to each other; 1 without any level.
