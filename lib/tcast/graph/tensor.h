@@ -79,13 +79,13 @@ struct WeightScales {
 
 /// One trainable parameter or persistent buffer of a module, under HuggingFace's name.
 struct TCAST_API Parameter {
-  std::string name{};          ///< within its module: "weight", "bias", "e_score_correction_bias"
-  Shape shape{};               ///< of the whole, as in the checkpoint
-  DType dtype = DType::bf16;   ///< storage
+  std::string name{};         ///< within its module: "weight", "bias", "e_score_correction_bias"
+  Shape shape{};              ///< of the whole, as in the checkpoint
+  DType dtype = DType::bf16;  ///< storage
   InitRole role = InitRole::matrix;
-  bool buffer = false;         ///< persistent buffer: listed apart, not in parameter totals
-  bool scale = false;          ///< scales that quantization added; not in parameter totals either
-  std::string tied_to{};       ///< path of the parameter that it shares storage with; else empty
+  bool buffer = false;    ///< persistent buffer: listed apart, not in parameter totals
+  bool scale = false;     ///< scales that quantization added; not in parameter totals either
+  std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
   Shard shard{};
 
   /// Shape of the slice that one rank holds (the busiest one, if uneven by padding).

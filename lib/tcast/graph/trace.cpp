@@ -67,31 +67,39 @@ Value Trace::end_member(std::int64_t first, std::int64_t count, Value inner, Val
   Region& traced = region();
   traced.outputs.push_back(result_tensor);
   const GraphValue value{traced.tensors[result_tensor].shape, traced.tensors[result_tensor].dtype};
+  std::uint32_t chain_input = 0;
+  while (traced.inputs.at(chain_input) != inner.tensor) ++chain_input;
+  frames_[current_].open = false;
+  current_ = 0;
 
-  // Which of the captured inputs is the one that is handed from member to member.
-  int chain = -1;
-  for (std::size_t i = 0; i < traced.inputs.size(); ++i) {
-    if (traced.inputs[i] == inner.tensor) chain = static_cast<int>(i);
-  }
-  TCAST_CHECK(chain >= 0, "a list member must use its input");
-  Call call = graph_.calls[frame.call];
+  const Call call = graph_.calls[frame.call];
+  last_member_ = {frame.call, chain_input};
+  graph_.calls.pop_back();
+  return append_calls(call, chain_input, first, count, value);
+}
+
+Value Trace::append_calls(Call call, std::uint32_t chain_input, std::int64_t first,
+                          std::int64_t count, const GraphValue& result) {
   ValueId last = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     last = static_cast<ValueId>(graph_.values.size());
-    graph_.values.push_back(value);
+    graph_.values.push_back(result);
     call.outputs = IdList{};
     call.outputs.push(last);
     call.member = static_cast<std::int32_t>(first + i);
-    if (i == 0) {
-      graph_.calls[frame.call] = call;
-    } else {
-      graph_.calls.push_back(call);
-    }
-    call.inputs.ids[static_cast<std::size_t>(chain)] = last;
+    graph_.calls.push_back(call);
+    call.inputs.ids[chain_input] = last;
   }
-  frames_[current_].open = false;
-  current_ = 0;
   return Value{graph_frame, last};
+}
+
+Value Trace::replay(const MemberRegion& member, std::int64_t first, std::int64_t count,
+                    Value input) {
+  close_region();
+  Call call = graph_.calls[member.call];
+  const GraphValue result = graph_.values[call.outputs[0]];
+  call.inputs.ids[member.chain_input] = export_value(input);
+  return append_calls(call, member.chain_input, first, count, result);
 }
 
 ValueId Trace::export_value(Value value) {
@@ -141,8 +149,8 @@ std::uint32_t Trace::current_scope() {
   for (PendingScope& scope : scopes_) {
     if (scope.id == not_made) {
       scope.id = static_cast<std::uint32_t>(open.scopes.size());
-      open.scopes.push_back({scope.name, scope.class_name, &scope == scopes_.data() ? scope.id : parent,
-                             scope.in_list});
+      open.scopes.push_back({scope.name, scope.class_name,
+                             &scope == scopes_.data() ? scope.id : parent, scope.in_list});
     }
     parent = scope.id;
   }
@@ -229,7 +237,7 @@ Value Trace::view(Value value, const Shape& shape) {
 
 // --- operators -----------------------------------------------------------------------------------
 
-Value Trace::emit(const OpRecord& record, std::initializer_list<Value> inputs, const Shape& result,
+Value Trace::emit(const OpRecord& record, const Operands& inputs, const Shape& result,
                   DType dtype) {
   emit_in_place(record, inputs);
   return add_result(result, dtype);
@@ -241,7 +249,7 @@ Value Trace::add_result(const Shape& result, DType dtype) {
   return Value{current_, id};
 }
 
-void Trace::emit_in_place(const OpRecord& record, std::initializer_list<Value> inputs) {
+void Trace::emit_in_place(const OpRecord& record, const Operands& inputs) {
   if (current_ == 0) open_region(-1);
   IdList ids;
   for (const Value input : inputs) ids.push(local(input));

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,6 +21,28 @@ namespace tcast {
 struct Value {
   std::uint32_t frame = 0;
   TensorId tensor = 0;
+};
+
+/// Operands of an op, in the order that its record documents.
+struct Operands {
+  std::array<Value, 6> values{};
+  std::uint8_t count = 0;
+
+  Operands(std::initializer_list<Value> list) {
+    for (const Value value : list) push(value);
+  }
+  void push(Value value) {
+    TCAST_CHECK(count < values.size(), "an op has at most six operands");
+    values[count++] = value;
+  }
+  const Value* begin() const { return values.data(); }
+  const Value* end() const { return values.data() + count; }
+};
+
+/// A list member's region and how its calls are bound.
+struct MemberRegion {
+  std::uint32_t call = 0;         ///< one of its calls
+  std::uint32_t chain_input = 0;  ///< which of the call's inputs is handed from member to member
 };
 
 /// cos and sin of the positions of a forward pass, as an attention module uses them.
@@ -57,6 +81,13 @@ class TCAST_API Trace {
     return end_member(first, count, inner, result);
   }
 
+  /// The region that repeat() traced last, for replay().
+  MemberRegion last_member() const { return last_member_; }
+
+  /// Calls a region again for further members, without tracing: for layers that are equal but not
+  /// neighbours.
+  Value replay(const MemberRegion& member, std::int64_t first, std::int64_t count, Value input);
+
   /// Names the module that the following ops belong to; used through ScopeGuard.
   void enter(const std::string& name, const std::string& class_name, bool in_list);
   void leave();
@@ -86,12 +117,11 @@ class TCAST_API Trace {
 
   /// Appends an op; returns its first result. Shapes of results are the caller's business: the
   /// functions below know them.
-  Value emit(const OpRecord& record, std::initializer_list<Value> inputs, const Shape& result,
-             DType dtype);
+  Value emit(const OpRecord& record, const Operands& inputs, const Shape& result, DType dtype);
   /// Adds a second (third) result to the op emitted last.
   Value add_result(const Shape& result, DType dtype);
   /// Appends an op without a result (it changes a cache).
-  void emit_in_place(const OpRecord& record, std::initializer_list<Value> inputs);
+  void emit_in_place(const OpRecord& record, const Operands& inputs);
 
   /// Elementwise function of one operand, or of two of which the second may be smaller (broadcast).
   Value unary(ElementwiseKind kind, Value x, double constant = 1);
@@ -119,7 +149,7 @@ class TCAST_API Trace {
  private:
   struct Frame {
     std::uint32_t region = 0;
-    std::uint32_t call = 0;   // index of its (first) call
+    std::uint32_t call = 0;  // index of its (first) call
     bool open = false;
   };
   struct Capture {
@@ -143,6 +173,8 @@ class TCAST_API Trace {
   void close_region();
   void begin_member(std::int64_t first);
   Value end_member(std::int64_t first, std::int64_t count, Value inner, Value result);
+  Value append_calls(Call call, std::uint32_t chain_input, std::int64_t first, std::int64_t count,
+                     const GraphValue& result);
   Value capture(Value value);
   TensorId local(Value value) { return capture(value).tensor; }
   TensorId new_tensor(const Shape& shape, DType dtype, TensorKind kind);
@@ -159,6 +191,7 @@ class TCAST_API Trace {
   Graph& graph_;
   std::vector<Frame> frames_;
   std::uint32_t current_ = 0;  // open frame; 0 = none
+  MemberRegion last_member_;
   std::vector<Capture> captures_;
   std::vector<QuantizedValue> quantized_;
   std::vector<RotarySet> rotary_;
