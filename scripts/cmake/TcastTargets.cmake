@@ -2,18 +2,31 @@
 
 # Warnings, visibility and sanitizers for one target.
 function(tcast_target target)
+  file(RELATIVE_PATH source_from_build ${PROJECT_BINARY_DIR} ${PROJECT_SOURCE_DIR})
+  string(REGEX REPLACE "/$" "" source_from_build "${source_from_build}")
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/lib)
   target_compile_options(${target} PRIVATE
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor
     -fvisibility=hidden
-    # __FILE__ in registrations and messages is relative to the project, wherever it was built.
-    -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=)
+    # __FILE__ in registrations and messages is relative to the project, wherever it was built
+    # (ccache with a base directory hands relative paths to the compiler).
+    -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/= -fmacro-prefix-map=${source_from_build}/=)
+  target_compile_options(${target} PRIVATE
+    # Debug means: assertions on, yet fast enough to run every test.
+    $<$<CONFIG:Debug>:-Og> $<$<CONFIG:Debug>:-D_GLIBCXX_ASSERTIONS>
+    $<$<CONFIG:Release>:-ffunction-sections> $<$<CONFIG:Release>:-fdata-sections>)
+  target_link_options(${target} PRIVATE $<$<CONFIG:Release>:-Wl,--gc-sections>)
   if(TCAST_WARNINGS_AS_ERRORS)
     target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(TCAST_COVERAGE)
+    target_compile_options(${target} PRIVATE --coverage)
+    target_link_options(${target} PRIVATE --coverage)
   endif()
   if(TCAST_SANITIZE)
     target_compile_options(${target} PRIVATE
       -fsanitize=${TCAST_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    target_link_options(${target} PRIVATE -fsanitize=${TCAST_SANITIZE})
   endif()
 endfunction()
 

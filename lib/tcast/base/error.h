@@ -36,9 +36,9 @@ class TCAST_API InternalError : public std::logic_error {
 }  // namespace tcast
 
 /// States what must hold if tcast has no bug.
-#define TCAST_CHECK(condition, message)                                  \
-  do {                                                                   \
-    if (!(condition)) {                                                  \
+#define TCAST_CHECK(condition, message)                                 \
+  do {                                                                  \
+    if (!(condition)) {                                                 \
       ::tcast::check_failed(__FILE__, __LINE__, #condition, (message)); \
-    }                                                                    \
+    }                                                                   \
   } while (false)

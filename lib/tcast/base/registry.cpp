@@ -7,9 +7,7 @@ constinit const RegistrationNode* head = nullptr;
 
 }  // namespace
 
-std::string_view name_of(Origin origin) {
-  return origin == Origin::custom ? "custom" : "builtin";
-}
+std::string_view name_of(Origin origin) { return origin == Origin::custom ? "custom" : "builtin"; }
 
 RegistrationNode::RegistrationNode(const char* group_name, const char* const* pattern_list,
                                    int pattern_total, const void* registered, Origin where_from,

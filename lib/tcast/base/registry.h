@@ -205,9 +205,9 @@ class Registry {
 
 /// Links `value` (an lvalue of static lifetime) into `group` under the given names and patterns.
 /// Used by the macros of each group; not by models directly.
-#define TCAST_REGISTER_VALUE(group, value, ...)                                                   \
-  static constexpr const char* TCAST_CONCAT(tcast_patterns_, __LINE__)[] = {__VA_ARGS__};         \
-  static const ::tcast::RegistrationNode TCAST_CONCAT(tcast_node_, __LINE__)(                     \
-      group, TCAST_CONCAT(tcast_patterns_, __LINE__),                                             \
-      static_cast<int>(sizeof(TCAST_CONCAT(tcast_patterns_, __LINE__)) / sizeof(const char*)),    \
+#define TCAST_REGISTER_VALUE(group, value, ...)                                                \
+  static constexpr const char* TCAST_CONCAT(tcast_patterns_, __LINE__)[] = {__VA_ARGS__};      \
+  static const ::tcast::RegistrationNode TCAST_CONCAT(tcast_node_, __LINE__)(                  \
+      group, TCAST_CONCAT(tcast_patterns_, __LINE__),                                          \
+      static_cast<int>(sizeof(TCAST_CONCAT(tcast_patterns_, __LINE__)) / sizeof(const char*)), \
       &(value), TCAST_MODEL_ORIGIN, __FILE__, __LINE__)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -45,8 +46,13 @@ TCAST_API std::string join(std::span<const std::string> parts, std::string_view 
 /// Pieces between separators; an empty text gives one empty piece.
 TCAST_API std::vector<std::string> split(std::string_view text, char separator);
 
-/// Control bytes and invalid UTF-8 made visible (\x1b), cut after `max_bytes` with "...": what is
-/// safe to print of hostile input.
+/// Control characters, invalid UTF-8 and what reorders or hides text on a terminal made visible
+/// (\x1b), cut with "..." where the result would exceed `max_bytes`: what is safe to print of
+/// hostile input.
 TCAST_API std::string printable(std::string_view text, std::size_t max_bytes = 80);
+
+/// Bytes (1 to 4) of the well-formed UTF-8 sequence that the text begins with; 0 when it is empty
+/// or malformed (truncated, overlong, a surrogate, beyond U+10FFFF).
+TCAST_API std::size_t utf8_length(std::string_view text);
 
 }  // namespace tcast

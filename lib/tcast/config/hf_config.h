@@ -15,7 +15,8 @@ namespace tcast {
 
 /// A HuggingFace config.json: immutable, typed, located. Keys have aliases (`n_layer` for
 /// `num_hidden_layers`, ...), which are tried after the key itself. It remembers which top-level
-/// and nested keys were read, so that a report can list those that nothing looked at.
+/// and nested keys were looked at, so that a report can list those that nothing looked at; copies
+/// and nested configs share that memory, so one file belongs to one thread.
 class TCAST_API HfConfig {
  public:
   /// Reads a config.json, or the one in the given directory. Throws Error.
@@ -75,6 +76,13 @@ class TCAST_API HfConfig {
  private:
   struct State;
   HfConfig(std::shared_ptr<State> state, Node root);
+  static HfConfig from_root(Node root);
+
+  /// The value of a key or alias, marked as read without what is below it; nothing when absent.
+  std::optional<Node> lookup(std::string_view key) const;
+  void mark_all(const Node& node) const;
+  std::string place_of_missing(std::string_view key) const;
+  [[noreturn]] void fail_missing(std::string_view key) const;
 
   std::shared_ptr<State> state_;  // read marks, shared with nested configs of the same file
   Node root_;

@@ -42,14 +42,14 @@ struct MlaFieldNames {
 /// One step of a profile's own pipeline.
 struct PipelineStep {
   std::string name;
-  std::optional<Node> arguments;  ///< the map without `type`, if the step was written as a map
+  std::optional<Node> arguments;  ///< the whole map, if it was written as one (`type` is the name)
 };
 
 /// Static metadata of a model type, from YAML (architecture.md section 5). Every field has the
 /// value that a model without a profile gets.
 struct TCAST_API ModelProfile {
-  std::string model_type;                       ///< exact name or wildcard pattern
-  std::optional<std::string> moe_module_name;   ///< HF class of the MoE block
+  std::string model_type;                      ///< exact name or wildcard pattern
+  std::optional<std::string> moe_module_name;  ///< HF class of the MoE block
   std::vector<std::string> moe_num_experts_key = {"num_experts"};  ///< key, or path of keys
   bool moe_gate_returns_raw_logits = false;
   MoeFieldNames moe_field_names;
@@ -67,14 +67,15 @@ struct TCAST_API ModelProfile {
   std::optional<std::string> language_layers_path_str;
   std::map<std::string, std::string> visual_merger_linear_mapping;  ///< child -> column | row
   std::map<std::string, std::string> visual_mlp_linear_mapping;     ///< child -> column | row
-  std::optional<std::string> base;           ///< build as this known architecture ...
-  std::optional<Node> architecture;          ///< ... with these fields of DecoderSpec changed
-  std::vector<PipelineStep> pipeline;        ///< instead of the standard nine; empty = standard
-  std::optional<Node> custom_model_config;   ///< free-form map handed to the hook
-  std::vector<std::string> sources;          ///< files that it was merged from, in order
+  std::optional<std::string> base;          ///< build as this known architecture ...
+  std::optional<Node> architecture;         ///< ... with these fields of DecoderSpec changed
+  std::vector<PipelineStep> pipeline;       ///< instead of the standard nine; empty = standard
+  std::optional<Node> custom_model_config;  ///< free-form map handed to the hook
+  std::vector<std::string> sources;         ///< files that it was merged from, in order
 
-  /// Merges a YAML map over this profile: keys that are present replace, maps of names merge key
-  /// by key. Throws Error for unknown keys (with the closest known one) and wrong types.
+  /// Merges a YAML map over this profile and appends its file to `sources`: keys that are present
+  /// replace, maps of names merge key by key, null takes an optional field back. Throws Error for
+  /// unknown keys (with the closest known one) and wrong types.
   void merge(const Node& yaml);
 };
 

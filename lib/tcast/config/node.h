@@ -5,15 +5,15 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tcast/base/export.h"
 
-namespace YAML {
-class Node;
-}
-
 namespace tcast {
+
+struct Document;
+struct Element;
 
 /// A place in a parsed JSON or YAML document, with typed access. Every error names
 /// file:line:column and the key path ("config.json:12:9: rope_scaling.factor: expected a number,
@@ -31,22 +31,20 @@ class TCAST_API Node {
   static Node load_json(const std::string& path);
   static Node load_yaml(const std::string& path);
 
-  Node(const Node&);
-  Node(Node&&) noexcept;
-  Node& operator=(const Node&);
-  Node& operator=(Node&&) noexcept;
-  ~Node();
-
   bool is_null() const;
   bool is_map() const;
   bool is_list() const;
   bool is_scalar() const;
+  bool is_string() const;
 
   /// "file:line:column: key.path" of this node, the prefix of every error about it.
   std::string place() const;
 
-  /// The path of keys from the document's root, "" for the root itself.
-  const std::string& path() const;
+  /// The file as it was named when it was parsed.
+  const std::string& file() const;
+
+  /// The path of keys from the document's root ("text_config.layer_types[3]"), "" for the root.
+  std::string path() const;
 
   /// "a map", "a list of 3", "the string \"32\"", "the number 4.5", "null": for messages.
   std::string description() const;
@@ -77,12 +75,19 @@ class TCAST_API Node {
   [[noreturn]] void fail(std::string_view message, std::string hint = {}) const;
 
  private:
-  struct Document;
-  Node(std::shared_ptr<const Document> document, YAML::Node node, std::string path);
+  friend class HfConfig;  // marks what was read by index_
+
+  Node(std::shared_ptr<const Document> document, std::uint32_t index)
+      : document_(std::move(document)), index_(index) {}
+
+  /// Fails for something that is no number; says so when it would be one without its quotes.
+  [[noreturn]] void fail_number(std::string_view expected) const;
+
+  const Element& element() const;
+  std::string_view text() const;
 
   std::shared_ptr<const Document> document_;  // shared by all nodes of one document
-  std::unique_ptr<YAML::Node> node_;
-  std::string path_;
+  std::uint32_t index_ = 0;
 };
 
 }  // namespace tcast

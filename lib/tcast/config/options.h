@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "tcast/base/export.h"
 #include "tcast/base/units.h"
 
 namespace tcast {
@@ -19,7 +21,26 @@ enum class LinearScheme : std::uint8_t {
   fp8,           ///< e4m3 weights per channel, activations per token
 };
 
+/// "w8a8_dynamic", ...: as the command line spells it.
+TCAST_API std::string_view name_of(LinearScheme scheme);
+
 enum class KvScheme : std::uint8_t { none, int8, fp8 };
+
+/// "int8", ...: as the command line spells it.
+TCAST_API std::string_view name_of(KvScheme scheme);
+
+/// Reads what name_of() returns; nothing for anything else.
+TCAST_API std::optional<LinearScheme> parse_linear_scheme(std::string_view name);
+TCAST_API std::optional<KvScheme> parse_kv_scheme(std::string_view name);
+
+/// Like parse_..._scheme(), but throws Error for anything else: one message for schemes that exist
+/// but are not implemented here (w4a16, mxfp4, ...), one with the known names for the rest.
+TCAST_API LinearScheme require_linear_scheme(std::string_view name);
+TCAST_API KvScheme require_kv_scheme(std::string_view name);
+
+/// Names of all schemes, in the order of their enumerators.
+TCAST_API std::vector<std::string> linear_scheme_names();
+TCAST_API std::vector<std::string> kv_scheme_names();
 
 /// How a model is spread (architecture.md section 4): dp = num_devices / tp, ep divides tp * dp.
 struct ParallelOptions {

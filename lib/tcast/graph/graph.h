@@ -24,7 +24,7 @@ struct Scope {
 struct CacheSpec {
   std::int64_t elements_per_token = 0;
   DType dtype = DType::bf16;
-  AttentionSpan span;
+  AttentionSpan span{};
   std::int64_t block_size = 1;  ///< tokens per block: a request's tokens are rounded up to it
 
   /// Bytes for `batch` requests of `sequence_length` tokens each, whole blocks per request.
@@ -48,7 +48,7 @@ using ValueId = std::uint32_t;
 
 /// A value that passes between calls.
 struct GraphValue {
-  Shape shape;
+  Shape shape{};
   DType dtype = DType::bf16;
 
   std::int64_t bytes() const { return bytes_of(shape.elements(), dtype); }
@@ -59,8 +59,8 @@ struct Call {
   std::uint32_t region = 0;
   /// Index of the member (layer) whose parameters and caches are bound; -1 outside lists.
   std::int32_t member = -1;
-  IdList inputs;   ///< values for Region::inputs, in their order
-  IdList outputs;  ///< values that Region::outputs become, in their order
+  IdList inputs{};   ///< values for Region::inputs, in their order
+  IdList outputs{};  ///< values that Region::outputs become, in their order
 };
 
 /// One forward pass of a model on one rank: regions and, in execution order, their calls

@@ -58,7 +58,8 @@ struct MatMul {
 /// For every expert e: y_e[m_e, n] = x_e[m_e, k] * w_e[n, k]^T; sum of m_e is `rows`. When pricing,
 /// `rows` and `active_experts` (those with m_e > 0) are expected values of the busiest rank; when
 /// executing they come from the routing (decision D7).
-/// Inputs: x[rows, k], stacked w[experts, n, k], token counts, [weight scales], [activation scales].
+/// Inputs: x[rows, k], stacked w[experts, n, k], token counts, [weight scales], [activation
+/// scales].
 struct GroupedMatMul {
   std::int64_t experts = 0;
   std::int64_t active_experts = 0;
@@ -85,7 +86,7 @@ struct Attention {
   std::int64_t kv_heads = 1;
   std::int64_t qk_head_dim = 1;
   std::int64_t v_head_dim = 1;
-  AttentionSpan span;
+  AttentionSpan span{};
   DType query = DType::bf16;
   DType cache = DType::bf16;
   bool value_in_key = false;
@@ -119,9 +120,9 @@ struct Norm {
 enum class ElementwiseKind : std::uint8_t {
   add,
   multiply,
-  scale,     ///< by a constant
+  scale,  ///< by a constant
   silu,
-  gelu,      ///< erf form
+  gelu,  ///< erf form
   gelu_tanh,
   relu,
   sigmoid,
@@ -203,9 +204,9 @@ struct Copy {
 enum class RouterScore : std::uint8_t { softmax, sigmoid };
 
 /// Chooses `top_k` of `experts` for each token from the router's logits, in one pass: score,
-/// add the correction bias (selection only), keep the best `topk_groups` of `groups` groups (a group
-/// counts by the sum of its best two), take the top k, normalize, scale.
-/// Inputs: logits[tokens, experts], [bias]. Outputs: weights and indices [tokens, top_k].
+/// add the correction bias (selection only), keep the best `topk_groups` of `groups` groups (a
+/// group counts by the sum of its best two), take the top k, normalize, scale. Inputs:
+/// logits[tokens, experts], [bias]. Outputs: weights and indices [tokens, top_k].
 struct Route {
   std::int64_t tokens = 0;
   std::int64_t experts = 0;
@@ -229,18 +230,22 @@ struct TopK {
 
 /// Rows of tokens copied into the order of the experts that they go to (`rows` = tokens * top_k
 /// rows are written). Inputs: x[tokens, width], indices. Outputs: rows, token counts per expert.
+/// `expert` >= 0: only the rows of that expert, as the eager loop over experts does.
 struct Permute {
   std::int64_t tokens = 0;
   std::int64_t rows = 0;
   std::int64_t width = 0;
+  std::int64_t expert = -1;
   DType dtype = DType::bf16;
 };
 
-/// The reverse: each token's rows weighted and summed. Inputs: rows, weights, indices.
+/// The reverse: each token's rows weighted and summed. Inputs: rows, weights, indices. With
+/// `expert` >= 0 the rows of that expert are added to a running sum, the last input.
 struct Combine {
   std::int64_t tokens = 0;
   std::int64_t rows = 0;
   std::int64_t width = 0;
+  std::int64_t expert = -1;
   DType dtype = DType::bf16;
 };
 
@@ -258,8 +263,8 @@ enum class CollectiveKind : std::uint8_t { all_reduce, all_gather, reduce_scatte
 TCAST_API std::string_view name_of(CollectiveKind kind);
 
 /// Communication of `group_size` ranks whose device numbers are `stride` apart (tensor-parallel
-/// neighbours: 1). `bytes` per rank: all_reduce and reduce_scatter: the full tensor; all_gather: the
-/// gathered tensor; all_to_all: what the busiest rank sends, its own part included.
+/// neighbours: 1). `bytes` per rank: all_reduce and reduce_scatter: the full tensor; all_gather:
+/// the gathered tensor; all_to_all: what the busiest rank sends, its own part included.
 struct Collective {
   CollectiveKind kind = CollectiveKind::all_reduce;
   std::int64_t bytes = 0;
@@ -278,10 +283,9 @@ struct CustomOp {
   DType dtype = DType::bf16;
 };
 
-using OpRecord =
-    std::variant<MatMul, GroupedMatMul, Attention, Softmax, Norm, Elementwise, Rotary, RotaryTable,
-                 Gather, CacheAppend, Copy, Route, TopK, Permute, Combine, Quantize, Collective,
-                 CustomOp>;
+using OpRecord = std::variant<MatMul, GroupedMatMul, Attention, Softmax, Norm, Elementwise, Rotary,
+                              RotaryTable, Gather, CacheAppend, Copy, Route, TopK, Permute, Combine,
+                              Quantize, Collective, CustomOp>;
 
 /// Work of one operator on one rank: what a cost model prices.
 struct OpWork {
@@ -311,9 +315,9 @@ TCAST_API std::string describe(const OpRecord& record);
 
 /// One operator of a region: what it does, on which tensors, on behalf of which module.
 struct Op {
-  OpRecord record;
-  IdList inputs;
-  IdList outputs;
+  OpRecord record{};
+  IdList inputs{};
+  IdList outputs{};
   std::uint32_t scope = 0;  ///< index into Region::scopes
 };
 

@@ -60,7 +60,7 @@ struct ShardSegment {
 struct Shard {
   int dim = -1;
   std::int64_t ranks = 1;
-  std::vector<ShardSegment> segments;
+  std::vector<ShardSegment> segments{};
 };
 
 /// How a weight is stored when it is quantized: the scales that go with it.
@@ -79,14 +79,14 @@ struct WeightScales {
 
 /// One trainable parameter or persistent buffer of a module, under HuggingFace's name.
 struct TCAST_API Parameter {
-  std::string name;            ///< within its module: "weight", "bias", "e_score_correction_bias"
-  Shape shape;                 ///< of the whole, as in the checkpoint
-  DType dtype = DType::bf16;   ///< storage
+  std::string name{};         ///< within its module: "weight", "bias", "e_score_correction_bias"
+  Shape shape{};              ///< of the whole, as in the checkpoint
+  DType dtype = DType::bf16;  ///< storage
   InitRole role = InitRole::matrix;
-  bool buffer = false;         ///< persistent buffer: listed apart, not in parameter totals
-  bool scale = false;          ///< scales that quantization added; not in parameter totals either
-  std::string tied_to;         ///< path of the parameter that it shares storage with; else empty
-  Shard shard;
+  bool buffer = false;    ///< persistent buffer: listed apart, not in parameter totals
+  bool scale = false;     ///< scales that quantization added; not in parameter totals either
+  std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
+  Shard shard{};
 
   /// Shape of the slice that one rank holds (the busiest one, if uneven by padding).
   Shape local_shape() const;
@@ -119,7 +119,7 @@ enum class TensorKind : std::uint8_t {
 
 /// A value inside a region.
 struct Tensor {
-  Shape shape;
+  Shape shape{};
   DType dtype = DType::bf16;
   TensorKind kind = TensorKind::activation;
   /// The tensor whose memory it shares (a view); its own id when it has memory of its own.

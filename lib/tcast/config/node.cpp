@@ -1,0 +1,241 @@
+#include "tcast/config/node.h"
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/config/document.h"
+#include "tcast/config/json_scan.h"
+#include "tcast/config/yaml_read.h"
+
+namespace tcast {
+namespace {
+
+/// Values in messages are cut after this many bytes.
+constexpr std::size_t shown_bytes = 60;
+
+void check_size(std::size_t bytes, const std::string& file) {
+  if (bytes <= max_document_bytes) return;
+  throw Error(fmt::format("{}: expected at most {}, got {}", printable(file, 4096),
+                          format_bytes(static_cast<double>(max_document_bytes)),
+                          format_bytes(static_cast<double>(bytes))),
+              "a configuration is a small text file; weights are never read");
+}
+
+[[noreturn]] void fail_file(const std::string& path, std::string_view message,
+                            std::string hint = {}) {
+  throw Error(fmt::format("{}: {}", printable(path, 4096), message), std::move(hint));
+}
+
+/// Text of a regular file. Devices, pipes and sockets are refused: they may never end.
+std::string read_text(const std::string& path) {
+  std::error_code failure;
+  const std::filesystem::file_status status = std::filesystem::status(path, failure);
+  if (status.type() == std::filesystem::file_type::not_found) fail_file(path, "no such file");
+  if (status.type() == std::filesystem::file_type::none) {
+    fail_file(path, fmt::format("cannot be read: {}", failure.message()));
+  }
+  if (status.type() == std::filesystem::file_type::directory) {
+    fail_file(path, "expected a file, got a directory");
+  }
+  if (status.type() != std::filesystem::file_type::regular) {
+    fail_file(path, "expected a regular file, got a device, pipe or socket",
+              "save its contents to a file first");
+  }
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
+                                                             &std::fclose);
+  const auto fail_read = [&path] {
+    fail_file(path, fmt::format("cannot be read: {}", std::generic_category().message(errno)));
+  };
+  if (file == nullptr) fail_read();
+  const std::uintmax_t size = std::filesystem::file_size(path, failure);
+  if (!failure) check_size(size, path);
+  std::string text;
+  std::array<char, 16384> buffer{};
+  while (text.size() <= max_document_bytes) {
+    const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), file.get());
+    if (count == 0) break;
+    text.append(buffer.data(), count);
+  }
+  if (std::ferror(file.get()) != 0) fail_read();
+  return text;
+}
+
+/// A number as JSON and YAML write it; nothing when a double cannot hold it.
+std::optional<double> parse_number(std::string_view text) {
+  if (text == "NaN") return std::numeric_limits<double>::quiet_NaN();
+  if (text == "Infinity") return std::numeric_limits<double>::infinity();
+  if (text == "-Infinity") return -std::numeric_limits<double>::infinity();
+  if (!text.empty() && text.front() == '+') text.remove_prefix(1);
+  double value = 0;
+  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (status != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+Node Node::parse_json(std::string_view text, const std::string& file) {
+  check_size(text.size(), file);
+  DocumentBuilder builder(file);
+  scan_json(text, builder);
+  return {builder.finish(), 0};
+}
+
+Node Node::parse_yaml(std::string_view text, const std::string& file) {
+  check_size(text.size(), file);
+  DocumentBuilder builder(file);
+  read_yaml(text, builder);
+  return {builder.finish(), 0};
+}
+
+Node Node::load_json(const std::string& path) { return parse_json(read_text(path), path); }
+
+Node Node::load_yaml(const std::string& path) { return parse_yaml(read_text(path), path); }
+
+const Element& Node::element() const { return document_->elements[index_]; }
+
+std::string_view Node::text() const { return document_->text_of(element()); }
+
+bool Node::is_null() const { return element().kind == ElementKind::null; }
+bool Node::is_map() const { return element().kind == ElementKind::map; }
+bool Node::is_list() const { return element().kind == ElementKind::list; }
+bool Node::is_string() const { return element().kind == ElementKind::string; }
+
+bool Node::is_scalar() const { return !is_null() && !is_map() && !is_list(); }
+
+std::string Node::place() const {
+  const Mark mark = element().mark;
+  const std::string keys = path();
+  return fmt::format("{}:{}:{}{}{}", document_->file, mark.line, mark.column,
+                     keys.empty() ? "" : ": ", keys);
+}
+
+const std::string& Node::file() const { return document_->file; }
+
+std::string Node::path() const {
+  std::string path;
+  const Element* current = &element();
+  while (current->parent != Element::none) {
+    const Element& parent = document_->elements[current->parent];
+    if (parent.kind == ElementKind::list) {
+      path.insert(0, fmt::format("[{}]", current->key));
+    } else {
+      path.insert(0, printable(document_->key_of(*current), shown_bytes));
+    }
+    if (parent.kind == ElementKind::map && parent.parent != Element::none) path.insert(0, ".");
+    current = &parent;
+  }
+  return path;
+}
+
+std::string Node::description() const {
+  switch (element().kind) {
+    case ElementKind::null:
+      return "null";
+    case ElementKind::boolean:
+      return std::string(text());
+    case ElementKind::number:
+      return fmt::format("the number {}", printable(text(), shown_bytes));
+    case ElementKind::string:
+      return fmt::format("the string \"{}\"", printable(text(), shown_bytes));
+    case ElementKind::list:
+      return element().size == 0 ? "an empty list" : fmt::format("a list of {}", element().size);
+    case ElementKind::map:
+      return element().size == 0 ? "an empty map" : "a map";
+  }
+  TCAST_CHECK(false, "unknown kind of element");
+}
+
+std::optional<Node> Node::find(std::string_view key) const {
+  if (!is_map()) fail_expected("a map");
+  const std::vector<Element>& elements = document_->elements;
+  for (std::uint32_t i = element().first; i != Element::none; i = elements[i].next) {
+    if (document_->key_of(elements[i]) == key) return Node(document_, i);
+  }
+  return std::nullopt;
+}
+
+Node Node::at(std::string_view key) const {
+  if (std::optional<Node> found = find(key)) return *std::move(found);
+  fail(fmt::format("expected the key '{}'", key), did_you_mean(key, keys()));
+}
+
+std::vector<std::string> Node::keys() const {
+  if (!is_map()) fail_expected("a map");
+  const std::vector<Element>& elements = document_->elements;
+  std::vector<std::string> keys;
+  keys.reserve(element().size);
+  for (std::uint32_t i = element().first; i != Element::none; i = elements[i].next) {
+    keys.emplace_back(document_->key_of(elements[i]));
+  }
+  return keys;
+}
+
+std::vector<Node> Node::items() const {
+  if (!is_list()) fail_expected("a list");
+  const std::vector<Element>& elements = document_->elements;
+  std::vector<Node> items;
+  items.reserve(element().size);
+  for (std::uint32_t i = element().first; i != Element::none; i = elements[i].next) {
+    items.push_back(Node(document_, i));
+  }
+  return items;
+}
+
+bool Node::as_bool() const {
+  if (element().kind == ElementKind::boolean) return text() == "true";
+  fail_expected("true or false");
+}
+
+std::int64_t Node::as_int() const {
+  constexpr std::string_view expected = "a whole number";
+  if (element().kind != ElementKind::number) fail_number(expected);
+  std::string_view digits = text();
+  if (digits.front() == '+') digits.remove_prefix(1);
+  std::int64_t value = 0;
+  const auto [end, status] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (end == digits.data() + digits.size() && status == std::errc()) return value;
+  if (end == digits.data() + digits.size()) fail_expected("a whole number of at most 64 bits");
+  // Written with a point or an exponent: exact as far as every whole number is a double.
+  constexpr double exact_limit = 9007199254740992;  // 2^53
+  const std::optional<double> number = parse_number(digits);
+  const bool is_whole = number && std::isfinite(*number) && *number == std::floor(*number);
+  if (is_whole && std::abs(*number) <= exact_limit) return static_cast<std::int64_t>(*number);
+  fail_expected(expected, is_whole ? "above 2^53 write it without point and exponent" : "");
+}
+
+double Node::as_number() const {
+  if (element().kind != ElementKind::number) fail_number("a number");
+  if (const std::optional<double> value = parse_number(text())) return *value;
+  fail_expected("a number in the range of 64-bit floating point");
+}
+
+std::string Node::as_string() const {
+  if (element().kind == ElementKind::string) return std::string(text());
+  fail_expected("a string", is_scalar() ? "put it in quotes" : "");
+}
+
+void Node::fail_expected(std::string_view expected, std::string hint) const {
+  fail(fmt::format("expected {}, got {}", expected, description()), std::move(hint));
+}
+
+void Node::fail(std::string_view message, std::string hint) const {
+  throw Error(fmt::format("{}: {}", place(), message), std::move(hint));
+}
+
+void Node::fail_number(std::string_view expected) const {
+  const bool quoted = element().kind == ElementKind::string && parse_number(text());
+  fail_expected(expected, quoted ? "remove the quotes" : "");
+}
+
+}  // namespace tcast

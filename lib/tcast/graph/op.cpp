@@ -1,0 +1,224 @@
+#include "tcast/graph/op.h"
+
+#include <string>
+
+#include <fmt/format.h>
+
+namespace tcast {
+namespace {
+
+std::string_view brief(DType dtype) { return short_name_of(dtype); }
+
+std::string_view name(const MatMul&) { return "matmul"; }
+std::string_view name(const GroupedMatMul&) { return "grouped_matmul"; }
+std::string_view name(const Attention&) { return "attention"; }
+std::string_view name(const Softmax&) { return "softmax"; }
+std::string_view name(const Norm& op) {
+  return op.kind == NormKind::rms ? "rms_norm" : "layer_norm";
+}
+std::string_view name(const Elementwise& op) { return name_of(op.kind); }
+std::string_view name(const Rotary&) { return "rotary"; }
+std::string_view name(const RotaryTable&) { return "rotary_table"; }
+std::string_view name(const Gather&) { return "gather"; }
+std::string_view name(const CacheAppend&) { return "cache_append"; }
+std::string_view name(const Copy& op) { return name_of(op.kind); }
+std::string_view name(const Route&) { return "route"; }
+std::string_view name(const TopK&) { return "top_k"; }
+std::string_view name(const Permute&) { return "permute"; }
+std::string_view name(const Combine&) { return "combine"; }
+std::string_view name(const Quantize&) { return "quantize"; }
+std::string_view name(const Collective& op) { return name_of(op.kind); }
+std::string_view name(const CustomOp& op) {
+  return op.definition != nullptr ? op.definition->name : "custom";
+}
+
+OpClass op_class(const MatMul&) { return OpClass::matmul; }
+OpClass op_class(const GroupedMatMul&) { return OpClass::grouped_matmul; }
+OpClass op_class(const Attention&) { return OpClass::attention; }
+OpClass op_class(const Softmax&) { return OpClass::softmax; }
+OpClass op_class(const Norm&) { return OpClass::norm; }
+OpClass op_class(const Elementwise&) { return OpClass::elementwise; }
+OpClass op_class(const Rotary&) { return OpClass::rotary; }
+OpClass op_class(const RotaryTable&) { return OpClass::rotary; }
+OpClass op_class(const Gather&) { return OpClass::gather; }
+OpClass op_class(const CacheAppend&) { return OpClass::cache; }
+OpClass op_class(const Copy&) { return OpClass::copy; }
+OpClass op_class(const Route&) { return OpClass::routing; }
+OpClass op_class(const TopK&) { return OpClass::routing; }
+OpClass op_class(const Permute&) { return OpClass::routing; }
+OpClass op_class(const Combine&) { return OpClass::routing; }
+OpClass op_class(const Quantize&) { return OpClass::quantize; }
+OpClass op_class(const Collective&) { return OpClass::collective; }
+OpClass op_class(const CustomOp&) { return OpClass::custom; }
+
+// What is left out of a description never changes the work: epsilons, scales and other constants.
+// What is left out because it has its usual value is written whenever it has another one, so that
+// two ops of one name have the same description exactly when they are the same work.
+
+std::string flag(bool set, std::string_view text) {
+  return set ? std::string(text) : std::string();
+}
+
+std::string scales(std::int64_t weight, std::int64_t activation) {
+  return (weight > 0 ? fmt::format(" weight_scales={}", weight) : "") +
+         (activation > 0 ? fmt::format(" activation_scales={}", activation) : "");
+}
+
+/// "bf16*i8->bf16", and the compute dtype when it is not the input's.
+std::string product(DType input, DType weight, DType output, DType compute) {
+  return fmt::format("{}*{}->{}", brief(input), brief(weight), brief(output)) +
+         (compute != input ? fmt::format(" compute={}", brief(compute)) : "");
+}
+
+std::string sizes(const MatMul& op) {
+  return (op.batch != 1 ? fmt::format("batch={} ", op.batch) : "") +
+         fmt::format("m={} n={} k={} ", op.m, op.n, op.k) +
+         product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
+         flag(!op.weight_is_parameter, " activations") +
+         scales(op.weight_scales, op.activation_scales);
+}
+
+std::string sizes(const GroupedMatMul& op) {
+  return fmt::format("experts={}/{} rows={} n={} k={} ", op.active_experts, op.experts, op.rows,
+                     op.n, op.k) +
+         product(op.input, op.weight, op.output, op.compute) +
+         scales(op.weight_scales, op.activation_scales);
+}
+
+std::string sizes(const Attention& op) {
+  return fmt::format("batch={} query={} context={} heads={}/{} dims={}/{} {} cache={}", op.batch,
+                     op.query_length, op.context_length, op.heads, op.kv_heads, op.qk_head_dim,
+                     op.v_head_dim, brief(op.query), brief(op.cache)) +
+         flag(!op.span.causal, " bidirectional") +
+         (op.span.window > 0 ? fmt::format(" window={}", op.span.window) : "") +
+         (op.span.chunk > 0 ? fmt::format(" chunk={}", op.span.chunk) : "") +
+         flag(op.value_in_key, " value_in_key") + flag(op.sinks, " sinks") +
+         flag(op.softcap > 0, " softcap");
+}
+
+std::string sizes(const Softmax& op) {
+  return fmt::format("rows={} columns={} {}", op.rows, op.columns, brief(op.dtype));
+}
+
+std::string sizes(const Norm& op) {
+  return fmt::format("rows={} width={} {}", op.rows, op.width, brief(op.dtype)) +
+         flag(!op.weight, " no_weight") + flag(op.bias, " bias");
+}
+
+std::string sizes(const Elementwise& op) {
+  return fmt::format("elements={}", op.elements) +
+         (op.second_elements > 0 ? fmt::format(" second={}", op.second_elements) : "") +
+         fmt::format(" {}", brief(op.dtype));
+}
+
+std::string sizes(const Rotary& op) {
+  return fmt::format("tokens={} heads={} head_dim={} rotary_dim={} {}", op.tokens, op.heads,
+                     op.head_dim, op.rotary_dim, brief(op.dtype)) +
+         flag(op.interleaved, " interleaved");
+}
+
+std::string sizes(const RotaryTable& op) {
+  return fmt::format("tokens={} dim={} {}", op.tokens, op.dim, brief(op.dtype)) +
+         (op.cached ? fmt::format(" cached={}", op.table_positions) : "");
+}
+
+std::string sizes(const Gather& op) {
+  return fmt::format("rows={} width={} of={} {}", op.rows, op.width, op.table_rows,
+                     brief(op.dtype));
+}
+
+std::string sizes(const CacheAppend& op) {
+  return fmt::format("tokens={} width={} {}->{}", op.tokens, op.width, brief(op.input),
+                     brief(op.cache));
+}
+
+std::string sizes(const Copy& op) {
+  return fmt::format("read={} written={} {}->{}", op.read_elements, op.written_elements,
+                     brief(op.from), brief(op.to));
+}
+
+std::string sizes(const Route& op) {
+  return fmt::format("tokens={} experts={} top_k={} {} {}", op.tokens, op.experts, op.top_k,
+                     op.score == RouterScore::softmax ? "softmax" : "sigmoid", brief(op.dtype)) +
+         (op.groups > 1 ? fmt::format(" groups={}/{}", op.topk_groups, op.groups) : "") +
+         flag(op.correction_bias, " correction_bias") + flag(op.normalize, " normalize");
+}
+
+std::string sizes(const TopK& op) {
+  return fmt::format("rows={} columns={} k={} {}", op.rows, op.columns, op.k, brief(op.dtype));
+}
+
+std::string sizes(const Permute& op) {
+  return fmt::format("tokens={} rows={} width={} {}", op.tokens, op.rows, op.width,
+                     brief(op.dtype));
+}
+
+std::string sizes(const Combine& op) {
+  return fmt::format("tokens={} rows={} width={} {}", op.tokens, op.rows, op.width,
+                     brief(op.dtype));
+}
+
+std::string sizes(const Quantize& op) {
+  return fmt::format("rows={} columns={} {}->{}", op.rows, op.columns, brief(op.from),
+                     brief(op.to)) +
+         (op.group > 0 ? fmt::format(" group={}", op.group) : flag(op.group < 0, " static"));
+}
+
+std::string sizes(const Collective& op) {
+  return fmt::format("bytes={} ranks={}", op.bytes, op.group_size) +
+         (op.stride != 1 ? fmt::format(" stride={}", op.stride) : "") +
+         fmt::format(" {}", brief(op.dtype));
+}
+
+std::string sizes(const CustomOp& op) {
+  std::string text = "sizes=";
+  for (std::size_t i = 0; i < op.sizes.size(); ++i) {
+    text += fmt::format("{}{}", i > 0 ? "," : "", op.sizes[i]);
+  }
+  return text + fmt::format(" {}", brief(op.dtype));
+}
+
+}  // namespace
+
+std::string_view name_of(OpClass op_class) {
+  constexpr std::array<std::string_view, op_class_count> names = {
+      "matmul", "grouped_matmul", "attention", "softmax",  "norm", "elementwise", "rotary",
+      "gather", "cache",          "routing",   "quantize", "copy", "collective",  "custom"};
+  return names[static_cast<std::size_t>(op_class)];
+}
+
+std::string_view name_of(ElementwiseKind kind) {
+  constexpr std::array<std::string_view, 13> names = {
+      "add",     "multiply", "scale",    "silu",          "gelu",     "gelu_tanh", "relu",
+      "sigmoid", "silu_mul", "gelu_mul", "gelu_tanh_mul", "mask_add", "negate"};
+  static_assert(static_cast<std::size_t>(ElementwiseKind::negate) + 1 == names.size());
+  return names[static_cast<std::size_t>(kind)];
+}
+
+std::string_view name_of(CopyKind kind) {
+  constexpr std::array<std::string_view, 5> names = {"concat", "transpose", "repeat", "slice",
+                                                     "cast"};
+  static_assert(static_cast<std::size_t>(CopyKind::cast) + 1 == names.size());
+  return names[static_cast<std::size_t>(kind)];
+}
+
+std::string_view name_of(CollectiveKind kind) {
+  constexpr std::array<std::string_view, 4> names = {"all_reduce", "all_gather", "reduce_scatter",
+                                                     "all_to_all"};
+  static_assert(static_cast<std::size_t>(CollectiveKind::all_to_all) + 1 == names.size());
+  return names[static_cast<std::size_t>(kind)];
+}
+
+std::string_view name_of(const OpRecord& record) {
+  return std::visit([](const auto& op) { return name(op); }, record);
+}
+
+OpClass class_of(const OpRecord& record) {
+  return std::visit([](const auto& op) { return op_class(op); }, record);
+}
+
+std::string describe(const OpRecord& record) {
+  return std::visit([](const auto& op) { return sizes(op); }, record);
+}
+
+}  // namespace tcast

@@ -1,0 +1,379 @@
+#include "tcast/graph/trace.h"
+
+#include <algorithm>
+
+#include "tcast/base/error.h"
+
+namespace tcast {
+namespace {
+
+constexpr std::uint32_t graph_frame = 0;  // Value::frame of values that are graph values already
+constexpr std::uint32_t not_made = 0xffffffffU;
+
+}  // namespace
+
+Trace::Trace(Graph& graph, const Workload& workload) : graph_(graph) {
+  graph_.clear();
+  graph_.workload = workload;
+  frames_.reserve(8);
+  captures_.reserve(8);
+  scopes_.reserve(8);
+  frames_.emplace_back();  // graph_frame
+}
+
+void Trace::finish() { close_region(); }
+
+// --- regions -------------------------------------------------------------------------------------
+
+void Trace::open_region(std::int32_t member) {
+  if (graph_.region_count == graph_.regions.size()) graph_.regions.emplace_back();
+  const std::uint32_t id = graph_.region_count++;
+  graph_.regions[id].clear();
+  Frame frame;
+  frame.region = id;
+  frame.call = static_cast<std::uint32_t>(graph_.calls.size());
+  frame.open = true;
+  Call call;
+  call.region = id;
+  call.member = member;
+  graph_.calls.push_back(call);
+  current_ = static_cast<std::uint32_t>(frames_.size());
+  frames_.push_back(frame);
+  captures_.clear();
+  quantized_.clear();
+  for (PendingScope& scope : scopes_) scope.id = not_made;
+}
+
+void Trace::close_region() {
+  if (current_ == 0) return;
+  frames_[current_].open = false;
+  // An auto region in which nothing happened would be an empty call.
+  if (region().ops.empty() && frames_[current_].call + 1 == graph_.calls.size() &&
+      region().outputs.empty() && region().tensors.empty()) {
+    graph_.calls.pop_back();
+    --graph_.region_count;
+  }
+  current_ = 0;
+}
+
+void Trace::begin_member(std::int64_t first) {
+  close_region();
+  open_region(static_cast<std::int32_t>(first));
+}
+
+Value Trace::end_member(std::int64_t first, std::int64_t count, Value inner, Value result) {
+  const Frame frame = frames_[current_];
+  const TensorId result_tensor = local(result);
+  Region& traced = region();
+  traced.outputs.push_back(result_tensor);
+  const GraphValue value{traced.tensors[result_tensor].shape, traced.tensors[result_tensor].dtype};
+  std::uint32_t chain_input = 0;
+  while (traced.inputs.at(chain_input) != inner.tensor) ++chain_input;
+  frames_[current_].open = false;
+  current_ = 0;
+
+  const Call call = graph_.calls[frame.call];
+  last_member_ = {frame.call, chain_input};
+  graph_.calls.pop_back();
+  return append_calls(call, chain_input, first, count, value);
+}
+
+Value Trace::append_calls(Call call, std::uint32_t chain_input, std::int64_t first,
+                          std::int64_t count, const GraphValue& result) {
+  ValueId last = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    last = static_cast<ValueId>(graph_.values.size());
+    graph_.values.push_back(result);
+    call.outputs = IdList{};
+    call.outputs.push(last);
+    call.member = static_cast<std::int32_t>(first + i);
+    graph_.calls.push_back(call);
+    call.inputs.ids[chain_input] = last;
+  }
+  return Value{graph_frame, last};
+}
+
+Value Trace::replay(const MemberRegion& member, std::int64_t first, std::int64_t count,
+                    Value input) {
+  close_region();
+  Call call = graph_.calls[member.call];
+  const GraphValue result = graph_.values[call.outputs[0]];
+  call.inputs.ids[member.chain_input] = export_value(input);
+  return append_calls(call, member.chain_input, first, count, result);
+}
+
+ValueId Trace::export_value(Value value) {
+  if (value.frame == graph_frame) return value.tensor;
+  const Frame& frame = frames_[value.frame];
+  TCAST_CHECK(!frame.open, "a value is exported after its region is closed");
+  Region& source = graph_.regions[frame.region];
+  Call& call = graph_.calls[frame.call];
+  for (std::size_t i = 0; i < source.outputs.size(); ++i) {
+    if (source.outputs[i] == value.tensor) return call.outputs[static_cast<int>(i)];
+  }
+  const auto id = static_cast<ValueId>(graph_.values.size());
+  graph_.values.push_back({source.tensors[value.tensor].shape, source.tensors[value.tensor].dtype});
+  source.outputs.push_back(value.tensor);
+  call.outputs.push(id);
+  return id;
+}
+
+Value Trace::capture(Value value) {
+  if (current_ == 0) open_region(-1);
+  if (value.frame == current_) return value;
+  for (const Capture& known : captures_) {
+    if (known.outer.frame == value.frame && known.outer.tensor == value.tensor) {
+      return Value{current_, known.inner};
+    }
+  }
+  const ValueId id = export_value(value);
+  const GraphValue& source = graph_.values[id];
+  const TensorId inner = new_tensor(source.shape, source.dtype, TensorKind::input);
+  region().inputs.push_back(inner);
+  graph_.calls[frames_[current_].call].inputs.push(id);
+  captures_.push_back({value, inner});
+  return Value{current_, inner};
+}
+
+// --- scopes --------------------------------------------------------------------------------------
+
+void Trace::enter(const std::string& name, const std::string& class_name, bool in_list) {
+  scopes_.push_back({&name, &class_name, in_list, not_made});
+}
+
+void Trace::leave() { scopes_.pop_back(); }
+
+std::uint32_t Trace::current_scope() {
+  Region& open = region();
+  std::uint32_t parent = 0;
+  for (PendingScope& scope : scopes_) {
+    if (scope.id == not_made) {
+      scope.id = static_cast<std::uint32_t>(open.scopes.size());
+      open.scopes.push_back({scope.name, scope.class_name,
+                             &scope == scopes_.data() ? scope.id : parent, scope.in_list});
+    }
+    parent = scope.id;
+  }
+  return parent;
+}
+
+// --- side values ---------------------------------------------------------------------------------
+
+void Trace::set_rotary(std::string_view set, RotaryValues values) {
+  for (RotarySet& known : rotary_) {
+    if (known.name == set) {
+      known.values = values;
+      return;
+    }
+  }
+  rotary_.push_back({set, values});
+}
+
+RotaryValues Trace::rotary(std::string_view set) const {
+  for (const RotarySet& known : rotary_) {
+    if (known.name == set) return known.values;
+  }
+  throw InternalError("an attention module needs rotary values that the model did not provide");
+}
+
+// --- tensors -------------------------------------------------------------------------------------
+
+TensorId Trace::new_tensor(const Shape& shape, DType dtype, TensorKind kind) {
+  Region& open = region();
+  const auto id = static_cast<TensorId>(open.tensors.size());
+  Tensor& made = open.tensors.emplace_back();
+  made.shape = shape;
+  made.dtype = dtype;
+  made.kind = kind;
+  made.storage = id;
+  return id;
+}
+
+Shape Trace::shape(Value value) const {
+  if (value.frame == graph_frame) return graph_.values[value.tensor].shape;
+  return graph_.regions[frames_[value.frame].region].tensors[value.tensor].shape;
+}
+
+DType Trace::dtype(Value value) const {
+  if (value.frame == graph_frame) return graph_.values[value.tensor].dtype;
+  return graph_.regions[frames_[value.frame].region].tensors[value.tensor].dtype;
+}
+
+Value Trace::input(const Shape& shape, DType dtype) {
+  const auto id = static_cast<ValueId>(graph_.values.size());
+  graph_.values.push_back({shape, dtype});
+  return capture(Value{graph_frame, id});
+}
+
+Value Trace::parameter(const Parameter& parameter, std::int64_t stacked) {
+  if (current_ == 0) open_region(-1);
+  const TensorId id = new_tensor(parameter.local_shape(), parameter.dtype, TensorKind::parameter);
+  Tensor& made = region().tensors[id];
+  made.parameter = &parameter;
+  made.stacked = stacked;
+  return Value{current_, id};
+}
+
+Value Trace::cache(const CacheSpec& spec) {
+  if (current_ == 0) open_region(-1);
+  region().caches.push_back(spec);
+  const TensorId id =
+      new_tensor(Shape{workload().batch, kept_tokens(spec.span, workload().sequence_length()),
+                       spec.elements_per_token},
+                 spec.dtype, TensorKind::cache);
+  return Value{current_, id};
+}
+
+Value Trace::view(Value value, const Shape& shape) {
+  const TensorId source = local(value);
+  const Tensor viewed = region().tensors[source];
+  const TensorId id = new_tensor(shape, viewed.dtype, viewed.kind);
+  Tensor& made = region().tensors[id];
+  made.storage = viewed.storage;
+  made.parameter = viewed.parameter;
+  made.stacked = viewed.stacked;
+  return Value{current_, id};
+}
+
+// --- operators -----------------------------------------------------------------------------------
+
+Value Trace::emit(const OpRecord& record, const Operands& inputs, const Shape& result,
+                  DType dtype) {
+  emit_in_place(record, inputs);
+  return add_result(result, dtype);
+}
+
+Value Trace::add_result(const Shape& result, DType dtype) {
+  const TensorId id = new_tensor(result, dtype, TensorKind::activation);
+  region().ops.back().outputs.push(id);
+  return Value{current_, id};
+}
+
+void Trace::emit_in_place(const OpRecord& record, const Operands& inputs) {
+  if (current_ == 0) open_region(-1);
+  IdList ids;
+  for (const Value input : inputs) ids.push(local(input));
+  Op& op = region().ops.emplace_back();
+  op.record = record;
+  op.inputs = ids;
+  op.scope = current_scope();
+}
+
+Value Trace::unary(ElementwiseKind kind, Value x, double constant) {
+  x = capture(x);
+  const Tensor source = own(x);
+  return emit(Elementwise{.kind = kind,
+                          .elements = source.shape.elements(),
+                          .second_elements = 0,
+                          .dtype = source.dtype,
+                          .constant = constant},
+              {x}, source.shape, source.dtype);
+}
+
+Value Trace::binary(ElementwiseKind kind, Value a, Value b) {
+  a = capture(a);
+  b = capture(b);
+  const Tensor first = own(a);
+  return emit(Elementwise{.kind = kind,
+                          .elements = first.shape.elements(),
+                          .second_elements = own(b).shape.elements(),
+                          .dtype = first.dtype,
+                          .constant = 1},
+              {a, b}, first.shape, first.dtype);
+}
+
+Value Trace::batch_matmul(Value x, Value w, std::int64_t batch, std::int64_t m, std::int64_t n,
+                          std::int64_t k) {
+  x = capture(x);
+  w = capture(w);
+  MatMul op;
+  op.batch = batch;
+  op.m = m;
+  op.n = n;
+  op.k = k;
+  op.input = dtype(x);
+  op.weight = dtype(w);
+  op.output = op.input;
+  op.compute = op.input;
+  op.weight_is_parameter = own(w).kind == TensorKind::parameter;
+  return emit(op, {x, w}, Shape{batch, m, n}, op.output);
+}
+
+Value Trace::softmax(Value x, std::int64_t rows, std::int64_t columns) {
+  x = capture(x);
+  const Tensor source = own(x);
+  return emit(Softmax{rows, columns, source.dtype}, {x}, source.shape, source.dtype);
+}
+
+Value Trace::copy(CopyKind kind, Value read, const Shape& result, DType to) {
+  read = capture(read);
+  const Tensor source = own(read);
+  const std::int64_t written = result.elements();
+  Copy op;
+  op.kind = kind;
+  // A slice reads what it writes; a repeat reads its source once.
+  op.read_elements = std::min(source.shape.elements(), written);
+  op.written_elements = written;
+  op.from = source.dtype;
+  op.to = to;
+  return emit(op, {read}, result, to);
+}
+
+Value Trace::concat(Value a, Value b, const Shape& result) {
+  a = capture(a);
+  b = capture(b);
+  Copy op;
+  op.kind = CopyKind::concat;
+  op.read_elements = result.elements();
+  op.written_elements = result.elements();
+  op.from = dtype(a);
+  op.to = dtype(a);
+  return emit(op, {a, b}, result, op.to);
+}
+
+Value Trace::cast(Value x, DType to) {
+  x = capture(x);
+  if (dtype(x) == to) return x;
+  return copy(CopyKind::cast, x, shape(x), to);
+}
+
+Value Trace::gather(Value table, Value indices, std::int64_t rows, std::int64_t width) {
+  table = capture(table);
+  Gather op;
+  op.rows = rows;
+  op.width = width;
+  op.table_rows = own(table).shape[0];
+  op.dtype = dtype(table);
+  return emit(op, {table, indices}, Shape{rows, width}, op.dtype);
+}
+
+Value Trace::quantize(Value x, DType to, std::int64_t group) {
+  x = capture(x);
+  for (const QuantizedValue& known : quantized_) {
+    if (known.source == x.tensor && known.dtype == to && known.group == group) return known.result;
+  }
+  const Tensor source = own(x);
+  const std::int64_t columns = source.shape[source.shape.rank() - 1];
+  Quantize op;
+  op.columns = columns;
+  op.rows = columns > 0 ? source.shape.elements() / columns : 0;
+  op.group = group;
+  op.from = source.dtype;
+  op.to = to;
+  const Value result = emit(op, {x}, source.shape, to);
+  if (group >= 0) {
+    add_result(Shape{op.rows, group > 0 ? ceil_div(columns, group) : 1}, DType::f32);
+  }
+  quantized_.push_back({x.tensor, to, group, result});
+  return result;
+}
+
+Value Trace::collective(CollectiveKind kind, Value x, std::int64_t bytes, std::int64_t group_size,
+                        std::int64_t stride, const Shape& result) {
+  x = capture(x);
+  if (group_size <= 1) return x;
+  const DType element = dtype(x);
+  return emit(Collective{kind, bytes, group_size, stride, element}, {x}, result, element);
+}
+
+}  // namespace tcast

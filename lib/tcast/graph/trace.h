@@ -1,0 +1,216 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tcast/base/export.h"
+#include "tcast/graph/graph.h"
+#include "tcast/graph/op.h"
+#include "tcast/graph/tensor.h"
+#include "tcast/graph/workload.h"
+
+namespace tcast {
+
+/// A value while tracing: a tensor of the region being traced, or of one traced before (which then
+/// becomes an output of its call, captured as an input where it is used).
+struct Value {
+  std::uint32_t frame = 0;
+  TensorId tensor = 0;
+};
+
+/// Operands of an op, in the order that its record documents.
+struct Operands {
+  std::array<Value, 6> values{};
+  std::uint8_t count = 0;
+
+  Operands(std::initializer_list<Value> list) {
+    for (const Value value : list) push(value);
+  }
+  void push(Value value) {
+    TCAST_CHECK(count < values.size(), "an op has at most six operands");
+    values[count++] = value;
+  }
+  const Value* begin() const { return values.data(); }
+  const Value* end() const { return values.data() + count; }
+};
+
+/// A list member's region and how its calls are bound.
+struct MemberRegion {
+  std::uint32_t call = 0;         ///< one of its calls
+  std::uint32_t chain_input = 0;  ///< which of the call's inputs is handed from member to member
+};
+
+/// cos and sin of the positions of a forward pass, as an attention module uses them.
+struct RotaryValues {
+  Value cos;
+  Value sin;
+};
+
+/// Builds a Graph: modules call its operators, regions follow from the calls to list members.
+///
+/// Code outside list members is collected into regions of its own, called once. `repeat` traces one
+/// list member and calls its region for several members. A value may be used anywhere later; the
+/// trace turns it into inputs and outputs of calls.
+class TCAST_API Trace {
+ public:
+  /// Clears `graph` (keeping its memory) and traces into it.
+  Trace(Graph& graph, const Workload& workload);
+  Trace(const Trace&) = delete;
+  Trace& operator=(const Trace&) = delete;
+
+  const Workload& workload() const { return graph_.workload; }
+  Graph& graph() { return graph_; }
+
+  /// Closes the last region. Call once, when the model's forward has returned.
+  void finish();
+
+  // --- structure ---------------------------------------------------------------------------------
+
+  /// Traces `body` (a callable Value -> Value) once as a region and calls it for list members
+  /// `first` .. `first + count - 1`, each taking the previous one's result.
+  template <class Body>
+  Value repeat(std::int64_t first, std::int64_t count, Value input, Body&& body) {
+    begin_member(first);
+    const Value inner = capture(input);
+    const Value result = std::forward<Body>(body)(inner);
+    return end_member(first, count, inner, result);
+  }
+
+  /// The region that repeat() traced last, for replay().
+  MemberRegion last_member() const { return last_member_; }
+
+  /// Calls a region again for further members, without tracing: for layers that are equal but not
+  /// neighbours.
+  Value replay(const MemberRegion& member, std::int64_t first, std::int64_t count, Value input);
+
+  /// Names the module that the following ops belong to; used through ScopeGuard.
+  void enter(const std::string& name, const std::string& class_name, bool in_list);
+  void leave();
+
+  // --- side values -------------------------------------------------------------------------------
+
+  /// Hands rotary values to the attention modules of this pass, under the name of their set.
+  void set_rotary(std::string_view set, RotaryValues values);
+  /// The rotary values of a set. Throws InternalError when nobody set them.
+  RotaryValues rotary(std::string_view set) const;
+
+  // --- tensors -----------------------------------------------------------------------------------
+
+  Shape shape(Value value) const;
+  DType dtype(Value value) const;
+
+  /// Values that come from outside the model: token ids, positions.
+  Value input(const Shape& shape, DType dtype);
+  /// A parameter of the module at hand; `stacked` list members side by side, 0 = the one.
+  Value parameter(const Parameter& parameter, std::int64_t stacked = 0);
+  /// This layer's cache.
+  Value cache(const CacheSpec& spec);
+  /// The same memory seen with another shape of at most as many elements.
+  Value view(Value value, const Shape& shape);
+
+  // --- operators ---------------------------------------------------------------------------------
+
+  /// Appends an op; returns its first result. Shapes of results are the caller's business: the
+  /// functions below know them.
+  Value emit(const OpRecord& record, const Operands& inputs, const Shape& result, DType dtype);
+  /// Adds a second (third) result to the op emitted last.
+  Value add_result(const Shape& result, DType dtype);
+  /// Appends an op without a result (it changes a cache).
+  void emit_in_place(const OpRecord& record, const Operands& inputs);
+
+  /// Elementwise function of one operand, or of two of which the second may be smaller (broadcast).
+  Value unary(ElementwiseKind kind, Value x, double constant = 1);
+  Value binary(ElementwiseKind kind, Value a, Value b);
+  Value add(Value a, Value b) { return binary(ElementwiseKind::add, a, b); }
+  /// x[batch, m, k] * w[batch, n, k]^T of two activations; dims as given, result [batch, m, n].
+  Value batch_matmul(Value x, Value w, std::int64_t batch, std::int64_t m, std::int64_t n,
+                     std::int64_t k);
+  Value softmax(Value x, std::int64_t rows, std::int64_t columns);
+  /// New memory with the elements of `read`; written may be more (repeat) or fewer (slice).
+  Value copy(CopyKind kind, Value read, const Shape& result, DType dtype);
+  Value concat(Value a, Value b, const Shape& result);
+  Value cast(Value x, DType dtype);
+  /// Rows of `table` picked by `indices`: [rows, width].
+  Value gather(Value table, Value indices, std::int64_t rows, std::int64_t width);
+  /// Converts activations for a quantized product, [rows, columns] -> the same with, unless the
+  /// scale is fixed (group < 0), their scales; the same value is converted once per region.
+  Value quantize(Value x, DType to, std::int64_t group);
+  /// The scales that quantize() made beside `quantized`.
+  Value scales_of(Value quantized) const { return {quantized.frame, quantized.tensor + 1}; }
+  /// Does nothing for a group of one.
+  Value collective(CollectiveKind kind, Value x, std::int64_t bytes, std::int64_t group_size,
+                   std::int64_t stride, const Shape& result);
+
+ private:
+  struct Frame {
+    std::uint32_t region = 0;
+    std::uint32_t call = 0;  // index of its (first) call
+    bool open = false;
+  };
+  struct Capture {
+    Value outer;
+    TensorId inner;
+  };
+  struct QuantizedValue {
+    TensorId source;
+    DType dtype;
+    std::int64_t group;
+    Value result;
+  };
+  struct RotarySet {
+    std::string_view name;
+    RotaryValues values;
+  };
+
+  Region& region() { return graph_.regions[frames_[current_].region]; }
+  Tensor& own(Value value) { return region().tensors[value.tensor]; }
+  void open_region(std::int32_t member);
+  void close_region();
+  void begin_member(std::int64_t first);
+  Value end_member(std::int64_t first, std::int64_t count, Value inner, Value result);
+  Value append_calls(Call call, std::uint32_t chain_input, std::int64_t first, std::int64_t count,
+                     const GraphValue& result);
+  Value capture(Value value);
+  TensorId local(Value value) { return capture(value).tensor; }
+  TensorId new_tensor(const Shape& shape, DType dtype, TensorKind kind);
+  ValueId export_value(Value value);
+  std::uint32_t current_scope();
+
+  struct PendingScope {
+    const std::string* name;
+    const std::string* class_name;
+    bool in_list;
+    std::uint32_t id;  // in the open region, or not_made
+  };
+
+  Graph& graph_;
+  std::vector<Frame> frames_;
+  std::uint32_t current_ = 0;  // open frame; 0 = none
+  MemberRegion last_member_;
+  std::vector<Capture> captures_;
+  std::vector<QuantizedValue> quantized_;
+  std::vector<RotarySet> rotary_;
+  std::vector<PendingScope> scopes_;
+};
+
+/// Enters a module's scope for its lifetime.
+class ScopeGuard {
+ public:
+  ScopeGuard(Trace& trace, const std::string& name, const std::string& class_name, bool in_list)
+      : trace_(trace) {
+    trace_.enter(name, class_name, in_list);
+  }
+  ~ScopeGuard() { trace_.leave(); }
+  ScopeGuard(const ScopeGuard&) = delete;
+  ScopeGuard& operator=(const ScopeGuard&) = delete;
+
+ private:
+  Trace& trace_;
+};
+
+}  // namespace tcast

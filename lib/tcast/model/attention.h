@@ -1,0 +1,139 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "tcast/base/export.h"
+#include "tcast/graph/attention_span.h"
+#include "tcast/model/layers.h"
+#include "tcast/model/module.h"
+
+namespace tcast {
+
+/// How a patched attention keeps its keys and values.
+struct CacheOptions {
+  DType dtype = DType::bf16;
+  std::int64_t block_size = 128;  ///< tokens per block
+};
+
+/// What every attention module lets the steps do with it, whatever it computes inside.
+class TCAST_API AttentionModule : public Module {
+ public:
+  using Module::Module;
+
+  /// A module with the same parameters whose forward traces one fused operator over a paged cache;
+  /// null when this one does so already. Takes this module's content over.
+  virtual std::unique_ptr<Module> make_paged(const CacheOptions& options) = 0;
+  /// Cuts the heads over a tensor-parallel group. Throws Error when they do not divide; `path`
+  /// names the module in it.
+  virtual void shard_heads(RankGroup group, const std::string& path) = 0;
+  /// Stores keys and values in another dtype from now on. False: it has no cache of its own to
+  /// change (an eager module's grows with the activations' dtype).
+  virtual bool set_cache_dtype(DType dtype) = 0;
+};
+
+/// Multi-head, grouped-query and multi-query attention.
+struct AttentionConfig {
+  std::int64_t num_heads = 1;
+  std::int64_t num_kv_heads = 1;
+  std::int64_t head_dim = 1;
+  std::int64_t rotary_dim = 0;  ///< 0: no rotary embedding
+  bool rotary_interleaved = false;
+  std::string rotary_set = "default";
+  AttentionSpan span;
+  double scale = 1;
+  double softcap = 0;
+};
+
+/// Names of an attention's children. `qkv` non-empty: one fused projection instead of three.
+struct AttentionNames {
+  std::string q_proj = "q_proj";
+  std::string k_proj = "k_proj";
+  std::string v_proj = "v_proj";
+  std::string qkv = "";
+  std::string o_proj = "o_proj";
+  std::string q_norm = "q_norm";
+  std::string k_norm = "k_norm";
+};
+
+/// Shared part of the eager and the paged form: projections, norms, sharding.
+class TCAST_API GroupedQueryAttention : public AttentionModule {
+ public:
+  GroupedQueryAttention(std::string class_name, AttentionConfig config, AttentionNames names);
+  /// Another form of `original`, whose content it takes over.
+  GroupedQueryAttention(std::string class_name, GroupedQueryAttention& original);
+
+  const AttentionConfig& config() const { return config_; }
+
+  void shard_heads(RankGroup group, const std::string& path) override;
+
+ protected:
+  struct Projected {
+    Value q, k, v;  ///< [tokens, local heads * head_dim]
+  };
+  /// Projections and, where there are, per-head norms.
+  Projected project(Trace& trace, Value hidden) const;
+
+  std::int64_t local_heads() const { return local_heads_; }
+  std::int64_t local_kv_heads() const { return local_kv_heads_; }
+  const AttentionNames& names() const { return names_; }
+
+ private:
+  AttentionConfig config_;
+  AttentionNames names_;
+  std::int64_t local_heads_;
+  std::int64_t local_kv_heads_;
+};
+
+/// As HuggingFace's eager implementation: the cache grows by concatenation, KV heads are repeated,
+/// the score matrix exists in memory.
+class TCAST_API EagerAttention : public ModuleOf<EagerAttention, GroupedQueryAttention> {
+ public:
+  using ModuleOf::ModuleOf;
+  Value forward(Trace& trace, Value hidden) const override;
+  std::unique_ptr<Module> make_paged(const CacheOptions& options) override;
+  bool set_cache_dtype(DType) override { return false; }
+};
+
+/// One fused attention operator over a paged cache.
+class TCAST_API PagedAttention : public ModuleOf<PagedAttention, GroupedQueryAttention> {
+ public:
+  PagedAttention(GroupedQueryAttention& original, const CacheOptions& options);
+  Value forward(Trace& trace, Value hidden) const override;
+  std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
+  bool set_cache_dtype(DType dtype) override;
+
+ private:
+  CacheOptions cache_;
+};
+
+/// Rotary embedding as eager code computes it (x * cos + rotate_half(x) * sin, five passes over
+/// memory); x [tokens, heads * head_dim], its first `rotary_dim` elements per head rotated.
+TCAST_API Value eager_rotary(Trace& trace, Value x, std::int64_t heads, std::int64_t head_dim,
+                             std::int64_t rotary_dim, const std::string& rotary_set);
+
+/// The same as one operator.
+TCAST_API Value fused_rotary(Trace& trace, Value x, std::int64_t heads, std::int64_t head_dim,
+                             std::int64_t rotary_dim, bool interleaved,
+                             const std::string& rotary_set);
+
+/// Eager attention from q [tokens, heads * qk_dim], k [tokens, kv_heads * qk_dim], v [tokens,
+/// kv_heads * v_dim]: cache, repeat, scores, mask, softmax, weighted sum; result
+/// [tokens, heads * v_dim].
+struct EagerShape {
+  std::int64_t heads = 1;
+  std::int64_t kv_heads = 1;
+  std::int64_t qk_dim = 1;
+  std::int64_t v_dim = 1;
+  AttentionSpan span;
+  double scale = 1;
+  double softcap = 0;
+};
+TCAST_API Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape& shape);
+
+/// Heads of one rank. Throws Error when `heads` do not divide over the group.
+TCAST_API std::int64_t divided_heads(std::int64_t heads, RankGroup group, const std::string& path,
+                                     const char* what);
+
+}  // namespace tcast

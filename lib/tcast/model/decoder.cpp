@@ -1,0 +1,164 @@
+#include "tcast/model/decoder.h"
+
+#include <utility>
+
+#include "tcast/base/error.h"
+
+namespace tcast {
+
+// --- layers --------------------------------------------------------------------------------------
+
+DecoderLayer::DecoderLayer(std::string class_name, LayerNames names)
+    : ModuleOf(std::move(class_name)), names_(std::move(names)) {}
+
+Value DecoderLayer::forward(Trace& trace, Value hidden) const {
+  auto block = [&](const std::string& norm, const std::string& inner, const std::string& out_norm) {
+    Value x = norm.empty() ? hidden : call(trace, norm, hidden);
+    x = call(trace, inner, x);
+    if (!out_norm.empty()) x = call(trace, out_norm, x);
+    hidden = trace.add(hidden, x);
+  };
+  block(names_.attention_norm, names_.attention, names_.attention_out_norm);
+  block(names_.mlp_norm, names_.mlp, names_.mlp_out_norm);
+  return hidden;
+}
+
+MtpLayer::MtpLayer(DecoderLayer& block, std::int64_t hidden_size, double epsilon, DType dtype)
+    : ModuleOf(block.class_name(), block.names()) {
+  const std::string norm_class = block.child(block.names().attention_norm).hf_class_name();
+  take_over(block);
+  auto norm = [&] {
+    return std::make_unique<Normalization>(norm_class, NormKind::rms, hidden_size, epsilon, false,
+                                           0.0, dtype);
+  };
+  add_child("enorm", norm());
+  add_child("hnorm", norm());
+  add_child("eh_proj", std::make_unique<Linear>(2 * hidden_size, hidden_size, false, dtype));
+  Module& head = add_child("shared_head", std::make_unique<ModuleList>());
+  head.set_hf_class_name("SharedHead");
+  head.add_child("norm", norm());
+  set_class_name("MtpLayer");
+}
+
+Value MtpLayer::predict(Trace& trace, Value hidden, Value next_embedding) const {
+  const Value embedding = call(trace, "enorm", next_embedding);
+  const Value state = call(trace, "hnorm", hidden);
+  const Shape shape = trace.shape(hidden);
+  const Value joined = trace.concat(embedding, state, {shape[0], 2 * shape[1]});
+  const Value projected = call(trace, "eh_proj", joined);
+  const Value out = DecoderLayer::forward(trace, projected);
+  const Module& head = child("shared_head");
+  const ScopeGuard scope(trace, head.name(), head.class_name(), false);
+  return head.child("norm")(trace, out);
+}
+
+// --- the list of layers --------------------------------------------------------------------------
+
+Value LayerList::forward(Trace& trace, Value hidden) const {
+  TCAST_CHECK(!reuse_ || equal_to_.size() == children().size(), "layers were compared");
+  std::vector<MemberRegion> regions(reuse_ ? children().size() : 0);
+  for (std::size_t i = 0; i < children().size(); ++i) {
+    const Module& layer = *children()[i];
+    if (dynamic_cast<const MtpLayer*>(&layer) != nullptr) continue;
+    const std::int64_t first = layer.members().first;
+    const std::int64_t count = layer.members().count;
+    auto body = [&](Value x) { return layer(trace, x); };
+    if (!reuse_) {
+      for (std::int64_t k = 0; k < count; ++k) hidden = trace.repeat(first + k, 1, hidden, body);
+    } else if (equal_to_[i] == i) {
+      hidden = trace.repeat(first, count, hidden, body);
+      regions[i] = trace.last_member();
+    } else {
+      hidden = trace.replay(regions[equal_to_[i]], first, count, hidden);
+    }
+  }
+  return hidden;
+}
+
+void LayerList::compare_layers() {
+  equal_to_.assign(children().size(), 0);
+  for (std::size_t i = 0; i < children().size(); ++i) {
+    equal_to_[i] = i;
+    for (std::size_t k = 0; k < i; ++k) {
+      if (equal_to_[k] == k && same_structure(*children()[k], *children()[i])) {
+        equal_to_[i] = k;
+        break;
+      }
+    }
+  }
+}
+
+// --- decoder -------------------------------------------------------------------------------------
+
+DecoderModel::DecoderModel(std::string class_name, DecoderNames names)
+    : ModuleOf(std::move(class_name)), names_(std::move(names)) {}
+
+Value DecoderModel::before_norm(Trace& trace, Value ids) const {
+  const Value hidden = embed(trace, ids);
+  if (const auto* rotary = dynamic_cast<const RotaryEmbedding*>(find_child(names_.rotary))) {
+    rotary->provide(trace, trace.input({trace.workload().tokens()}, DType::i64));
+  }
+  return call(trace, names_.layers, hidden);
+}
+
+Value DecoderModel::forward(Trace& trace, Value ids) const {
+  return normalize(trace, before_norm(trace, ids));
+}
+
+Value CausalLm::forward(Trace& trace, Value ids) const {
+  const Value hidden = call(trace, "model", ids);
+  return head() == nullptr ? hidden : (*head())(trace, hidden);
+}
+
+// --- wrapper -------------------------------------------------------------------------------------
+
+LanguageModelWrapper::LanguageModelWrapper(std::unique_ptr<Module> model)
+    : ModuleOf("LanguageModelWrapper") {
+  add_child("", std::move(model));
+}
+
+Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
+  const Workload& work = trace.workload();
+  const CausalLm& lm = model();
+  const DecoderModel& decoder = lm.decoder();
+  const Module& head = *lm.head();
+  // The last row of each request; all rows when every token's logits are wanted.
+  auto select = [&](Value rows) {
+    if (work.phase == Phase::decode || work.query_length == 1) return rows;
+    const Value indices = trace.input({work.batch}, DType::i64);
+    return trace.gather(rows, indices, work.batch, trace.shape(rows)[1]);
+  };
+  Value hidden;
+  Value logits;
+  {
+    const ScopeGuard scope(trace, decoder.name(), decoder.class_name(), false);
+    hidden = decoder.before_norm(trace, ids);
+    logits = select(decoder.normalize(trace, hidden));
+  }
+  logits = head(trace, logits);
+  if (mtp_tokens_ == 0) return logits;
+
+  // Each further token: the same layers again if there are fewer of them than tokens to predict.
+  std::vector<const MtpLayer*> predictors;
+  for (const auto& layer : decoder.layers().children()) {
+    if (const auto* mtp = dynamic_cast<const MtpLayer*>(layer.get())) predictors.push_back(mtp);
+  }
+  for (std::int64_t i = 0; i < mtp_tokens_; ++i) {
+    const MtpLayer& mtp = *predictors[static_cast<std::size_t>(i) % predictors.size()];
+    Value embedding;
+    {
+      const ScopeGuard scope(trace, decoder.name(), decoder.class_name(), false);
+      embedding = decoder.embed(trace, ids);
+      const Module& list = decoder.layers();
+      const ScopeGuard in_list(trace, list.name(), list.class_name(), false);
+      hidden = trace.repeat(mtp.members().first, 1, hidden, [&](Value x) {
+        const ScopeGuard member(trace, mtp.name(), mtp.class_name(), true);
+        return mtp.predict(trace, x, embedding);
+      });
+    }
+    logits = head(trace, select(hidden));
+  }
+  return logits;
+}
+
+}  // namespace tcast

@@ -1,0 +1,131 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tcast/base/export.h"
+#include "tcast/model/layers.h"
+#include "tcast/model/module.h"
+
+namespace tcast {
+
+/// Names of a decoder layer's children; an empty norm name means that the layer has none there.
+struct LayerNames {
+  std::string attention = "self_attn";
+  std::string mlp = "mlp";
+  std::string attention_norm = "input_layernorm";      ///< before attention
+  std::string attention_out_norm = "";                 ///< on attention's result
+  std::string mlp_norm = "post_attention_layernorm";   ///< before the feed-forward block
+  std::string mlp_out_norm = "";                       ///< on its result
+};
+
+/// x += attention(norm(x)); x += mlp(norm(x)).
+class TCAST_API DecoderLayer : public ModuleOf<DecoderLayer> {
+ public:
+  DecoderLayer(std::string class_name, LayerNames names);
+
+  Value forward(Trace& trace, Value hidden) const override;
+
+  const LayerNames& names() const { return names_; }
+
+ private:
+  LayerNames names_;
+};
+
+/// A layer that predicts one more token (multi-token prediction, DeepSeek-V3): the embedding of the
+/// next token and the hidden state, normalized, joined, projected, and through a decoder layer, whose
+/// children it has beside its own (enorm, hnorm, eh_proj, shared_head.norm).
+class TCAST_API MtpLayer : public ModuleOf<MtpLayer, DecoderLayer> {
+ public:
+  /// `block` gives the decoder layer's children.
+  MtpLayer(DecoderLayer& block, std::int64_t hidden_size, double epsilon, DType dtype);
+
+  /// Hidden states for the token after next, normalized for the head.
+  Value predict(Trace& trace, Value hidden, Value next_embedding) const;
+};
+
+/// The list of decoder layers. Neighbours that are equal are one node; with reuse on, equal layers
+/// that are no neighbours share a region as well (decision D3).
+class TCAST_API LayerList : public ModuleOf<LayerList> {
+ public:
+  LayerList() : ModuleOf("ModuleList") {}
+
+  /// All layers but the MTP ones, one after the other.
+  Value forward(Trace& trace, Value hidden) const override;
+
+  void set_reuse(bool reuse) { reuse_ = reuse; }
+  bool reuse() const { return reuse_; }
+
+  /// Finds out again which nodes are equal; call after anything changed below.
+  void compare_layers();
+  /// For each child, the first child that is equal to it.
+  const std::vector<std::size_t>& equal_to() const { return equal_to_; }
+
+ private:
+  bool reuse_ = false;
+  std::vector<std::size_t> equal_to_;
+};
+
+/// Names of a decoder's children.
+struct DecoderNames {
+  std::string embeddings = "embed_tokens";
+  std::string layers = "layers";
+  std::string norm = "norm";
+  std::string rotary = "rotary_emb";
+};
+
+/// Embedding, layers, final norm: token ids [tokens] in, hidden states [tokens, hidden] out.
+class TCAST_API DecoderModel : public ModuleOf<DecoderModel> {
+ public:
+  DecoderModel(std::string class_name, DecoderNames names);
+
+  Value forward(Trace& trace, Value ids) const override;
+
+  /// The part before the final norm, which MTP layers continue from.
+  Value before_norm(Trace& trace, Value ids) const;
+  Value normalize(Trace& trace, Value hidden) const { return call(trace, names_.norm, hidden); }
+  Value embed(Trace& trace, Value ids) const { return call(trace, names_.embeddings, ids); }
+
+  LayerList& layers() { return dynamic_cast<LayerList&>(child(names_.layers)); }
+  const LayerList& layers() const { return dynamic_cast<const LayerList&>(child(names_.layers)); }
+  Module& embeddings() { return child(names_.embeddings); }
+
+ private:
+  DecoderNames names_;
+};
+
+/// A decoder with its head as published: logits for every row. A checkpoint without a head class has
+/// only the decoder.
+class TCAST_API CausalLm : public ModuleOf<CausalLm> {
+ public:
+  explicit CausalLm(std::string class_name) : ModuleOf(std::move(class_name)) {}
+
+  Value forward(Trace& trace, Value ids) const override;
+
+  DecoderModel& decoder() { return dynamic_cast<DecoderModel&>(child("model")); }
+  const DecoderModel& decoder() const { return dynamic_cast<const DecoderModel&>(child("model")); }
+  const Module* head() const { return find_child("lm_head"); }
+  Module* head() { return find_child("lm_head"); }
+};
+
+/// The one forward interface that wrap_model gives every language model: token ids in, logits out for
+/// the rows that need them (prefill: the last of each request, decode: all), then the predictions of
+/// the MTP layers. Its only child has an empty name, so paths stay those of the model.
+class TCAST_API LanguageModelWrapper : public ModuleOf<LanguageModelWrapper> {
+ public:
+  explicit LanguageModelWrapper(std::unique_ptr<Module> model);
+
+  Value forward(Trace& trace, Value ids) const override;
+
+  CausalLm& model() { return dynamic_cast<CausalLm&>(*children()[0]); }
+  const CausalLm& model() const { return dynamic_cast<const CausalLm&>(*children()[0]); }
+
+  /// Tokens to predict beyond the next one; the MTP layers stand at the end of the layer list.
+  void set_mtp_tokens(std::int64_t tokens) { mtp_tokens_ = tokens; }
+
+ private:
+  std::int64_t mtp_tokens_ = 0;
+};
+
+}  // namespace tcast

@@ -1,0 +1,484 @@
+#include "tcast/model/decoder_spec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/model/rope.h"
+
+namespace tcast {
+namespace {
+
+struct ActivationName {
+  const char* name;
+  ElementwiseKind kind;
+};
+
+// HuggingFace's ACT2FN names of the activations that have a gated form here.
+constexpr ActivationName activation_names[] = {
+    {"silu", ElementwiseKind::silu},
+    {"swish", ElementwiseKind::silu},
+    {"gelu", ElementwiseKind::gelu},
+    {"gelu_pytorch_tanh", ElementwiseKind::gelu_tanh},
+    {"gelu_new", ElementwiseKind::gelu_tanh},
+    {"gelu_tanh", ElementwiseKind::gelu_tanh},
+};
+
+std::optional<ElementwiseKind> find_activation(const std::string& name) {
+  for (const ActivationName& known : activation_names) {
+    if (name == known.name) return known.kind;
+  }
+  return std::nullopt;
+}
+
+ElementwiseKind read_activation(const HfConfig& config) {
+  const auto name = config.get_or<std::string>("hidden_act", "silu");
+  const std::optional<ElementwiseKind> kind = find_activation(name);
+  if (!kind) {
+    std::vector<std::string> known;
+    for (const ActivationName& activation : activation_names) known.emplace_back(activation.name);
+    config.fail("hidden_act", fmt::format("'{}' is not an activation that tcast knows", name),
+                did_you_mean(name, known, fmt::format("known are {}", join(known, ", "))));
+  }
+  return *kind;
+}
+
+// --- the fields that a profile may change --------------------------------------------------------
+
+using Setter = std::function<void(const Node&)>;
+struct Field {
+  const char* name;
+  Setter set;
+};
+
+void apply_fields(const Node& map, const std::vector<Field>& fields) {
+  for (const std::string& key : map.keys()) {
+    const Node value = map.at(key);
+    const auto found = std::find_if(fields.begin(), fields.end(),
+                                    [&](const Field& field) { return key == field.name; });
+    if (found == fields.end()) {
+      std::vector<std::string> known;
+      for (const Field& field : fields) known.emplace_back(field.name);
+      value.fail(fmt::format("unknown field '{}'", key),
+                 did_you_mean(key, known, fmt::format("known are {}", join(known, ", "))));
+    }
+    found->set(value);
+  }
+}
+
+Setter to(std::string& target) {
+  return [&target](const Node& value) { target = value.as_string(); };
+}
+Setter to(bool& target) {
+  return [&target](const Node& value) { target = value.as_bool(); };
+}
+Setter to(double& target) {
+  return [&target](const Node& value) { target = value.as_number(); };
+}
+Setter to(std::int64_t& target) {
+  return [&target](const Node& value) {
+    target = value.as_int();
+    if (target < 0) value.fail_expected("a whole number >= 0");
+  };
+}
+
+/// A field whose value is a config key that gives the number, or the number itself: a profile
+/// describes a model type, not one size of it.
+Setter size_from(std::int64_t& target, const HfConfig& config) {
+  return [&target, &config](const Node& value) {
+    if (value.is_string()) {
+      target = config.get_size(value.as_string());
+    } else {
+      target = value.as_int();
+      if (target < 0) value.fail_expected("a whole number >= 0, or the config key that gives it");
+    }
+  };
+}
+
+void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
+  if (!context.profile.architecture) return;
+  const HfConfig& config = context.config;
+  auto moe_fields = [&](const Node& node) {
+    if (!spec.moe) node.fail("the base architecture has no experts", "choose a base that has");
+    MoeSpec& moe = *spec.moe;
+    apply_fields(
+        node,
+        {{"block_class", to(moe.block_class)},
+         {"router_class", to(moe.router_class)},
+         {"expert_class", to(moe.expert_class)},
+         {"num_experts", size_from(moe.routing.num_experts, config)},
+         {"num_experts_per_tok", size_from(moe.routing.top_k, config)},
+         {"intermediate_size", size_from(moe.intermediate_size, config)},
+         {"shared_intermediate_size", size_from(moe.shared_intermediate_size, config)},
+         {"shared_gate", to(moe.shared_gate)},
+         {"norm_topk_prob", to(moe.routing.normalize)},
+         {"routed_scaling_factor", to(moe.routing.scale)},
+         {"scoring_func",
+          [&](const Node& value) {
+            const std::string name = value.as_string();
+            if (name != "softmax" && name != "sigmoid") value.fail_expected("softmax or sigmoid");
+            moe.routing.score = name == "sigmoid" ? RouterScore::sigmoid : RouterScore::softmax;
+          }},
+         {"correction_bias", to(moe.routing.correction_bias)},
+         {"first_dense_layers",
+          [&](const Node& value) {
+            std::int64_t dense = 0;
+            size_from(dense, config)(value);
+            for (std::size_t i = 0; i < moe.layers.size(); ++i) {
+              moe.layers[i] = static_cast<std::int64_t>(i) >= dense;
+            }
+          }},
+         {"gate_proj", to(moe.expert_names.gate)},
+         {"up_proj", to(moe.expert_names.up)},
+         {"down_proj", to(moe.expert_names.down)},
+         {"gate", to(moe.names.gate)},
+         {"experts", to(moe.names.experts)},
+         {"shared_experts", to(moe.names.shared_experts)},
+         {"shared_experts_gate", to(moe.names.shared_experts_gate)}});
+  };
+  auto name_fields = [&](const Node& node) {
+    apply_fields(node, {{"embed_tokens", to(spec.names.embeddings)},
+                        {"layers", to(spec.names.layers)},
+                        {"norm", to(spec.names.norm)},
+                        {"rotary_emb", to(spec.names.rotary)},
+                        {"self_attn", to(spec.layer_names.attention)},
+                        {"mlp", to(spec.layer_names.mlp)},
+                        {"input_layernorm", to(spec.layer_names.attention_norm)},
+                        {"attention_out_norm", to(spec.layer_names.attention_out_norm)},
+                        {"post_attention_layernorm", to(spec.layer_names.mlp_norm)},
+                        {"mlp_out_norm", to(spec.layer_names.mlp_out_norm)},
+                        {"q_proj", to(spec.attention_names.q_proj)},
+                        {"k_proj", to(spec.attention_names.k_proj)},
+                        {"v_proj", to(spec.attention_names.v_proj)},
+                        {"query_key_value", to(spec.attention_names.qkv)},
+                        {"o_proj", to(spec.attention_names.o_proj)},
+                        {"q_norm", to(spec.attention_names.q_norm)},
+                        {"k_norm", to(spec.attention_names.k_norm)},
+                        {"gate_proj", to(spec.mlp_names.gate)},
+                        {"up_proj", to(spec.mlp_names.up)},
+                        {"down_proj", to(spec.mlp_names.down)}});
+  };
+  apply_fields(
+      *context.profile.architecture,
+      {{"class_prefix", to(spec.class_prefix)},
+       {"hidden_act",
+        [&](const Node& value) {
+          const std::optional<ElementwiseKind> kind = find_activation(value.as_string());
+          if (!kind) value.fail_expected("silu, gelu or gelu_pytorch_tanh");
+          spec.activation = *kind;
+        }},
+       {"tie_word_embeddings", to(spec.tie_word_embeddings)},
+       {"intermediate_size", size_from(spec.intermediate_size, config)},
+       {"num_key_value_heads", size_from(spec.num_key_value_heads, config)},
+       {"head_dim", size_from(spec.head_dim, config)},
+       {"qkv_bias", to(spec.qkv_bias)},
+       {"output_bias", to(spec.output_bias)},
+       {"mlp_bias", to(spec.mlp_bias)},
+       {"qk_norm", to(spec.qk_norm)},
+       {"partial_rotary_factor", to(spec.rotary_fraction)},
+       {"rope_interleave", to(spec.rotary_interleaved)},
+       {"sliding_window", size_from(spec.sliding_window, config)},
+       {"moe", moe_fields},
+       {"names", name_fields}});
+}
+
+// --- building ------------------------------------------------------------------------------------
+
+class Builder {
+ public:
+  Builder(const DecoderSpec& spec, const ArchitectureContext& context)
+      : spec_(spec), config_(context.config) {}
+
+  std::unique_ptr<Module> build() const {
+    auto lm = std::make_unique<CausalLm>(spec_.class_prefix + "ForCausalLM");
+    auto decoder = std::make_unique<DecoderModel>(spec_.class_prefix + "Model", spec_.names);
+    decoder->add_child(spec_.names.embeddings,
+                       std::make_unique<Embedding>(spec_.vocab_size, spec_.hidden_size, spec_.dtype));
+    decoder->add_child(spec_.names.layers, layers());
+    decoder->add_child(spec_.names.norm, norm(spec_.hidden_size));
+    if (!spec_.rotary_per_layer) decoder->add_child(spec_.names.rotary, rotary());
+    lm->add_child("model", std::move(decoder));
+
+    auto head = std::make_unique<Linear>(spec_.hidden_size, spec_.vocab_size, false, spec_.dtype);
+    if (spec_.tie_word_embeddings) {
+      head->parameters()[0].tied_to = fmt::format("model.{}.weight", spec_.names.embeddings);
+    }
+    lm->add_child("lm_head", std::move(head));
+    return lm;
+  }
+
+ private:
+  std::unique_ptr<Module> layers() const {
+    auto list = std::make_unique<LayerList>();
+    std::int64_t first = 0;
+    while (first < spec_.num_hidden_layers) {
+      std::int64_t end = first + 1;
+      while (end < spec_.num_hidden_layers && has_experts(end) == has_experts(first) &&
+             window(end) == window(first)) {
+        ++end;
+      }
+      list->append(layer(first), end - first);
+      first = end;
+    }
+    return list;
+  }
+
+  bool has_experts(std::int64_t layer) const {
+    return spec_.moe && spec_.moe->layers[static_cast<std::size_t>(layer)];
+  }
+
+  std::int64_t window(std::int64_t layer) const {
+    if (spec_.window_layers.empty()) return spec_.sliding_window;
+    return spec_.window_layers[static_cast<std::size_t>(layer)] ? spec_.sliding_window : 0;
+  }
+
+  std::unique_ptr<Module> layer(std::int64_t index) const {
+    const LayerNames& names = spec_.layer_names;
+    auto layer = std::make_unique<DecoderLayer>(spec_.class_prefix + "DecoderLayer", names);
+    AttentionSpan span;
+    span.window = window(index);
+    layer->add_child(names.attention, spec_.latent ? latent_attention(span) : attention(span));
+    layer->add_child(names.mlp, has_experts(index)
+                                    ? experts()
+                                    : mlp(spec_.class_prefix + "MLP", spec_.intermediate_size,
+                                          spec_.mlp_names, spec_.mlp_bias));
+    for (const std::string& name : {names.attention_norm, names.attention_out_norm, names.mlp_norm,
+                                    names.mlp_out_norm}) {
+      if (!name.empty()) layer->add_child(name, norm(spec_.hidden_size));
+    }
+    return layer;
+  }
+
+  std::unique_ptr<Module> norm(std::int64_t width) const {
+    return std::make_unique<Normalization>(spec_.class_prefix + "RMSNorm", NormKind::rms, width,
+                                           spec_.norm_epsilon, false, 0.0, spec_.dtype);
+  }
+
+  std::unique_ptr<Module> linear(std::int64_t in, std::int64_t out, bool bias,
+                                 InitRole role = InitRole::matrix) const {
+    return std::make_unique<Linear>(in, out, bias, spec_.dtype, role);
+  }
+
+  std::int64_t rotary_dim() const {
+    if (spec_.latent) return spec_.latent->qk_rope_head_dim;
+    return static_cast<std::int64_t>(static_cast<double>(spec_.head_dim) * spec_.rotary_fraction);
+  }
+
+  std::unique_ptr<Module> rotary() const {
+    auto rotary = std::make_unique<RotaryEmbedding>(spec_.class_prefix + "RotaryEmbedding",
+                                                    "default", rotary_dim(), spec_.dtype);
+    for (Attribute& attribute : read_rope(config_).attributes()) {
+      rotary->set_attribute(std::move(attribute.name), std::move(attribute.value));
+    }
+    return rotary;
+  }
+
+  std::unique_ptr<Module> attention(const AttentionSpan& span) const {
+    const AttentionNames& names = spec_.attention_names;
+    AttentionConfig config;
+    config.num_heads = spec_.num_attention_heads;
+    config.num_kv_heads = spec_.num_key_value_heads;
+    config.head_dim = spec_.head_dim;
+    config.rotary_dim = rotary_dim();
+    config.rotary_interleaved = spec_.rotary_interleaved;
+    config.span = span;
+    config.scale = 1 / std::sqrt(static_cast<double>(spec_.head_dim));
+    const std::int64_t q_width = config.num_heads * config.head_dim;
+    const std::int64_t kv_width = config.num_kv_heads * config.head_dim;
+    const std::int64_t hidden = spec_.hidden_size;
+    auto module = std::make_unique<EagerAttention>(spec_.class_prefix + "Attention", config, names);
+    if (!names.qkv.empty()) {
+      module->add_child(names.qkv,
+                        linear(hidden, q_width + 2 * kv_width, spec_.qkv_bias, InitRole::query_key));
+    } else {
+      module->add_child(names.q_proj, linear(hidden, q_width, spec_.qkv_bias, InitRole::query_key));
+      module->add_child(names.k_proj,
+                        linear(hidden, kv_width, spec_.qkv_bias, InitRole::query_key));
+      module->add_child(names.v_proj, linear(hidden, kv_width, spec_.qkv_bias));
+    }
+    module->add_child(names.o_proj, linear(q_width, hidden, spec_.output_bias));
+    if (spec_.qk_norm) {
+      module->add_child(names.q_norm, norm(spec_.head_dim));
+      module->add_child(names.k_norm, norm(spec_.head_dim));
+    }
+    if (spec_.rotary_per_layer) module->add_child("rotary_emb", rotary());
+    return module;
+  }
+
+  std::unique_ptr<Module> latent_attention(const AttentionSpan& span) const {
+    LatentAttentionConfig config = *spec_.latent;
+    config.span = span;
+    const MlaFieldNames names;
+    const std::int64_t hidden = spec_.hidden_size;
+    const std::int64_t q_width = config.num_heads * config.qk_head_dim();
+    auto module = std::make_unique<EagerLatentAttention>(spec_.class_prefix + "Attention", config,
+                                                         names);
+    if (config.q_lora_rank > 0) {
+      module->add_child(names.q_a_proj, linear(hidden, config.q_lora_rank, spec_.qkv_bias));
+      module->add_child(names.q_a_layernorm, norm(config.q_lora_rank));
+      module->add_child(names.q_b_proj,
+                        linear(config.q_lora_rank, q_width, false, InitRole::query_key));
+    } else {
+      module->add_child(names.q_proj, linear(hidden, q_width, false, InitRole::query_key));
+    }
+    module->add_child(
+        names.kv_a_proj_with_mqa,
+        linear(hidden, config.kv_lora_rank + config.qk_rope_head_dim, spec_.qkv_bias));
+    module->add_child(names.kv_a_layernorm, norm(config.kv_lora_rank));
+    module->add_child(names.kv_b_proj,
+                      linear(config.kv_lora_rank,
+                             config.num_heads * (config.qk_nope_head_dim + config.v_head_dim),
+                             false));
+    module->add_child(names.o_proj,
+                      linear(config.num_heads * config.v_head_dim, hidden, spec_.output_bias));
+    return module;
+  }
+
+  std::unique_ptr<Module> mlp(const std::string& class_name, std::int64_t width,
+                              const MlpNames& names, bool bias) const {
+    auto module = std::make_unique<Mlp>(class_name, names, spec_.activation);
+    if (!names.gate.empty()) module->add_child(names.gate, linear(spec_.hidden_size, width, bias));
+    module->add_child(names.up, linear(spec_.hidden_size, width, bias));
+    module->add_child(names.down, linear(width, spec_.hidden_size, bias));
+    return module;
+  }
+
+  std::unique_ptr<Module> experts() const {
+    const MoeSpec& moe = *spec_.moe;
+    auto block = std::make_unique<EagerMoe>(moe.block_class, moe.routing, moe.names);
+    auto gate = std::make_unique<Linear>(spec_.hidden_size, moe.routing.num_experts, false,
+                                         spec_.dtype);
+    gate->set_hf_class_name(moe.router_class);
+    gate->set_output_dtype(DType::f32);
+    if (moe.routing.correction_bias) {
+      Parameter bias;
+      bias.name = "e_score_correction_bias";
+      bias.shape = {moe.routing.num_experts};
+      bias.dtype = DType::f32;
+      bias.role = InitRole::router_bias;
+      bias.buffer = true;
+      gate->add_parameter(std::move(bias));
+    }
+    block->add_child(moe.names.gate, std::move(gate));
+    auto list = std::make_unique<ModuleList>();
+    list->append(mlp(moe.expert_class, moe.intermediate_size, moe.expert_names, false),
+                 moe.routing.num_experts);
+    block->add_child(moe.names.experts, std::move(list));
+    if (moe.shared_intermediate_size > 0) {
+      block->add_child(moe.names.shared_experts,
+                       mlp(moe.expert_class, moe.shared_intermediate_size, spec_.mlp_names, false));
+      if (moe.shared_gate) {
+        block->add_child(moe.names.shared_experts_gate, linear(spec_.hidden_size, 1, false));
+      }
+    }
+    return block;
+  }
+
+  const DecoderSpec& spec_;
+  const HfConfig& config_;
+};
+
+void require_divides(const HfConfig& config, const char* key, std::int64_t whole,
+                     std::int64_t part, const char* whole_name) {
+  if (part > 0 && whole % part == 0) return;
+  config.fail(key, fmt::format("{} does not divide {} {}", part, whole_name, whole));
+}
+
+}  // namespace
+
+DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string class_prefix,
+                              const DecoderDefaults& defaults) {
+  const HfConfig& config = context.config;
+  DecoderSpec spec;
+  spec.class_prefix = std::move(class_prefix);
+  spec.dtype = DType::bf16;
+  if (context.options.dtype) {
+    spec.dtype = *context.options.dtype;
+  } else if (const std::optional<DType> dtype = config.checkpoint_dtype()) {
+    spec.dtype = *dtype;
+  } else {
+    context.assumptions.emplace_back("torch_dtype is absent: bfloat16 weights");
+  }
+  spec.vocab_size = config.get_size("vocab_size");
+  spec.hidden_size = config.get_size("hidden_size");
+  spec.intermediate_size = config.get_size("intermediate_size");
+  spec.num_hidden_layers = config.get_size("num_hidden_layers");
+  // Far more layers than any model has: refused before a tree of that size is built.
+  constexpr std::int64_t most_layers = 100'000;
+  if (spec.num_hidden_layers > most_layers) {
+    config.fail("num_hidden_layers",
+                fmt::format("expected at most {} layers, got {}", most_layers,
+                            spec.num_hidden_layers));
+  }
+  if (context.options.num_hidden_layers) {
+    spec.num_hidden_layers = *context.options.num_hidden_layers;
+  }
+  spec.num_attention_heads = config.get_size("num_attention_heads");
+  spec.num_key_value_heads = config.get_size_or(
+      "num_key_value_heads",
+      defaults.num_key_value_heads > 0 && !config.has("num_key_value_heads")
+          ? defaults.num_key_value_heads
+          : spec.num_attention_heads);
+  if (!config.has("num_key_value_heads")) {
+    context.assumptions.push_back(
+        fmt::format("num_key_value_heads is absent: {}", spec.num_key_value_heads));
+  }
+  spec.activation = read_activation(config);
+  spec.norm_epsilon = config.get_or<double>("rms_norm_eps", defaults.norm_epsilon);
+  spec.tie_word_embeddings =
+      config.get_or<bool>("tie_word_embeddings", defaults.tie_word_embeddings);
+  require_divides(config, "num_key_value_heads", spec.num_attention_heads,
+                  spec.num_key_value_heads, "num_attention_heads");
+  if (const auto head_dim = config.find<std::int64_t>("head_dim")) {
+    spec.head_dim = config.get_size("head_dim");
+  } else if (defaults.head_dim > 0) {
+    spec.head_dim = defaults.head_dim;
+  } else {
+    require_divides(config, "num_attention_heads", spec.hidden_size, spec.num_attention_heads,
+                    "hidden_size");
+    spec.head_dim = spec.hidden_size / spec.num_attention_heads;
+  }
+  return spec;
+}
+
+MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spec,
+                      std::string_view experts_key, std::int64_t default_top_k) {
+  const HfConfig& config = context.config;
+  MoeSpec moe;
+  moe.routing.num_experts = config.get_size(experts_key);
+  moe.routing.top_k = config.get_size_or("num_experts_per_tok", default_top_k);
+  if (moe.routing.top_k > moe.routing.num_experts) {
+    config.fail("num_experts_per_tok", fmt::format("a token cannot choose {} of {} experts",
+                                                   moe.routing.top_k, moe.routing.num_experts));
+  }
+  moe.expert_class = spec.class_prefix + "MLP";
+  moe.layers.assign(static_cast<std::size_t>(spec.num_hidden_layers), true);
+  return moe;
+}
+
+std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContext& context) {
+  apply_profile(context, spec);
+  if (spec.num_attention_heads % spec.num_key_value_heads != 0) {
+    context.config.fail("num_key_value_heads",
+                        fmt::format("{} does not divide num_attention_heads {}",
+                                    spec.num_key_value_heads, spec.num_attention_heads));
+  }
+  if (spec.moe) {
+    MoeSpec& moe = *spec.moe;
+    if (moe.intermediate_size <= 0) {
+      context.config.fail("moe_intermediate_size", "the experts have no intermediate size");
+    }
+    if (moe.routing.groups > 1) {
+      require_divides(context.config, "n_group", moe.routing.num_experts, moe.routing.groups,
+                      "the number of experts");
+    }
+  }
+  return Builder(spec, context).build();
+}
+
+}  // namespace tcast

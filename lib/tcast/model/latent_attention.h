@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "tcast/base/export.h"
+#include "tcast/config/model_profile.h"
+#include "tcast/model/attention.h"
+
+namespace tcast {
+
+/// Multi-head latent attention (DeepSeek-V2/V3): keys and values come from a low-rank latent of
+/// kv_lora_rank elements per token, plus one rotary key shared by all heads.
+struct LatentAttentionConfig {
+  std::int64_t num_heads = 1;
+  std::int64_t q_lora_rank = 0;  ///< 0: the query comes from one projection
+  std::int64_t kv_lora_rank = 1;
+  std::int64_t qk_nope_head_dim = 1;
+  std::int64_t qk_rope_head_dim = 1;
+  std::int64_t v_head_dim = 1;
+  bool rotary_interleaved = true;
+  std::string rotary_set = "default";
+  AttentionSpan span;
+  double scale = 1;
+
+  std::int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+};
+
+/// Shared part of all forms of latent attention: the projections and their sharding. Children carry
+/// the names of `names`.
+class TCAST_API LatentAttention : public AttentionModule {
+ public:
+  LatentAttention(std::string class_name, LatentAttentionConfig config, MlaFieldNames names);
+  /// Another form of `original`, whose content it takes over.
+  LatentAttention(std::string class_name, LatentAttention& original);
+
+  const LatentAttentionConfig& config() const { return config_; }
+  const MlaFieldNames& names() const { return names_; }
+
+  void shard_heads(RankGroup group, const std::string& path) override;
+
+ protected:
+  std::int64_t local_heads() const { return local_heads_; }
+  /// q [tokens, local heads * qk_head_dim], before the rotary embedding.
+  Value project_query(Trace& trace, Value hidden) const;
+  struct Latent {
+    Value latent;    ///< [tokens, kv_lora_rank], normalized
+    Value rotary_k;  ///< [tokens, qk_rope_head_dim], before the rotary embedding
+  };
+  Latent project_latent(Trace& trace, Value hidden) const;
+  struct Expanded {
+    Value q;  ///< [tokens, local heads * qk_head_dim], rotated
+    Value k;  ///< the same shape
+    Value v;  ///< [tokens, local heads * v_head_dim]
+  };
+  /// Queries, keys and values of the new tokens, for every head; `fused` chooses the rotary form.
+  Expanded expand(Trace& trace, Value hidden, bool fused) const;
+
+ private:
+  LatentAttentionConfig config_;
+  MlaFieldNames names_;
+  std::int64_t local_heads_;
+};
+
+/// As HuggingFace computes it: keys and values expanded for every head, cached expanded, score
+/// matrix in memory.
+class TCAST_API EagerLatentAttention : public ModuleOf<EagerLatentAttention, LatentAttention> {
+ public:
+  using ModuleOf::ModuleOf;
+  Value forward(Trace& trace, Value hidden) const override;
+  std::unique_ptr<Module> make_paged(const CacheOptions& options) override;
+  bool set_cache_dtype(DType) override { return false; }
+};
+
+/// Expanded keys and values in a paged cache, fused attention.
+class TCAST_API PagedExpandedAttention : public ModuleOf<PagedExpandedAttention, LatentAttention> {
+ public:
+  PagedExpandedAttention(LatentAttention& original, const CacheOptions& options);
+  Value forward(Trace& trace, Value hidden) const override;
+  std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
+  bool set_cache_dtype(DType dtype) override;
+
+ private:
+  CacheOptions cache_;
+};
+
+/// Only the latent and the rotary key are cached. Decode works in the latent space: the halves of
+/// kv_b_proj are absorbed into query and output, and all heads share one key row. Prefill expands
+/// the latent, because then the expanded form takes fewer operations.
+class TCAST_API MultiheadLatentAttention
+    : public ModuleOf<MultiheadLatentAttention, LatentAttention> {
+ public:
+  MultiheadLatentAttention(LatentAttention& original, const CacheOptions& options);
+  Value forward(Trace& trace, Value hidden) const override;
+  std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
+  bool set_cache_dtype(DType dtype) override;
+
+ private:
+  Value attend_absorbed(Trace& trace, Value q_nope, Value q_rope, Value cache) const;
+  Value attend_expanded(Trace& trace, Value q, Value latent, Value rotary_k, Value cache) const;
+
+  CacheOptions cache_;
+};
+
+}  // namespace tcast

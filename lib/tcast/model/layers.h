@@ -1,0 +1,134 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tcast/base/export.h"
+#include "tcast/base/units.h"
+#include "tcast/config/options.h"
+#include "tcast/model/module.h"
+
+namespace tcast {
+
+/// Ranks that work together on one tensor: `size` of them, `stride` apart in device numbers.
+struct RankGroup {
+  std::int64_t size = 1;
+  std::int64_t stride = 1;
+
+  bool operator==(const RankGroup&) const = default;
+};
+
+/// How a quantized linear stores its weight and treats its input.
+struct LinearQuantization {
+  LinearScheme scheme = LinearScheme::none;
+  DType weight = DType::i8;
+  WeightScales scales;
+  /// Input dtype of the product; the same as the activations for weight-only schemes.
+  std::optional<DType> activation;
+  /// Elements that share an activation scale: 0 a whole row, < 0 one fixed scale.
+  std::int64_t activation_group = 0;
+
+  std::string describe() const;
+};
+
+/// y = x W^T + b. Parameters: weight [out, in], bias [out]. Quantized and sharded forms are
+/// settings of the same class: what changes is the product that it traces.
+class TCAST_API Linear : public ModuleOf<Linear> {
+ public:
+  Linear(std::int64_t in_features, std::int64_t out_features, bool bias, DType dtype,
+         InitRole role = InitRole::matrix);
+
+  Value forward(Trace& trace, Value input) const override;
+
+  std::int64_t out_features() const { return parameters()[0].shape[0]; }
+  std::int64_t in_features() const { return parameters()[0].shape[1]; }
+  const Parameter& weight() const { return parameters()[0]; }
+  bool has_bias() const { return find_parameter("bias") != nullptr; }
+
+  /// Logits of a router or a head come out in f32 even when the model is in 16 bit.
+  void set_output_dtype(DType dtype) { output_dtype_ = dtype; }
+
+  /// Stores the weight as `quantization` says and adds its scales.
+  void quantize(const LinearQuantization& quantization);
+  const std::optional<LinearQuantization>& quantization() const { return quantization_; }
+
+  /// Cuts the outputs over the group; segments are pieces of the output that are cut on their own
+  /// (empty: one piece). With `gather`, the results are put together again afterwards.
+  void shard_columns(RankGroup group, std::vector<ShardSegment> segments = {}, bool gather = false);
+  /// Cuts the inputs over the group; partial results are summed by an all-reduce, unless the caller
+  /// does that later (`reduce` false).
+  void shard_rows(RankGroup group, bool reduce = true);
+
+  /// Converts an activation for this linear's product: x itself, or quantized.
+  Value prepare_input(Trace& trace, Value x) const;
+
+ private:
+  enum class Sharding : std::uint8_t { none, columns, rows };
+
+  void name_class();
+
+  std::optional<DType> output_dtype_;
+  std::optional<LinearQuantization> quantization_;
+  Sharding sharding_ = Sharding::none;
+  RankGroup group_;
+  bool communicate_ = false;
+};
+
+/// Rows of a table. Parameter: weight [rows, width]. Input: ids [tokens]; result [tokens, width].
+class TCAST_API Embedding : public ModuleOf<Embedding> {
+ public:
+  Embedding(std::int64_t rows, std::int64_t width, DType dtype);
+
+  Value forward(Trace& trace, Value ids) const override;
+
+  /// Cuts the rows (the vocabulary, padded to divide) over the group; the parts are summed.
+  void shard_rows(RankGroup group);
+
+ private:
+  RankGroup group_;
+};
+
+/// RMSNorm or LayerNorm over the last `width` elements. Parameters: weight, [bias].
+class TCAST_API Normalization : public ModuleOf<Normalization> {
+ public:
+  Normalization(std::string class_name, NormKind kind, std::int64_t width, double epsilon,
+                bool bias, double weight_offset, DType dtype);
+
+  Value forward(Trace& trace, Value input) const override;
+
+ private:
+  NormKind kind_;
+  std::int64_t width_;
+  double epsilon_;
+  double weight_offset_;
+};
+
+/// cos and sin of rotary position embeddings; hands them to the attention modules under the name of
+/// its set. Takes part in the forward without an input of its own.
+class TCAST_API RotaryEmbedding : public ModuleOf<RotaryEmbedding> {
+ public:
+  RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim, DType dtype);
+
+  /// Traces the tables for this pass and sets them.
+  void provide(Trace& trace, Value positions) const;
+
+  /// From now on rows are looked up in tables made once.
+  void cache_tables();
+  bool cached() const { return cached_; }
+
+ private:
+  std::string set_;
+  std::int64_t rotary_dim_;
+  DType dtype_;
+  bool cached_ = false;
+};
+
+/// The product of x with a weight as a linear's quantization says; shared by Linear and the grouped
+/// experts. Scales of weight [rows, columns] that belong to `parameter`'s local shape.
+TCAST_API std::int64_t local_scale_count(const LinearQuantization& quantization,
+                                         const Parameter& weight);
+
+}  // namespace tcast

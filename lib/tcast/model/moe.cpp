@@ -1,0 +1,445 @@
+#include "tcast/model/moe.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+
+namespace tcast {
+namespace {
+
+/// Scores and selection: weights (the result) and indices (the tensor after it).
+Value route(Trace& trace, const MoeConfig& config, Value logits, const Module& gate) {
+  Route op;
+  op.tokens = trace.shape(logits)[0];
+  op.experts = config.num_experts;
+  op.top_k = config.top_k;
+  op.score = config.score;
+  op.groups = config.groups;
+  op.topk_groups = config.topk_groups;
+  op.correction_bias = config.correction_bias;
+  op.normalize = config.normalize;
+  op.scale = config.scale;
+  op.dtype = trace.dtype(logits);
+  Operands operands{logits};
+  for (const Parameter& parameter : gate.parameters()) {
+    if (parameter.buffer) operands.push(trace.parameter(parameter));
+  }
+  const Shape shape{op.tokens, op.top_k};
+  const Value weights = trace.emit(op, operands, shape, DType::f32);
+  trace.add_result(shape, DType::i32);
+  return weights;
+}
+
+Value indices_of(Value weights) { return {weights.frame, weights.tensor + 1}; }
+Value counts_of(Value permuted) { return {permuted.frame, permuted.tensor + 1}; }
+
+const Linear& linear_of(const Module& mlp, const std::string& name) {
+  return dynamic_cast<const Linear&>(mlp.child(name));
+}
+Linear& linear_of(Module& mlp, const std::string& name) {
+  return dynamic_cast<Linear&>(mlp.child(name));
+}
+
+}  // namespace
+
+ElementwiseKind gated(ElementwiseKind activation) {
+  switch (activation) {
+    case ElementwiseKind::silu:
+      return ElementwiseKind::silu_mul;
+    case ElementwiseKind::gelu:
+      return ElementwiseKind::gelu_mul;
+    case ElementwiseKind::gelu_tanh:
+      return ElementwiseKind::gelu_tanh_mul;
+    default:
+      throw InternalError("no gated form of this activation");
+  }
+}
+
+ExpertLoad expert_load(std::int64_t total_rows, std::int64_t experts, std::int64_t ranks,
+                       double skew) {
+  const std::int64_t local = ceil_div(experts, ranks);
+  ExpertLoad load;
+  if (total_rows <= 0) return load;
+  if (skew <= 0) {
+    load.rows = ceil_div(total_rows, ranks);
+    load.active_experts = std::min(local, load.rows);
+    return load;
+  }
+  double all = 0;
+  double own = 0;
+  double active = 0;
+  for (std::int64_t i = 0; i < experts; ++i) all += std::pow(static_cast<double>(i + 1), -skew);
+  for (std::int64_t i = 0; i < experts; i += ranks) {
+    const double share = std::pow(static_cast<double>(i + 1), -skew) / all;
+    own += share;
+    active += std::min(1.0, share * static_cast<double>(total_rows));
+  }
+  load.rows = static_cast<std::int64_t>(std::ceil(own * static_cast<double>(total_rows)));
+  load.active_experts =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(active)), 1, local);
+  return load;
+}
+
+// --- Mlp -----------------------------------------------------------------------------------------
+
+Mlp::Mlp(std::string class_name, MlpNames names, ElementwiseKind activation)
+    : ModuleOf(std::move(class_name)), names_(std::move(names)), activation_(activation) {
+  set_attribute("activation", std::string(name_of(activation_)));
+}
+
+Value Mlp::forward(Trace& trace, Value input) const {
+  if (names_.gate.empty()) {
+    return call(trace, names_.down, trace.unary(activation_, call(trace, names_.up, input)));
+  }
+  const Value gate = call(trace, names_.gate, input);
+  const Value up = call(trace, names_.up, input);
+  return call(trace, names_.down, trace.binary(gated(activation_), gate, up));
+}
+
+void Mlp::shard(RankGroup group, bool reduce, const std::string& path) {
+  const std::int64_t width = linear_of(*this, names_.up).out_features();
+  if (width % group.size != 0) {
+    throw Error(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks", path,
+                            width, group.size),
+                fmt::format("choose a number of ranks that divides {}", width));
+  }
+  if (!names_.gate.empty()) linear_of(*this, names_.gate).shard_columns(group);
+  linear_of(*this, names_.up).shard_columns(group);
+  linear_of(*this, names_.down).shard_rows(group, reduce);
+}
+
+// --- eager ---------------------------------------------------------------------------------------
+
+EagerMoe::EagerMoe(std::string class_name, MoeConfig config, MoeFieldNames names)
+    : ModuleOf(std::move(class_name)), config_(config), names_(std::move(names)) {
+  set_moe_attributes(*this, config_, names_);
+}
+
+Value EagerMoe::forward(Trace& trace, Value input) const {
+  const Shape shape = trace.shape(input);
+  const std::int64_t tokens = shape[0];
+  const std::int64_t hidden = shape[1];
+  const DType dtype = trace.dtype(input);
+  const Module& gate = child(names_.gate);
+  const Value weights = route(trace, config_, gate(trace, input), gate);
+
+  // The loop over experts. Rows are dealt evenly: the first of them may get one more; an expert
+  // without rows is not computed.
+  const Module& list = child(names_.experts);
+  const ScopeGuard in_list(trace, list.name(), list.class_name(), false);
+  const std::int64_t total = tokens * config_.top_k;
+  Value sum = trace.input(shape, dtype);
+  for (const auto& node : list.children()) {
+    for (std::int64_t i = 0; i < node->members().count; ++i) {
+      const std::int64_t expert = node->members().first + i;
+      const std::int64_t rows =
+          total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
+      if (rows == 0) continue;
+      Permute pick;
+      pick.tokens = rows;
+      pick.rows = rows;
+      pick.width = hidden;
+      pick.expert = expert;
+      pick.dtype = dtype;
+      const Value own = trace.emit(pick, {input, indices_of(weights)}, {rows, hidden}, dtype);
+      const Value out = (*node)(trace, own);
+      Combine add;
+      add.tokens = rows;
+      add.rows = rows;
+      add.width = hidden;
+      add.expert = expert;
+      add.dtype = dtype;
+      // In place: the sum's memory is read and written where the expert's tokens stand.
+      trace.emit_in_place(add, {out, weights, indices_of(weights), sum});
+    }
+  }
+  if (find_child(names_.shared_experts) != nullptr) {
+    Value shared = call(trace, names_.shared_experts, input);
+    if (find_child(names_.shared_experts_gate) != nullptr) {
+      const Value logit = call(trace, names_.shared_experts_gate, input);
+      shared = trace.binary(ElementwiseKind::multiply, shared,
+                            trace.unary(ElementwiseKind::sigmoid, logit));
+    }
+    sum = trace.add(sum, shared);
+  }
+  return sum;
+}
+
+// --- grouped experts -----------------------------------------------------------------------------
+
+GroupedExperts::GroupedExperts(Module& list) : ModuleOf("GroupedExperts") { take_over(list); }
+
+namespace {
+
+Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
+                     std::int64_t experts, const ExpertLoad& load) {
+  const ScopeGuard scope(trace, linear.name(), linear.class_name(), false);
+  const Parameter& weight = linear.weight();
+  const Shape local = weight.local_shape();
+  const DType activation = trace.dtype(x);
+  const Value input = linear.prepare_input(trace, x);
+  GroupedMatMul op;
+  op.experts = experts;
+  op.active_experts = load.active_experts;
+  op.rows = load.rows;
+  op.n = local[0];
+  op.k = local[1];
+  op.input = trace.dtype(input);
+  op.weight = weight.dtype;
+  op.output = activation;
+  op.compute = op.input;
+  Operands operands{input, trace.parameter(weight, experts), counts};
+  if (const auto& quantization = linear.quantization()) {
+    op.weight_scales = local_scale_count(*quantization, weight);
+    for (const Parameter& parameter : linear.parameters()) {
+      if (parameter.scale) operands.push(trace.parameter(parameter, experts));
+    }
+    if (quantization->activation && quantization->activation_group >= 0) {
+      const std::int64_t group = quantization->activation_group;
+      op.activation_scales = op.rows * (group > 0 ? ceil_div(op.k, group) : 1);
+      operands.push(trace.scales_of(input));
+    }
+  }
+  return trace.emit(op, operands, {op.rows, op.n}, op.output);
+}
+
+}  // namespace
+
+Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const {
+  const ScopeGuard scope(trace, name(), class_name(), false);
+  const std::int64_t hidden = trace.shape(rows)[1];
+  std::int64_t local = 0;
+  for (const auto& node : children()) local += node->members().local_count;
+  Value joined;
+  std::int64_t done = 0;
+  std::int64_t rows_before = 0;
+  std::int64_t active_before = 0;
+  for (const auto& node : children()) {
+    const std::int64_t experts = node->members().local_count;
+    if (experts == 0) continue;
+    done += experts;
+    // Shares of neighbours add up to the whole, whatever the rounding.
+    ExpertLoad share;
+    share.rows = load.rows * done / local - rows_before;
+    share.active_experts = std::min(load.active_experts * done / local - active_before, share.rows);
+    rows_before += share.rows;
+    active_before += share.active_experts;
+    const auto& mlp = dynamic_cast<const Mlp&>(*node);
+    const ScopeGuard member(trace, node->name(), node->class_name(), true);
+    const Value own = experts == local ? rows : trace.view(rows, {share.rows, hidden});
+    const MlpNames& names = mlp.names();
+    Value activated;
+    if (names.gate.empty()) {
+      activated = trace.unary(mlp.activation(), grouped_matmul(trace, linear_of(mlp, names.up), own,
+                                                               counts, experts, share));
+    } else {
+      const Value gate =
+          grouped_matmul(trace, linear_of(mlp, names.gate), own, counts, experts, share);
+      const Value up = grouped_matmul(trace, linear_of(mlp, names.up), own, counts, experts, share);
+      activated = trace.binary(gated(mlp.activation()), gate, up);
+    }
+    const Value out =
+        grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts, share);
+    joined = done == experts ? out : trace.concat(joined, out, {rows_before, hidden});
+  }
+  return joined;
+}
+
+void GroupedExperts::shard_tensor(RankGroup group, const std::string& path) {
+  if (group.size == 1) return;
+  for (const auto& node : children()) {
+    dynamic_cast<Mlp&>(*node).shard(group, false, path + ".*");
+  }
+}
+
+void GroupedExperts::shard_experts(RankGroup group, const std::string& path) {
+  if (group.size == 1) return;
+  const std::int64_t experts = list_size();
+  if (experts % group.size != 0) {
+    throw Error(
+        fmt::format("{}: {} experts cannot be divided over ep {}", path, experts, group.size),
+        fmt::format("choose --ep so that it divides {}", experts));
+  }
+  const std::int64_t own = experts / group.size;
+  // The rank with the most bytes stands for all: experts may be stored differently.
+  std::int64_t best_rank = 0;
+  std::int64_t best_bytes = -1;
+  auto overlap = [own](const Module& node, std::int64_t rank) {
+    const std::int64_t begin = std::max(node.members().first, rank * own);
+    const std::int64_t end =
+        std::min(node.members().first + node.members().count, (rank + 1) * own);
+    return std::max<std::int64_t>(0, end - begin);
+  };
+  for (std::int64_t rank = 0; rank < group.size; ++rank) {
+    std::int64_t bytes = 0;
+    for (const auto& node : children()) {
+      const std::int64_t held = overlap(*node, rank);
+      if (held == 0) continue;
+      walk(*node, [&bytes, held](const Module& module, const ModulePath&) {
+        for (const Parameter& parameter : module.parameters()) {
+          bytes += held * parameter.local_bytes();
+        }
+      });
+    }
+    if (bytes > best_bytes) {
+      best_bytes = bytes;
+      best_rank = rank;
+    }
+    if (children().size() == 1) break;  // all ranks are alike
+  }
+  for (const auto& node : children()) node->set_local_count(overlap(*node, best_rank));
+  set_attribute("expert_parallel", group.size);
+}
+
+// --- fused ---------------------------------------------------------------------------------------
+
+FusedMoe::FusedMoe(Module& original, MoeConfig config, MoeFieldNames names, bool route_in_block,
+                   double skew)
+    : ModuleOf("FusedMoe"),
+      config_(config),
+      names_(std::move(names)),
+      route_in_block_(route_in_block),
+      skew_(skew) {
+  take_over(original);
+}
+
+Value FusedMoe::forward(Trace& trace, Value input) const {
+  const Shape shape = trace.shape(input);
+  const std::int64_t hidden = shape[1];
+  const std::int64_t ranks = parallel_.expert_group.size;
+  const std::int64_t tokens = ceil_div(shape[0], parallel_.token_slices.size);
+  const DType dtype = trace.dtype(input);
+
+  const Value x = parallel_.token_slices.size > 1 ? trace.view(input, {tokens, hidden}) : input;
+  const Module& gate = child(names_.gate);
+  const Value logits = gate(trace, x);
+  Value weights;
+  if (route_in_block_) {
+    weights = route(trace, config_, logits, gate);
+  } else {
+    const ScopeGuard scope(trace, gate.name(), gate.class_name(), false);
+    weights = route(trace, config_, logits, gate);
+  }
+
+  const std::int64_t sent = tokens * config_.top_k;
+  Permute permute;
+  permute.tokens = tokens;
+  permute.rows = sent;
+  permute.width = hidden;
+  permute.dtype = dtype;
+  Value rows = trace.emit(permute, {x, indices_of(weights)}, {sent, hidden}, dtype);
+  trace.add_result({config_.num_experts}, DType::i32);
+  const Value counts = counts_of(rows);
+
+  const ExpertLoad load = expert_load(sent * ranks, config_.num_experts, ranks, skew_);
+  const std::int64_t sent_bytes = bytes_of(std::max(sent, load.rows) * hidden, dtype);
+  rows = trace.collective(CollectiveKind::all_to_all, rows, sent_bytes, ranks,
+                          parallel_.expert_group.stride, {load.rows, hidden});
+  const auto& experts = dynamic_cast<const ExpertsModule&>(child(names_.experts));
+  rows = experts.run(trace, rows, counts, load);
+  rows = trace.collective(CollectiveKind::all_to_all, rows, sent_bytes, ranks,
+                          parallel_.expert_group.stride, {sent, hidden});
+
+  Combine combine;
+  combine.tokens = tokens;
+  combine.rows = sent;
+  combine.width = hidden;
+  combine.dtype = dtype;
+  Value out = trace.emit(combine, {rows, weights, indices_of(weights)}, {tokens, hidden}, dtype);
+  const bool reduce_together = reduce_group_.size > 1;
+  if (!reduce_together) {
+    out = trace.collective(CollectiveKind::all_reduce, out, bytes_of(tokens * hidden, dtype),
+                           parallel_.tensor_group.size, parallel_.tensor_group.stride,
+                           {tokens, hidden});
+  }
+  out = trace.collective(CollectiveKind::all_gather, out, bytes_of(shape.elements(), dtype),
+                         parallel_.token_slices.size, parallel_.token_slices.stride, shape);
+
+  if (find_child(names_.shared_experts) != nullptr) {
+    Value shared = call(trace, names_.shared_experts, input);
+    if (find_child(names_.shared_experts_gate) != nullptr) {
+      const Value logit = call(trace, names_.shared_experts_gate, input);
+      shared = trace.binary(ElementwiseKind::multiply, shared,
+                            trace.unary(ElementwiseKind::sigmoid, logit));
+    }
+    out = trace.add(out, shared);
+  }
+  if (!reduce_together) return out;
+  return trace.collective(CollectiveKind::all_reduce, out, bytes_of(shape.elements(), dtype),
+                          reduce_group_.size, reduce_group_.stride, shape);
+}
+
+void FusedMoe::shard(const ExpertParallel& parallel, RankGroup tensor_parallel,
+                     const std::string& path) {
+  parallel_ = parallel;
+  auto& experts = dynamic_cast<ExpertsModule&>(child(names_.experts));
+  const std::string experts_path = path + "." + names_.experts;
+  experts.shard_tensor(parallel.tensor_group, experts_path);
+  experts.shard_experts(parallel.expert_group, experts_path);
+  // When routed and shared experts are cut over the same ranks, their partial sums are added first
+  // and reduced once.
+  if (parallel.tensor_group.size > 1 && parallel.tensor_group == tensor_parallel &&
+      parallel.token_slices.size == 1) {
+    reduce_group_ = tensor_parallel;
+  }
+  if (auto* shared = find_child(names_.shared_experts)) {
+    auto* mlp = dynamic_cast<Mlp*>(shared);
+    if (mlp != nullptr && tensor_parallel.size > 1) {
+      mlp->shard(tensor_parallel, reduce_group_.size == 1, path + "." + names_.shared_experts);
+    }
+  }
+  set_attribute("parallel", fmt::format("ep {} x tp {}", parallel.expert_group.size,
+                                        parallel.tensor_group.size));
+}
+
+// --- attributes ----------------------------------------------------------------------------------
+
+void set_moe_attributes(Module& block, const MoeConfig& config, const MoeFieldNames& names) {
+  block.set_attribute("num_experts", config.num_experts);
+  block.set_attribute(names.top_k, config.top_k);
+  block.set_attribute(names.norm_topk_prob, config.normalize);
+  block.set_attribute("scoring_func",
+                      std::string(config.score == RouterScore::softmax ? "softmax" : "sigmoid"));
+  if (config.groups > 1) {
+    block.set_attribute("n_group", config.groups);
+    block.set_attribute("topk_group", config.topk_groups);
+  }
+  if (config.correction_bias) block.set_attribute("correction_bias", true);
+  if (config.scale != 1) block.set_attribute("routed_scaling_factor", config.scale);
+}
+
+std::optional<MoeConfig> moe_config_of(const Module& block, const MoeFieldNames& names,
+                                       std::string& missing) {
+  MoeConfig config;
+  const std::optional<std::int64_t> top_k = block.int_attribute(names.top_k);
+  if (!top_k) {
+    std::vector<std::string> present;
+    for (const Attribute& attribute : block.attributes()) present.push_back(attribute.name);
+    missing = fmt::format("no attribute '{}' (it has {})", names.top_k, join(present, ", "));
+    return std::nullopt;
+  }
+  for (const std::string& required : {names.gate, names.experts}) {
+    if (block.find_child(required) == nullptr) {
+      missing = fmt::format("no child '{}' (it has {})", required, join(block.child_names(), ", "));
+      return std::nullopt;
+    }
+  }
+  config.top_k = *top_k;
+  config.num_experts =
+      block.int_attribute("num_experts").value_or(block.child(names.experts).list_size());
+  config.normalize = block.bool_attribute(names.norm_topk_prob).value_or(false);
+  const std::string score = block.string_attribute("scoring_func").value_or("softmax");
+  config.score = score == "sigmoid" ? RouterScore::sigmoid : RouterScore::softmax;
+  config.groups = block.int_attribute("n_group").value_or(1);
+  config.topk_groups = block.int_attribute("topk_group").value_or(1);
+  config.correction_bias = block.bool_attribute("correction_bias").value_or(false);
+  config.scale = block.number_attribute("routed_scaling_factor").value_or(1);
+  return config;
+}
+
+}  // namespace tcast

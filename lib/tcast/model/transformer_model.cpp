@@ -1,0 +1,304 @@
+#include "tcast/model/transformer_model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/embedded.h"
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+
+namespace tcast {
+
+TransformerModel::TransformerModel(HfConfig config, ModelProfile profile, ModelOptions options,
+                                   std::unique_ptr<Module> root,
+                                   std::vector<std::string> assumptions)
+    : config_(std::move(config)),
+      profile_(std::move(profile)),
+      options_(std::move(options)),
+      root_(std::move(root)),
+      assumptions_(std::move(assumptions)) {}
+
+void TransformerModel::wrap_root(
+    const std::function<std::unique_ptr<Module>(std::unique_ptr<Module>)>& wrap) {
+  root_ = wrap(std::move(root_));
+  TCAST_CHECK(root_ != nullptr, "a wrapper returns the new root");
+}
+
+Module* TransformerModel::find(std::string_view path) {
+  Module* found = nullptr;
+  const std::vector<std::string> wanted = split(path, '.');
+  // Matches path pieces against the chain of names; a list entry's piece is a number in its range.
+  auto visit = [&](auto&& self, Module& module, std::size_t depth) -> void {
+    if (found != nullptr) return;
+    if (depth == wanted.size()) {
+      found = &module;
+      return;
+    }
+    for (const auto& child : module.children()) {
+      const ListMembers& members = child->members();
+      bool matches = child->name() == wanted[depth];
+      if (members.in_list() && !matches) {
+        const std::string& piece = wanted[depth];
+        if (!piece.empty() && piece.size() < 10 &&
+            piece.find_first_not_of("0123456789") == std::string::npos) {
+          const std::int64_t index = std::stoll(piece);
+          matches = index >= members.first && index < members.first + members.count;
+        }
+      }
+      if (matches) {
+        self(self, *child, depth + 1);
+      } else if (child->name().empty()) {
+        self(self, *child, depth);
+      }
+    }
+  };
+  visit(visit, *root_, 0);
+  return found;
+}
+
+// --- requests ------------------------------------------------------------------------------------
+
+void TransformerModel::fulfil(Request request) {
+  fulfilled_ |= 1U << static_cast<unsigned>(request);
+}
+
+std::vector<std::string> TransformerModel::unfulfilled() const {
+  struct Asked {
+    Request request;
+    bool asked;
+    std::string option;
+  };
+  const ParallelOptions& parallel = options_.parallel;
+  const bool linear = options_.quantize_linear != LinearScheme::checkpoint &&
+                      options_.quantize_linear != LinearScheme::none;
+  const Asked all[] = {
+      {Request::mtp, options_.num_mtp_tokens > 0,
+       fmt::format("--num-mtp-tokens {}", options_.num_mtp_tokens)},
+      {Request::tensor_parallel, parallel.tp > 1, fmt::format("--tp {}", parallel.tp)},
+      {Request::expert_parallel, parallel.ep > 1, fmt::format("--ep {}", parallel.ep)},
+      {Request::data_parallel, parallel.dp() > 1,
+       fmt::format("--num-devices {}", parallel.devices())},
+      {Request::quantize_linear, linear,
+       fmt::format("--quantize-linear {}", name_of(options_.quantize_linear))},
+      {Request::quantize_kv_cache, options_.quantize_kv_cache != KvScheme::none,
+       fmt::format("--quantize-kv-cache {}", name_of(options_.quantize_kv_cache))},
+  };
+  std::vector<std::string> left;
+  for (const Asked& one : all) {
+    const bool done = (fulfilled_ & (1U << static_cast<unsigned>(one.request))) != 0;
+    if (one.asked && !done) left.push_back(one.option);
+  }
+  return left;
+}
+
+// --- parameters ----------------------------------------------------------------------------------
+
+std::vector<NamedParameter> TransformerModel::parameters() const {
+  std::vector<NamedParameter> list;
+  // HuggingFace writes a list entry's parameters together, so ranges are unrolled on the way down.
+  auto visit = [&](auto&& self, const Module& module, const std::string& prefix) -> void {
+    for (const Parameter& parameter : module.parameters()) {
+      list.push_back({prefix.empty() ? parameter.name : prefix + "." + parameter.name, &parameter});
+    }
+    for (const auto& child : module.children()) {
+      const ListMembers& members = child->members();
+      for (std::int64_t i = 0; i < members.count; ++i) {
+        const std::string piece =
+            members.in_list() ? std::to_string(members.first + i) : child->name();
+        if (piece.empty()) {
+          self(self, *child, prefix);
+        } else {
+          self(self, *child, prefix.empty() ? piece : prefix + "." + piece);
+        }
+      }
+    }
+  };
+  visit(visit, *root_, "");
+  return list;
+}
+
+ParameterCounts TransformerModel::count_parameters() const {
+  ParameterCounts counts;
+  std::int64_t idle = 0;
+  auto count_below = [](const Module& module) {
+    std::int64_t total = 0;
+    walk(module, [&total](const Module& below, const ModulePath& path) {
+      for (const Parameter& parameter : below.parameters()) {
+        if (parameter.buffer || parameter.scale || !parameter.tied_to.empty()) continue;
+        total = checked_add(total, checked_mul(parameter.shape.elements(), path.count()),
+                            "number of parameters");
+      }
+    });
+    return total;
+  };
+  counts.total = count_below(*root_);
+  walk(*root_, [&](const Module& module, const ModulePath& path) {
+    // A mixture of experts is whatever has a number of chosen ones and a list of experts.
+    const auto top_k = module.int_attribute(profile_.moe_field_names.top_k);
+    const Module* experts = module.find_child(profile_.moe_field_names.experts);
+    if (!top_k || experts == nullptr) return;
+    const std::int64_t size = experts->list_size();
+    if (size == 0) return;
+    const std::int64_t per_expert = count_below(*experts) / size;
+    idle += checked_mul((size - *top_k) * per_expert, path.count());
+  });
+  counts.active = counts.total - idle;
+  return counts;
+}
+
+std::int64_t TransformerModel::weight_bytes() const {
+  std::int64_t bytes = 0;
+  walk(*root_, [&bytes](const Module& module, const ModulePath& path) {
+    for (const Parameter& parameter : module.parameters()) {
+      bytes = checked_add(bytes, checked_mul(parameter.local_bytes(), path.local_count()),
+                          "bytes of weights");
+    }
+  });
+  return bytes;
+}
+
+void TransformerModel::trace(const Workload& workload, Graph& graph) const {
+  Trace tracer(graph, workload);
+  (*root_)(tracer, tracer.input({workload.tokens()}, DType::i64));
+  tracer.finish();
+}
+
+// --- registries ----------------------------------------------------------------------------------
+
+const Registry<ArchitectureFunction>& architectures() {
+  static const auto registry =
+      Registry<ArchitectureFunction>::linked("architecture", "architecture");
+  return registry;
+}
+
+const Registry<ModuleClassFunction>& module_classes() {
+  static const auto registry =
+      Registry<ModuleClassFunction>::linked("module_class", "module class");
+  return registry;
+}
+
+const Registry<OperatorFunction>& operators() {
+  static const auto registry = Registry<OperatorFunction>::linked("operator", "operator");
+  return registry;
+}
+
+const OperatorDefinition& find_operator(const std::string& name) {
+  // Ops point at their definition, so definitions live as long as the registry.
+  static const std::vector<OperatorDefinition> definitions = [] {
+    std::vector<OperatorDefinition> list;
+    for (const auto& entry : operators().entries()) {
+      list.push_back({entry.pattern.c_str(), entry.value});
+    }
+    return list;
+  }();
+  for (const OperatorDefinition& definition : definitions) {
+    if (name == definition.name) return definition;
+  }
+  throw Error(fmt::format("no operator '{}' is registered", printable(name)),
+              did_you_mean(name, operators().names()));
+}
+
+// --- profiles ------------------------------------------------------------------------------------
+
+ModelProfile load_profile(const std::string& model_type, const std::vector<std::string>& files) {
+  ModelProfile profile;
+  profile.model_type = model_type;
+  // Exact, else the most literal letters; the builtin index is by key, nothing is parsed in vain.
+  const EmbeddedFile* best = nullptr;
+  for (const EmbeddedFile& file : embedded_profiles()) {
+    if (!matches_pattern(model_type, file.key)) continue;
+    const bool better =
+        best == nullptr ||
+        (is_literal_pattern(file.key) && !is_literal_pattern(best->key)) ||
+        (is_literal_pattern(file.key) == is_literal_pattern(best->key) &&
+         literal_length(file.key) > literal_length(best->key));
+    if (better) best = &file;
+  }
+  if (best != nullptr) {
+    profile.merge(Node::parse_yaml(std::string_view(best->text, best->size), best->name));
+    profile.sources.emplace_back(fmt::format("{} (builtin)", best->name));
+  }
+  for (const std::string& file : files) {
+    const Node yaml = Node::load_yaml(file);
+    const std::optional<Node> pattern = yaml.find("model_type");
+    if (pattern && !matches_pattern(model_type, pattern->as_string())) {
+      pattern->fail(fmt::format("this profile is for '{}', the config's model_type is '{}'",
+                                printable(pattern->as_string()), printable(model_type)),
+                    "pass a profile for this model type, or widen its model_type pattern");
+    }
+    profile.merge(yaml);
+    profile.sources.push_back(file);
+  }
+  profile.model_type = model_type;
+  return profile;
+}
+
+// --- building ------------------------------------------------------------------------------------
+
+namespace {
+
+[[noreturn]] void fail_unknown(const HfConfig& config, const std::string& model_type) {
+  const std::vector<std::string> known = architectures().names();
+  const std::string near = closest(model_type, known);
+  std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
+  hint +=
+      "see 'tcast models' for what is known; describe the type in a profile with 'base:' "
+      "(--profile FILE), register it in custom_model/, or, if it is built like a known type, say so "
+      "with --assume-base TYPE";
+  config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)), hint);
+}
+
+/// Other towers than the language model mean that a text-only tree would be a wrong answer.
+void refuse_other_towers(const HfConfig& config, const std::string& model_type) {
+  for (const char* key : {"vision_config", "visual", "audio_config", "vision_tower"}) {
+    if (!config.has(key)) continue;
+    const bool text = config.has("text_config") || config.has("llm_config");
+    config.fail(key,
+                fmt::format("'{}' has a part that is not a language model; such models are not "
+                            "supported yet",
+                            printable(model_type)),
+                text ? "--text-only simulates its text_config alone" : "");
+  }
+}
+
+}  // namespace
+
+TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
+                             const std::string& assume_base) {
+  const std::string model_type = config.model_type();
+  refuse_other_towers(config, model_type);
+  std::string build_as = model_type;
+  std::vector<std::string> assumptions;
+  const bool registered = architectures().find(model_type) != nullptr;
+  if (profile.base) {
+    build_as = *profile.base;
+    if (architectures().find(build_as) == nullptr) {
+      throw Error(fmt::format("{}: base: '{}' is not a known architecture",
+                              profile.sources.empty() ? "profile" : profile.sources.back(),
+                              printable(build_as)),
+                  did_you_mean(build_as, architectures().names(),
+                               "see 'tcast models' for the known ones"));
+    }
+  } else if (!registered && !assume_base.empty()) {
+    build_as = assume_base;
+    if (architectures().find(build_as) == nullptr) {
+      throw Error(fmt::format("--assume-base '{}' is not a known architecture", printable(build_as)),
+                  did_you_mean(build_as, architectures().names(),
+                               "see 'tcast models' for the known ones"));
+    }
+    profile = load_profile(build_as, {});
+    assumptions.push_back(
+        fmt::format("model type '{}' is built as '{}' (--assume-base)", model_type, build_as));
+  } else if (!registered) {
+    fail_unknown(config, model_type);
+  }
+  std::unique_ptr<Module> root =
+      architectures().find(build_as)->value({config, profile, options, assumptions});
+  TCAST_CHECK(root != nullptr, "an architecture returns a tree");
+  return {std::move(config), std::move(profile), std::move(options), std::move(root),
+          std::move(assumptions)};
+}
+
+}  // namespace tcast

@@ -1,0 +1,151 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tcast/base/export.h"
+#include "tcast/base/registry.h"
+#include "tcast/config/hf_config.h"
+#include "tcast/config/model_profile.h"
+#include "tcast/config/options.h"
+#include "tcast/graph/graph.h"
+#include "tcast/model/decoder_spec.h"
+#include "tcast/model/module.h"
+
+namespace tcast {
+
+class TransformerModel;
+
+/// What a step did to a model.
+struct StepReport {
+  struct Change {
+    std::string path;  ///< "model.layers.[3-60].mlp"
+    std::string from;  ///< class before
+    std::string to;    ///< class, or what became of it
+  };
+  struct Skip {
+    std::string path;
+    std::string reason;  ///< never empty
+  };
+  std::string step;
+  std::vector<Change> changed;
+  std::vector<Skip> skipped;
+  std::optional<std::int64_t> expected;  ///< modules that should have changed (one per layer, ...)
+  std::int64_t changed_modules = 0;      ///< modules that did, counting every list entry
+  std::vector<std::string> warnings;
+  bool disabled = false;                 ///< by --skip-step
+  double milliseconds = 0;
+};
+
+/// Is called around every step: simulate prices, verify executes, a debugger dumps.
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  virtual void before_step(const TransformerModel& model, std::string_view step) = 0;
+  virtual void after_step(const TransformerModel& model, const StepReport& report) = 0;
+};
+
+/// One parameter of the whole model, on the way through its list entries.
+struct NamedParameter {
+  std::string name;  ///< "model.layers.3.mlp.experts.17.gate_proj.weight"
+  const Parameter* parameter = nullptr;
+};
+
+/// Numbers of parameters: whole model, no quantization scales, tied ones once.
+struct ParameterCounts {
+  std::int64_t total = 0;
+  std::int64_t active = 0;  ///< total minus the routed experts that a token does not select
+};
+
+/// Requested transformations that a step has to carry out (decision D8).
+enum class Request : std::uint8_t { mtp, tensor_parallel, expert_parallel, data_parallel,
+                                    quantize_linear, quantize_kv_cache };
+
+/// A model on its way from published to deployed form: config, profile, options, the tree, and what
+/// the steps so far reported. What a step or a custom hook receives.
+class TCAST_API TransformerModel {
+ public:
+  TransformerModel(HfConfig config, ModelProfile profile, ModelOptions options,
+                   std::unique_ptr<Module> root, std::vector<std::string> assumptions);
+  TransformerModel(TransformerModel&&) noexcept = default;
+  TransformerModel& operator=(TransformerModel&&) noexcept = default;
+
+  const HfConfig& config() const { return config_; }
+  const ModelProfile& profile() const { return profile_; }
+  const ModelOptions& options() const { return options_; }
+  Module& root() { return *root_; }
+  const Module& root() const { return *root_; }
+  /// Puts another module at the top, which is handed the old one.
+  void wrap_root(const std::function<std::unique_ptr<Module>(std::unique_ptr<Module>)>& wrap);
+
+  /// The module at a dotted path ("model.layers.3.mlp": the node that stands for entry 3), or null.
+  Module* find(std::string_view path);
+
+  const std::vector<StepReport>& reports() const { return reports_; }
+  std::vector<StepReport>& reports() { return reports_; }
+  std::vector<std::string>& assumptions() { return assumptions_; }
+  const std::vector<std::string>& assumptions() const { return assumptions_; }
+  void set_observer(StepObserver* observer) { observer_ = observer; }
+  StepObserver* observer() const { return observer_; }
+
+  /// Marks a request as carried out.
+  void fulfil(Request request);
+  /// Requests of the options that no step has carried out, as the options that made them.
+  std::vector<std::string> unfulfilled() const;
+
+  /// Every parameter, buffer and scale in the order of the tree, list entries written out.
+  std::vector<NamedParameter> parameters() const;
+  ParameterCounts count_parameters() const;
+  /// Bytes of weights and buffers that one rank holds (the busiest), scales included, tied ones once.
+  std::int64_t weight_bytes() const;
+
+  /// Traces one forward pass on one rank.
+  void trace(const Workload& workload, Graph& graph) const;
+
+ private:
+  HfConfig config_;
+  ModelProfile profile_;
+  ModelOptions options_;
+  std::unique_ptr<Module> root_;
+  std::vector<std::string> assumptions_;
+  std::vector<StepReport> reports_;
+  StepObserver* observer_ = nullptr;
+  std::uint32_t fulfilled_ = 0;
+};
+
+/// Builds the tree that HuggingFace's class would build from a config.
+using ArchitectureFunction = std::unique_ptr<Module> (*)(const ArchitectureContext&);
+
+/// A module class that profiles may name: makes the module that takes `original`'s place and content.
+using ModuleClassFunction = std::unique_ptr<Module> (*)(Module& original,
+                                                        const ModelProfile& profile,
+                                                        const ModelOptions& options);
+
+/// Work of a registered operator.
+using OperatorFunction = OpWork (*)(const CustomOp& op);
+
+/// Everything that is registered under these groups, built on first use. Throws Error when
+/// registrations contradict each other.
+TCAST_API const Registry<ArchitectureFunction>& architectures();
+TCAST_API const Registry<ModuleClassFunction>& module_classes();
+TCAST_API const Registry<OperatorFunction>& operators();
+/// The registered operator of that name, to put into a CustomOp. Throws Error with the closest name.
+TCAST_API const OperatorDefinition& find_operator(const std::string& name);
+
+/// Merges the builtin profile of `model_type` (exact, else the most specific wildcard) and the given
+/// files, later ones over earlier ones. Throws Error.
+TCAST_API ModelProfile load_profile(const std::string& model_type,
+                                    const std::vector<std::string>& files);
+
+/// Builds the untransformed model (decision D1). `assume_base`: the architecture to use for a model
+/// type that nobody registered. Throws Error: unknown model types with what to do next, vision
+/// towers and diffusion models by name.
+TCAST_API TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
+                                       const std::string& assume_base = {});
+
+}  // namespace tcast

@@ -1,0 +1,98 @@
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/model/decoder.h"
+#include "tcast/transform/pipeline.h"
+#include "tcast/transform/steps.h"
+
+namespace tcast {
+namespace {
+
+/// The last decoder layer of the class that the profile names; the classes that are there otherwise.
+const DecoderLayer* find_block(const LayerList& layers, const std::string& class_name,
+                               std::vector<std::string>& present) {
+  const DecoderLayer* block = nullptr;
+  std::set<std::string> classes;
+  for (const auto& layer : layers.children()) {
+    classes.insert(layer->hf_class_name());
+    if (layer->hf_class_name() != class_name) continue;
+    if (const auto* decoder = dynamic_cast<const DecoderLayer*>(layer.get())) block = decoder;
+  }
+  present.assign(classes.begin(), classes.end());
+  return block;
+}
+
+}  // namespace
+
+TransformerModel& maybe_enable_mtp(TransformerModel& model) {
+  return run_step(model, "maybe_enable_mtp", [](TransformerModel& m, StepReport& report) {
+    const std::int64_t tokens = m.options().num_mtp_tokens;
+    if (tokens == 0) {
+      report.skipped.push_back({"", "not asked for (--num-mtp-tokens 0)"});
+      return;
+    }
+    auto* wrapper = dynamic_cast<LanguageModelWrapper*>(&m.root());
+    if (wrapper == nullptr) {
+      report.skipped.push_back({"", "the model is not wrapped (step wrap_model comes first)"});
+      return;
+    }
+    const std::int64_t available =
+        m.config().get_or<std::int64_t>("num_nextn_predict_layers", 0);
+    if (available <= 0) {
+      throw Error(fmt::format("--num-mtp-tokens {}: {} has no multi-token-prediction layers "
+                              "(num_nextn_predict_layers {})",
+                              tokens, m.config().file(), available),
+                  "leave --num-mtp-tokens out");
+    }
+    if (!m.profile().mtp_block_module_name) {
+      report.skipped.push_back({"", "the profile names no mtp_block_module_name"});
+      return;
+    }
+    const std::string& wanted = *m.profile().mtp_block_module_name;
+    DecoderModel& decoder = wrapper->model().decoder();
+    LayerList& layers = decoder.layers();
+    std::vector<std::string> present;
+    const DecoderLayer* block = find_block(layers, wanted, present);
+    if (block == nullptr) {
+      throw Error(fmt::format("step 'maybe_enable_mtp': no layer has the class '{}' that the "
+                              "profile's mtp_block_module_name gives",
+                              wanted),
+                  did_you_mean(wanted, present, "the layers are " + join(present, ", ")));
+    }
+    const Shape embedding = decoder.embeddings().parameters().at(0).shape;
+    const DType dtype = decoder.embeddings().parameters().at(0).dtype;
+    const Module& norm = block->child(block->names().attention_norm);
+    const double epsilon = norm.number_attribute("eps").value_or(1e-6);
+    const std::int64_t count = std::min(available, tokens);
+    report.expected = count;
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::unique_ptr<Module> copy = block->clone();
+      const std::string from = copy->class_name();
+      Module& added = layers.append(
+          std::make_unique<MtpLayer>(dynamic_cast<DecoderLayer&>(*copy), embedding[1], epsilon,
+                                     dtype),
+          1);
+      report.changed.push_back({"model.layers." + added.name(), "", added.class_name()});
+      ++report.changed_modules;
+    }
+    if (count < tokens) {
+      report.warnings.push_back(
+          fmt::format("{} tokens are predicted by {} layer(s), applied again", tokens, count));
+    }
+    wrapper->set_mtp_tokens(tokens);
+    m.assumptions().push_back(fmt::format(
+        "a decode step checks {} tokens and counts one as accepted; divide tpot_s by the accepted "
+        "tokens per step",
+        tokens + 1));
+    m.fulfil(Request::mtp);
+  });
+}
+
+}  // namespace tcast

@@ -1,0 +1,62 @@
+#include "tcast/transform/named_class.h"
+
+#include <set>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+
+namespace tcast {
+
+void replace_named_class(
+    TransformerModel& model, StepReport& report, const std::string& class_name, const char* field,
+    const std::function<std::unique_ptr<Module>(Module& module, const std::string& path,
+                                                std::string& reason)>& make) {
+  std::set<std::string> classes;
+  std::int64_t matched = 0;
+  rewrite(model.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
+    classes.insert(module.hf_class_name());
+    if (module.hf_class_name() != class_name) return nullptr;
+    const std::int64_t count = path.count();
+    matched += count;
+    const std::string where = path.text();
+    const std::string from = module.class_name();
+    std::string reason;
+    std::unique_ptr<Module> replacement = make(module, where, reason);
+    if (replacement == nullptr) {
+      report.skipped.push_back({where, reason});
+      return nullptr;
+    }
+    report.changed.push_back({where, from, replacement->class_name()});
+    report.changed_modules += count;
+    return replacement;
+  });
+  report.expected = matched;
+  if (matched > 0) return;
+  if (model.options().num_hidden_layers) {
+    report.skipped.push_back(
+        {"", fmt::format("no '{}' among the layers kept by --num-hidden-layers", class_name)});
+    return;
+  }
+  const std::vector<std::string> present(classes.begin(), classes.end());
+  const std::string source =
+      model.profile().sources.empty() ? "profile" : model.profile().sources.back();
+  throw Error(fmt::format("{}: {}: no module of the model has the class '{}'", source, field,
+                          printable(class_name)),
+              did_you_mean(class_name, present, "'tcast inspect' shows the classes"));
+}
+
+ModuleClassFunction find_module_class(const std::string& name, const char* field) {
+  const auto* entry = module_classes().find(name);
+  if (entry == nullptr) {
+    const std::vector<std::string> known = module_classes().names();
+    throw Error(fmt::format("profile: {}: no module class '{}' is registered", field,
+                            printable(name)),
+                did_you_mean(name, known, fmt::format("known are {}", join(known, ", "))));
+  }
+  return entry->value;
+}
+
+}  // namespace tcast

@@ -1,0 +1,58 @@
+#include <memory>
+
+#include "tcast/model/attention.h"
+#include "tcast/transform/pipeline.h"
+#include "tcast/transform/steps.h"
+
+namespace tcast {
+namespace {
+
+/// The dtype that a module computes in: that of its first parameter.
+DType dtype_of(const Module& module) {
+  DType dtype = DType::bf16;
+  bool found = false;
+  walk(module, [&](const Module& below, const ModulePath&) {
+    if (found || below.parameters().empty()) return;
+    dtype = below.parameters().front().dtype;
+    found = true;
+  });
+  return dtype;
+}
+
+}  // namespace
+
+TransformerModel& patch_attention(TransformerModel& model) {
+  return run_step(model, "patch_attention", [](TransformerModel& m, StepReport& report) {
+    std::int64_t attentions = 0;
+    rewrite(m.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
+      const bool looks_like_attention =
+          module.hf_class_name().find("Attention") != std::string::npos;
+      auto* attention = dynamic_cast<AttentionModule*>(&module);
+      if (attention == nullptr) {
+        if (looks_like_attention) {
+          attentions += path.count();
+          report.skipped.push_back(
+              {path.text(), "class '" + module.class_name() + "' is not an AttentionModule"});
+        }
+        return nullptr;
+      }
+      attentions += path.count();
+      const std::string where = path.text();
+      const std::string from = attention->class_name();
+      CacheOptions options;
+      options.dtype = dtype_of(module);
+      options.block_size = m.options().kv_block_size;
+      std::unique_ptr<Module> paged = attention->make_paged(options);
+      if (paged == nullptr) {
+        report.skipped.push_back({where, "'" + from + "' keeps a paged cache already"});
+        return nullptr;
+      }
+      report.changed.push_back({where, from, paged->class_name()});
+      report.changed_modules += path.count();
+      return paged;
+    });
+    report.expected = attentions;
+  });
+}
+
+}  // namespace tcast

@@ -1,0 +1,70 @@
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tcast/base/text.h"
+#include "tcast/model/latent_attention.h"
+#include "tcast/transform/named_class.h"
+#include "tcast/transform/pipeline.h"
+#include "tcast/transform/steps.h"
+
+namespace tcast {
+namespace {
+
+/// What a latent attention must have under the profile's names; "" when nothing is missing.
+std::string missing_fields(const Module& module, const MlaFieldNames& names) {
+  const bool compressed_query = module.find_child(names.q_a_proj) != nullptr;
+  std::vector<std::string> children = {names.kv_a_proj_with_mqa, names.kv_a_layernorm,
+                                       names.kv_b_proj, names.o_proj};
+  if (compressed_query) {
+    children.insert(children.end(), {names.q_a_layernorm, names.q_b_proj});
+  } else {
+    children.push_back(names.q_proj);
+  }
+  for (const std::string& child : children) {
+    if (module.find_child(child) != nullptr) continue;
+    const std::vector<std::string> present = module.child_names();
+    return fmt::format("it has no child '{}'; {}", child,
+                       did_you_mean(child, present, "it has " + join(present, ", ")));
+  }
+  for (const std::string& attribute :
+       {names.num_heads, names.kv_lora_rank, names.qk_nope_head_dim, names.qk_rope_head_dim,
+        names.v_head_dim}) {
+    if (module.find_attribute(attribute) != nullptr) continue;
+    std::vector<std::string> present;
+    for (const Attribute& known : module.attributes()) present.push_back(known.name);
+    return fmt::format("it has no attribute '{}'; {}", attribute,
+                       did_you_mean(attribute, present, "it has " + join(present, ", ")));
+  }
+  return "";
+}
+
+}  // namespace
+
+TransformerModel& patch_mla(TransformerModel& model) {
+  return run_step(model, "patch_mla", [](TransformerModel& m, StepReport& report) {
+    const ModelProfile& profile = m.profile();
+    if (!profile.mla_module_name) {
+      report.skipped.push_back(
+          {"", "the profile names no latent attention (mla_module_name)"});
+      return;
+    }
+    const ModuleClassFunction make =
+        find_module_class(profile.mla_module_class_type, "mla_module_class_type");
+    replace_named_class(
+        m, report, *profile.mla_module_name, "mla_module_name",
+        [&](Module& module, const std::string&, std::string& reason) -> std::unique_ptr<Module> {
+          reason = missing_fields(module, profile.mla_field_names);
+          if (!reason.empty()) return nullptr;
+          if (dynamic_cast<LatentAttention*>(&module) == nullptr) {
+            reason = "class '" + module.class_name() + "' is not a LatentAttention";
+            return nullptr;
+          }
+          return make(module, profile, m.options());
+        });
+  });
+}
+
+}  // namespace tcast

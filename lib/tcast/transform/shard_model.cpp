@@ -1,0 +1,171 @@
+#include <numeric>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/model/attention.h"
+#include "tcast/model/layers.h"
+#include "tcast/model/moe.h"
+#include "tcast/transform/pipeline.h"
+#include "tcast/transform/steps.h"
+
+// Ranks are numbered with the tensor-parallel one fastest. An expert-parallel group takes ranks of one
+// tensor-parallel group first and then of neighbouring ones; what it leaves of the tensor-parallel
+// group cuts each expert, what it leaves of the data-parallel replicas holds copies of the experts.
+
+namespace tcast {
+namespace {
+
+struct Layout {
+  RankGroup tensor;
+  ExpertParallel experts;
+};
+
+void check(const ParallelOptions& parallel) {
+  for (const auto& [name, value] : {std::pair{"--tp", parallel.tp}, std::pair{"--ep", parallel.ep}}) {
+    if (value < 1) throw Error(fmt::format("{}: expected a whole number >= 1, got {}", name, value));
+  }
+  if (parallel.devices() % parallel.tp != 0) {
+    throw Error(fmt::format("--num-devices {} cannot be divided into groups of --tp {}",
+                            parallel.devices(), parallel.tp),
+                fmt::format("choose a number of devices that is a multiple of {}", parallel.tp));
+  }
+  if (parallel.devices() % parallel.ep != 0) {
+    throw Error(fmt::format("--ep {} does not divide tp x dp = {} x {} = {}", parallel.ep,
+                            parallel.tp, parallel.dp(), parallel.devices()),
+                parallel.ep > parallel.devices()
+                    ? fmt::format("--num-devices {} gives the experts enough devices", parallel.ep)
+                    : fmt::format("choose --ep so that it divides {}", parallel.devices()));
+  }
+}
+
+Layout layout_of(const ParallelOptions& parallel) {
+  Layout layout;
+  layout.tensor = {parallel.tp, 1};
+  const std::int64_t ep_in_tp = std::gcd(parallel.ep, parallel.tp);
+  const std::int64_t ep_over_dp = parallel.ep / ep_in_tp;
+  if (parallel.dp() % ep_over_dp != 0) {
+    throw Error(fmt::format("--ep {} needs {} of {} data-parallel replicas, which does not divide",
+                            parallel.ep, ep_over_dp, parallel.dp()),
+                "choose --ep as a multiple or a divisor of --tp");
+  }
+  layout.experts.expert_group = {parallel.ep, 1};
+  layout.experts.token_slices = {ep_in_tp, 1};
+  layout.experts.tensor_group = {parallel.tp / ep_in_tp, ep_in_tp};
+  return layout;
+}
+
+class Sharder {
+ public:
+  Sharder(TransformerModel& model, StepReport& report, const Layout& layout)
+      : model_(model), report_(report), layout_(layout) {}
+
+  void run() {
+    ModulePath path;
+    visit(model_.root(), path);
+  }
+
+ private:
+  bool tensor_parallel() const { return layout_.tensor.size > 1; }
+
+  void visit(Module& module, ModulePath& path) {
+    path.push(module);
+    const std::string from = module.class_name();
+    const std::string attribute_before = parallel_of(module);
+    bool covered = true;
+    if (auto* attention = dynamic_cast<AttentionModule*>(&module)) {
+      if (tensor_parallel()) {
+        attention->shard_heads(layout_.tensor, path.text());
+        changed(path, from, fmt::format("heads over tp {}", layout_.tensor.size));
+      }
+    } else if (auto* moe = dynamic_cast<FusedMoe*>(&module)) {
+      moe->shard(layout_.experts, layout_.tensor, path.text());
+      if (layout_.experts.expert_group.size > 1) model_.fulfil(Request::expert_parallel);
+      if (parallel_of(module) != attribute_before) {
+        changed(path, from, "experts over " + parallel_of(module));
+      }
+    } else if (auto* mlp = dynamic_cast<Mlp*>(&module)) {
+      if (tensor_parallel()) {
+        mlp->shard(layout_.tensor, true, path.text());
+        changed(path, from, fmt::format("width over tp {}", layout_.tensor.size));
+      }
+    } else if (auto* embedding = dynamic_cast<Embedding*>(&module)) {
+      if (tensor_parallel()) {
+        embedding->shard_rows(layout_.tensor);
+        changed(path, from, module.class_name());
+      }
+    } else if (auto* linear = dynamic_cast<Linear*>(&module);
+               linear != nullptr && module.name() == "lm_head") {
+      if (tensor_parallel()) {
+        linear->shard_columns(layout_.tensor, {}, true);
+        changed(path, from, module.class_name());
+      }
+    } else {
+      covered = false;
+      if (tensor_parallel() && !module.parameters().empty()) {
+        report_.skipped.push_back({path.text(), "no rule cuts it: whole on every rank"});
+      }
+    }
+    if (covered) {
+      list_whole_parts(module, path);
+    } else {
+      for (const auto& child : module.children()) visit(*child, path);
+    }
+    path.pop();
+  }
+
+  static std::string parallel_of(const Module& module) {
+    return module.string_attribute("parallel").value_or("");
+  }
+
+  void changed(const ModulePath& path, const std::string& from, std::string to) {
+    report_.changed.push_back({path.text(), from, std::move(to)});
+    report_.changed_modules += path.count();
+  }
+
+  /// Parameters below a sharded block that its rules keep whole (norms, compressed projections, routers).
+  void list_whole_parts(const Module& block, const ModulePath& path) {
+    if (!tensor_parallel()) return;
+    const std::string prefix = path.text();
+    walk(block, [&](const Module& module, const ModulePath& below) {
+      if (module.parameters().empty() || below.chain().size() < 2) return;
+      for (const Parameter& parameter : module.parameters()) {
+        if (parameter.shard.dim >= 0) return;
+      }
+      // Experts on other ranks are not copies.
+      for (const Module* on_way : below.chain()) {
+        if (on_way->find_attribute("expert_parallel") != nullptr) return;
+      }
+      std::string inner = below.text();
+      const std::size_t dot = inner.find('.');
+      inner = dot == std::string::npos ? inner : inner.substr(dot + 1);
+      report_.skipped.push_back({prefix + "." + inner, "whole on every rank"});
+    });
+  }
+
+  TransformerModel& model_;
+  StepReport& report_;
+  const Layout& layout_;
+};
+
+}  // namespace
+
+TransformerModel& shard_model(TransformerModel& model) {
+  return run_step(model, "shard_model", [](TransformerModel& m, StepReport& report) {
+    const ParallelOptions& parallel = m.options().parallel;
+    check(parallel);
+    m.fulfil(Request::data_parallel);
+    if (parallel.tp == 1 && parallel.ep == 1) {
+      report.skipped.push_back({"", "one rank holds the whole model (--tp 1 --ep 1)"});
+      return;
+    }
+    const Layout layout = layout_of(parallel);
+    Sharder(m, report, layout).run();
+    if (report.changed_modules > 0 && parallel.tp > 1) m.fulfil(Request::tensor_parallel);
+    if (m.unfulfilled().empty()) return;
+    report.skipped.push_back({"", "the model has no routed experts that could be spread"});
+  });
+}
+
+}  // namespace tcast
