@@ -60,6 +60,8 @@ TEST_CASE("a node knows its kind, place, path and description") {
   }
   CHECK(root.at("rope_scaling").at("type").is_null());
   CHECK(layers.is_list());
+  CHECK(root.at("name").is_string());
+  CHECK_FALSE(root.at("size").is_string());
   CHECK(layers.items()[1].path() == "layers[1]");
   CHECK(Node::parse_json("[]", "f").description() == "an empty list");
   CHECK(Node::parse_json("{}", "f").description() == "an empty map");
