@@ -1,0 +1,77 @@
+#include <immintrin.h>
+
+#include "tcast/exec/vector_functions.h"
+
+namespace tcast {
+namespace {
+
+constexpr int vector_width = 16;
+#include "tcast/exec/vector_avx512.inl"
+#include "tcast/exec/vector_functions.inl"
+
+__m512bh as_pairs(__m512i words) {
+  __m512bh pairs;
+  __builtin_memcpy(&pairs, &words, sizeof pairs);
+  return pairs;
+}
+
+// `rows` x 32 results stay in registers over the whole of k.
+template <int rows>
+TCAST_INLINE void multiply_bf16_strip(int n, int k, const Bf16* a, std::int64_t lda, const Bf16* b,
+                                      std::int64_t ldb, float* c, std::int64_t ldc,
+                                      bool accumulate) {
+  for (int column = 0; column < n; column += 32) {
+    __m512 left[rows];
+    __m512 right[rows];
+    for (int row = 0; row < rows; ++row) {
+      const float* line = c + row * ldc + column;
+      left[row] = accumulate ? _mm512_loadu_ps(line) : _mm512_setzero_ps();
+      right[row] = accumulate ? _mm512_loadu_ps(line + 16) : _mm512_setzero_ps();
+    }
+    const Bf16* line = b + 2 * column;
+    for (int i = 0; i < k; i += 2, line += 2 * ldb) {
+      const __m512bh b0 = as_pairs(_mm512_loadu_si512(line));
+      const __m512bh b1 = as_pairs(_mm512_loadu_si512(line + 32));
+      for (int row = 0; row < rows; ++row) {
+        int pair;
+        __builtin_memcpy(&pair, a + row * lda + i, sizeof pair);
+        const __m512bh value = as_pairs(_mm512_set1_epi32(pair));
+        left[row] = _mm512_dpbf16_ps(left[row], value, b0);
+        right[row] = _mm512_dpbf16_ps(right[row], value, b1);
+      }
+    }
+    for (int row = 0; row < rows; ++row) {
+      float* out = c + row * ldc + column;
+      _mm512_storeu_ps(out, left[row]);
+      _mm512_storeu_ps(out + 16, right[row]);
+    }
+  }
+}
+
+void multiply_bf16(int m, int n, int k, const Bf16* a, std::int64_t lda, const Bf16* b,
+                   std::int64_t ldb, float* c, std::int64_t ldc, bool accumulate) {
+  int row = 0;
+  for (; row + 8 <= m; row += 8) {
+    multiply_bf16_strip<8>(n, k, a + row * lda, lda, b, ldb, c + row * ldc, ldc, accumulate);
+  }
+  for (; row + 4 <= m; row += 4) {
+    multiply_bf16_strip<4>(n, k, a + row * lda, lda, b, ldb, c + row * ldc, ldc, accumulate);
+  }
+  for (; row < m; ++row) {
+    multiply_bf16_strip<1>(n, k, a + row * lda, lda, b, ldb, c + row * ldc, ldc, accumulate);
+  }
+}
+
+constexpr VectorFunctions make_functions() {
+  VectorFunctions functions = generic_functions(Isa::avx512_bf16);
+  functions.multiply_bf16 = multiply_bf16;
+  return functions;
+}
+
+constexpr VectorFunctions functions = make_functions();
+
+}  // namespace
+
+const VectorFunctions& avx512_bf16_functions() { return functions; }
+
+}  // namespace tcast
