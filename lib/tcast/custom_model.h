@@ -3,6 +3,13 @@
 // Everything that a file in builtin_model/ or custom_model/ needs: the model's tree and its modules,
 // the steps, and the macros that register architectures, hooks, module classes and operators.
 
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "tcast/base/error.h"
 #include "tcast/base/registry.h"
 #include "tcast/base/text.h"

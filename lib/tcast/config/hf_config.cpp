@@ -74,6 +74,7 @@ constexpr std::string_view irrelevant_keys[] = {
     "dtype",
     "early_stopping",
     "encoder_no_repeat_ngram_size",
+    "ep_size",
     "exponential_decay_length_penalty",
     "finetuning_task",
     "gradient_checkpointing",
@@ -107,6 +108,7 @@ constexpr std::string_view irrelevant_keys[] = {
     "return_dict_in_generate",
     "router_jitter_noise",
     "seq_aux",
+    "summary_*",
     "suppress_tokens",
     "task_specific_params",
     "temperature",
@@ -114,7 +116,6 @@ constexpr std::string_view irrelevant_keys[] = {
     "tf_legacy_loss",
     "tie_encoder_decoder",
     "tokenizer_class",
-    "top_k",
     "top_p",
     "torch_dtype",
     "torchscript",
@@ -208,6 +209,11 @@ std::string HfConfig::model_type() const {
 const std::string& HfConfig::file() const { return root_.file(); }
 
 bool HfConfig::has(std::string_view key) const { return lookup(key).has_value(); }
+
+bool HfConfig::is_null(std::string_view key) const {
+  const std::optional<Node> found = root_.find(key);
+  return found && found->is_null();
+}
 
 template <class T>
 std::optional<T> HfConfig::find(std::string_view key) const {
@@ -326,6 +332,7 @@ std::string HfConfig::place_of_missing(std::string_view key) const {
 }
 
 void HfConfig::fail_missing(std::string_view key) const {
+  if (const std::optional<Node> null = root_.find(key)) null->fail_expected("a value");
   std::vector<std::string> others;
   for (const std::string_view name : names_of(key)) {
     if (name != key) others.emplace_back(name);

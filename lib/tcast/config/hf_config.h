@@ -32,7 +32,11 @@ class TCAST_API HfConfig {
   /// The file as the user named it.
   const std::string& file() const;
 
+  /// True when the key, or one of its aliases, is there with a value other than null.
   bool has(std::string_view key) const;
+
+  /// True when the key itself is there and null: often "switched off" where absent means a default.
+  bool is_null(std::string_view key) const;
 
   /// Value of `key` or of one of its aliases; null counts as absent. Throws Error when it has
   /// another type. T is bool, std::int64_t, double, std::string, std::vector<std::int64_t>,

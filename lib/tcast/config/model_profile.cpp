@@ -53,8 +53,7 @@ void read(std::vector<std::string>& field, const Node& node) {
 
 /// How the linear layers of a block are sharded, by child.
 void read(std::map<std::string, std::string>& field, const Node& node) {
-  for (const std::string& child : node.keys()) {
-    const Node value = node.at(child);
+  for (const auto& [child, value] : node.members()) {
     const std::string way = value.as_string();
     if (way != "column" && way != "row") value.fail_expected("\"column\" or \"row\"");
     field[child] = way;
@@ -97,10 +96,9 @@ void read_member(T& target, const Node& node) {
 
 template <class T>
 void merge_fields(T& target, const Node& map, std::span<const Field<T>> fields) {
-  for (const std::string& key : map.keys()) {
+  for (const auto& [key, value] : map.members()) {
     const auto field = std::find_if(fields.begin(), fields.end(),
-                                    [&](const Field<T>& known) { return known.key == key; });
-    const Node value = map.at(key);
+                                    [&name = key](const Field<T>& f) { return f.key == name; });
     if (field == fields.end()) {
       std::vector<std::string> known;
       for (const Field<T>& candidate : fields) known.emplace_back(candidate.key);

@@ -25,9 +25,9 @@ constexpr std::size_t shown_bytes = 60;
 
 void check_size(std::size_t bytes, const std::string& file) {
   if (bytes <= max_document_bytes) return;
-  throw Error(fmt::format("{}: expected at most {}, got {}", printable(file, 4096),
-                          format_bytes(static_cast<double>(max_document_bytes)),
-                          format_bytes(static_cast<double>(bytes))),
+  throw Error(fmt::format("{}: expected at most {} bytes, got {}", printable(file, 4096),
+                          format_grouped(max_document_bytes),
+                          format_grouped(static_cast<std::int64_t>(bytes))),
               "a configuration is a small text file; weights are never read");
 }
 
@@ -95,7 +95,9 @@ Node Node::parse_yaml(std::string_view text, const std::string& file) {
   check_size(text.size(), file);
   DocumentBuilder builder(file);
   read_yaml(text, builder);
-  return {builder.finish(), 0};
+  Node root(builder.finish(), 0);
+  if (root.is_null()) root.fail("the file is empty, expected a YAML document");
+  return root;
 }
 
 Node Node::load_json(const std::string& path) { return parse_json(read_text(path), path); }
@@ -171,14 +173,20 @@ Node Node::at(std::string_view key) const {
 }
 
 std::vector<std::string> Node::keys() const {
+  std::vector<std::string> keys;
+  for (auto& [key, value] : members()) keys.push_back(std::move(key));
+  return keys;
+}
+
+std::vector<std::pair<std::string, Node>> Node::members() const {
   if (!is_map()) fail_expected("a map");
   const std::vector<Element>& elements = document_->elements;
-  std::vector<std::string> keys;
-  keys.reserve(element().size);
+  std::vector<std::pair<std::string, Node>> members;
+  members.reserve(element().size);
   for (std::uint32_t i = element().first; i != Element::none; i = elements[i].next) {
-    keys.emplace_back(document_->key_of(elements[i]));
+    members.emplace_back(document_->key_of(elements[i]), Node(document_, i));
   }
-  return keys;
+  return members;
 }
 
 std::vector<Node> Node::items() const {

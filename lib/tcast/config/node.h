@@ -58,6 +58,9 @@ class TCAST_API Node {
   /// Keys of a map in document order. Throws Error when this node is not a map.
   std::vector<std::string> keys() const;
 
+  /// Keys and values of a map in document order. Throws Error when this node is not a map.
+  std::vector<std::pair<std::string, Node>> members() const;
+
   /// Elements of a list. Throws Error when this node is not a list.
   std::vector<Node> items() const;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <initializer_list>
 #include <sstream>
 #include <string>
 
@@ -11,6 +12,7 @@
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
 
+#include "tcast/base/error.h"
 #include "tcast/base/text.h"
 
 namespace tcast {
@@ -65,8 +67,8 @@ class Handler : public YAML::EventHandler {
     builder_.scalar(mark_of(mark), ElementKind::null, "null");
   }
 
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t /*anchor*/) override {
-    builder_.fail(mark_of(mark), "aliases (*name) are not supported", "write the value out");
+  void OnAlias(const YAML::Mark& /*mark*/, YAML::anchor_t /*anchor*/) override {
+    TCAST_CHECK(false, "an alias to an anchor that was refused");
   }
 
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
@@ -157,16 +159,22 @@ void check_characters(std::string_view text, const DocumentBuilder& builder) {
 
 void read_yaml(std::string_view text, DocumentBuilder& builder) {
   check_characters(text, builder);
+  // yaml-cpp accepts a quoted string that the end of the file cuts off, but not one that runs into
+  // an end marker.
+  std::string terminated(text);
+  if (!terminated.empty() && terminated.back() != '\n') terminated += '\n';
+  terminated += "...\n";
   try {
-    std::istringstream stream{std::string(text)};
+    std::istringstream stream(terminated);
     YAML::Parser parser(stream);
     Handler handler(builder);
     while (parser.HandleNextDocument(handler)) {
     }
   } catch (const YAML::Exception& error) {
-    builder.fail(mark_of(error.mark), printable(error.msg, 200));
+    const bool in_string = error.msg == YAML::ErrorMsg::DOC_IN_SCALAR;
+    builder.fail(mark_of(error.mark),
+                 in_string ? "expected the closing quote of a string" : printable(error.msg, 200));
   }
-  if (!builder.has_value()) builder.fail({}, "the file is empty, expected a YAML map");
 }
 
 }  // namespace tcast

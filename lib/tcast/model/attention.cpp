@@ -119,6 +119,9 @@ GroupedQueryAttention::GroupedQueryAttention(std::string class_name,
 }
 
 GroupedQueryAttention::Projected GroupedQueryAttention::project(Trace& trace, Value hidden) const {
+  if (const auto* rotary = dynamic_cast<const RotaryEmbedding*>(find_child("rotary_emb"))) {
+    rotary->provide(trace, trace.input({trace.workload().tokens()}, DType::i64));
+  }
   Projected result;
   const std::int64_t q_width = local_heads_ * config_.head_dim;
   const std::int64_t kv_width = local_kv_heads_ * config_.head_dim;

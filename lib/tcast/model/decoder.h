@@ -14,10 +14,10 @@ namespace tcast {
 struct LayerNames {
   std::string attention = "self_attn";
   std::string mlp = "mlp";
-  std::string attention_norm = "input_layernorm";      ///< before attention
-  std::string attention_out_norm = "";                 ///< on attention's result
-  std::string mlp_norm = "post_attention_layernorm";   ///< before the feed-forward block
-  std::string mlp_out_norm = "";                       ///< on its result
+  std::string attention_norm = "input_layernorm";     ///< before attention
+  std::string attention_out_norm = "";                ///< on attention's result
+  std::string mlp_norm = "post_attention_layernorm";  ///< before the feed-forward block
+  std::string mlp_out_norm = "";                      ///< on its result
 };
 
 /// x += attention(norm(x)); x += mlp(norm(x)).
@@ -34,8 +34,8 @@ class TCAST_API DecoderLayer : public ModuleOf<DecoderLayer> {
 };
 
 /// A layer that predicts one more token (multi-token prediction, DeepSeek-V3): the embedding of the
-/// next token and the hidden state, normalized, joined, projected, and through a decoder layer, whose
-/// children it has beside its own (enorm, hnorm, eh_proj, shared_head.norm).
+/// next token and the hidden state, normalized, joined, projected, and through a decoder layer,
+/// whose children it has beside its own (enorm, hnorm, eh_proj, shared_head.norm).
 class TCAST_API MtpLayer : public ModuleOf<MtpLayer, DecoderLayer> {
  public:
   /// `block` gives the decoder layer's children.
@@ -95,8 +95,8 @@ class TCAST_API DecoderModel : public ModuleOf<DecoderModel> {
   DecoderNames names_;
 };
 
-/// A decoder with its head as published: logits for every row. A checkpoint without a head class has
-/// only the decoder.
+/// A decoder with its head as published: logits for every row. A checkpoint without a head class
+/// has only the decoder.
 class TCAST_API CausalLm : public ModuleOf<CausalLm> {
  public:
   explicit CausalLm(std::string class_name) : ModuleOf(std::move(class_name)) {}
@@ -109,9 +109,10 @@ class TCAST_API CausalLm : public ModuleOf<CausalLm> {
   Module* head() { return find_child("lm_head"); }
 };
 
-/// The one forward interface that wrap_model gives every language model: token ids in, logits out for
-/// the rows that need them (prefill: the last of each request, decode: all), then the predictions of
-/// the MTP layers. Its only child has an empty name, so paths stay those of the model.
+/// The one forward interface that wrap_model gives every language model: token ids in, logits out
+/// for the rows that need them (prefill: the last of each request, decode: all), then the
+/// predictions of the MTP layers. Its only child has an empty name, so paths stay those of the
+/// model.
 class TCAST_API LanguageModelWrapper : public ModuleOf<LanguageModelWrapper> {
  public:
   explicit LanguageModelWrapper(std::unique_ptr<Module> model);

@@ -21,12 +21,9 @@ struct ActivationName {
 
 // HuggingFace's ACT2FN names of the activations that have a gated form here.
 constexpr ActivationName activation_names[] = {
-    {"silu", ElementwiseKind::silu},
-    {"swish", ElementwiseKind::silu},
-    {"gelu", ElementwiseKind::gelu},
-    {"gelu_pytorch_tanh", ElementwiseKind::gelu_tanh},
-    {"gelu_new", ElementwiseKind::gelu_tanh},
-    {"gelu_tanh", ElementwiseKind::gelu_tanh},
+    {"silu", ElementwiseKind::silu},          {"swish", ElementwiseKind::silu},
+    {"gelu", ElementwiseKind::gelu},          {"gelu_pytorch_tanh", ElementwiseKind::gelu_tanh},
+    {"gelu_new", ElementwiseKind::gelu_tanh}, {"gelu_tanh", ElementwiseKind::gelu_tanh},
 };
 
 std::optional<ElementwiseKind> find_activation(const std::string& name) {
@@ -80,12 +77,6 @@ Setter to(bool& target) {
 Setter to(double& target) {
   return [&target](const Node& value) { target = value.as_number(); };
 }
-Setter to(std::int64_t& target) {
-  return [&target](const Node& value) {
-    target = value.as_int();
-    if (target < 0) value.fail_expected("a whole number >= 0");
-  };
-}
 
 /// A field whose value is a config key that gives the number, or the number itself: a profile
 /// describes a model type, not one size of it.
@@ -106,40 +97,41 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
   auto moe_fields = [&](const Node& node) {
     if (!spec.moe) node.fail("the base architecture has no experts", "choose a base that has");
     MoeSpec& moe = *spec.moe;
-    apply_fields(
-        node,
-        {{"block_class", to(moe.block_class)},
-         {"router_class", to(moe.router_class)},
-         {"expert_class", to(moe.expert_class)},
-         {"num_experts", size_from(moe.routing.num_experts, config)},
-         {"num_experts_per_tok", size_from(moe.routing.top_k, config)},
-         {"intermediate_size", size_from(moe.intermediate_size, config)},
-         {"shared_intermediate_size", size_from(moe.shared_intermediate_size, config)},
-         {"shared_gate", to(moe.shared_gate)},
-         {"norm_topk_prob", to(moe.routing.normalize)},
-         {"routed_scaling_factor", to(moe.routing.scale)},
-         {"scoring_func",
-          [&](const Node& value) {
-            const std::string name = value.as_string();
-            if (name != "softmax" && name != "sigmoid") value.fail_expected("softmax or sigmoid");
-            moe.routing.score = name == "sigmoid" ? RouterScore::sigmoid : RouterScore::softmax;
-          }},
-         {"correction_bias", to(moe.routing.correction_bias)},
-         {"first_dense_layers",
-          [&](const Node& value) {
-            std::int64_t dense = 0;
-            size_from(dense, config)(value);
-            for (std::size_t i = 0; i < moe.layers.size(); ++i) {
-              moe.layers[i] = static_cast<std::int64_t>(i) >= dense;
-            }
-          }},
-         {"gate_proj", to(moe.expert_names.gate)},
-         {"up_proj", to(moe.expert_names.up)},
-         {"down_proj", to(moe.expert_names.down)},
-         {"gate", to(moe.names.gate)},
-         {"experts", to(moe.names.experts)},
-         {"shared_experts", to(moe.names.shared_experts)},
-         {"shared_experts_gate", to(moe.names.shared_experts_gate)}});
+    apply_fields(node,
+                 {{"block_class", to(moe.block_class)},
+                  {"router_class", to(moe.router_class)},
+                  {"expert_class", to(moe.expert_class)},
+                  {"num_experts", size_from(moe.routing.num_experts, config)},
+                  {"num_experts_per_tok", size_from(moe.routing.top_k, config)},
+                  {"intermediate_size", size_from(moe.intermediate_size, config)},
+                  {"shared_intermediate_size", size_from(moe.shared_intermediate_size, config)},
+                  {"shared_gate", to(moe.shared_gate)},
+                  {"norm_topk_prob", to(moe.routing.normalize)},
+                  {"routed_scaling_factor", to(moe.routing.scale)},
+                  {"scoring_func",
+                   [&](const Node& value) {
+                     const std::string name = value.as_string();
+                     if (name != "softmax" && name != "sigmoid")
+                       value.fail_expected("softmax or sigmoid");
+                     moe.routing.score =
+                         name == "sigmoid" ? RouterScore::sigmoid : RouterScore::softmax;
+                   }},
+                  {"correction_bias", to(moe.routing.correction_bias)},
+                  {"first_dense_layers",
+                   [&](const Node& value) {
+                     std::int64_t dense = 0;
+                     size_from(dense, config)(value);
+                     for (std::size_t i = 0; i < moe.layers.size(); ++i) {
+                       moe.layers[i] = static_cast<std::int64_t>(i) >= dense;
+                     }
+                   }},
+                  {"gate_proj", to(moe.expert_names.gate)},
+                  {"up_proj", to(moe.expert_names.up)},
+                  {"down_proj", to(moe.expert_names.down)},
+                  {"gate", to(moe.names.gate)},
+                  {"experts", to(moe.names.experts)},
+                  {"shared_experts", to(moe.names.shared_experts)},
+                  {"shared_experts_gate", to(moe.names.shared_experts_gate)}});
   };
   auto name_fields = [&](const Node& node) {
     apply_fields(node, {{"embed_tokens", to(spec.names.embeddings)},
@@ -163,28 +155,27 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                         {"up_proj", to(spec.mlp_names.up)},
                         {"down_proj", to(spec.mlp_names.down)}});
   };
-  apply_fields(
-      *context.profile.architecture,
-      {{"class_prefix", to(spec.class_prefix)},
-       {"hidden_act",
-        [&](const Node& value) {
-          const std::optional<ElementwiseKind> kind = find_activation(value.as_string());
-          if (!kind) value.fail_expected("silu, gelu or gelu_pytorch_tanh");
-          spec.activation = *kind;
-        }},
-       {"tie_word_embeddings", to(spec.tie_word_embeddings)},
-       {"intermediate_size", size_from(spec.intermediate_size, config)},
-       {"num_key_value_heads", size_from(spec.num_key_value_heads, config)},
-       {"head_dim", size_from(spec.head_dim, config)},
-       {"qkv_bias", to(spec.qkv_bias)},
-       {"output_bias", to(spec.output_bias)},
-       {"mlp_bias", to(spec.mlp_bias)},
-       {"qk_norm", to(spec.qk_norm)},
-       {"partial_rotary_factor", to(spec.rotary_fraction)},
-       {"rope_interleave", to(spec.rotary_interleaved)},
-       {"sliding_window", size_from(spec.sliding_window, config)},
-       {"moe", moe_fields},
-       {"names", name_fields}});
+  apply_fields(*context.profile.architecture,
+               {{"class_prefix", to(spec.class_prefix)},
+                {"hidden_act",
+                 [&](const Node& value) {
+                   const std::optional<ElementwiseKind> kind = find_activation(value.as_string());
+                   if (!kind) value.fail_expected("silu, gelu or gelu_pytorch_tanh");
+                   spec.activation = *kind;
+                 }},
+                {"tie_word_embeddings", to(spec.tie_word_embeddings)},
+                {"intermediate_size", size_from(spec.intermediate_size, config)},
+                {"num_key_value_heads", size_from(spec.num_key_value_heads, config)},
+                {"head_dim", size_from(spec.head_dim, config)},
+                {"qkv_bias", to(spec.qkv_bias)},
+                {"output_bias", to(spec.output_bias)},
+                {"mlp_bias", to(spec.mlp_bias)},
+                {"qk_norm", to(spec.qk_norm)},
+                {"partial_rotary_factor", to(spec.rotary_fraction)},
+                {"rope_interleave", to(spec.rotary_interleaved)},
+                {"sliding_window", size_from(spec.sliding_window, config)},
+                {"moe", moe_fields},
+                {"names", name_fields}});
 }
 
 // --- building ------------------------------------------------------------------------------------
@@ -197,8 +188,9 @@ class Builder {
   std::unique_ptr<Module> build() const {
     auto lm = std::make_unique<CausalLm>(spec_.class_prefix + "ForCausalLM");
     auto decoder = std::make_unique<DecoderModel>(spec_.class_prefix + "Model", spec_.names);
-    decoder->add_child(spec_.names.embeddings,
-                       std::make_unique<Embedding>(spec_.vocab_size, spec_.hidden_size, spec_.dtype));
+    decoder->add_child(
+        spec_.names.embeddings,
+        std::make_unique<Embedding>(spec_.vocab_size, spec_.hidden_size, spec_.dtype));
     decoder->add_child(spec_.names.layers, layers());
     decoder->add_child(spec_.names.norm, norm(spec_.hidden_size));
     if (!spec_.rotary_per_layer) decoder->add_child(spec_.names.rotary, rotary());
@@ -247,8 +239,8 @@ class Builder {
                                     ? experts()
                                     : mlp(spec_.class_prefix + "MLP", spec_.intermediate_size,
                                           spec_.mlp_names, spec_.mlp_bias));
-    for (const std::string& name : {names.attention_norm, names.attention_out_norm, names.mlp_norm,
-                                    names.mlp_out_norm}) {
+    for (const std::string& name :
+         {names.attention_norm, names.attention_out_norm, names.mlp_norm, names.mlp_out_norm}) {
       if (!name.empty()) layer->add_child(name, norm(spec_.hidden_size));
     }
     return layer;
@@ -293,8 +285,8 @@ class Builder {
     const std::int64_t hidden = spec_.hidden_size;
     auto module = std::make_unique<EagerAttention>(spec_.class_prefix + "Attention", config, names);
     if (!names.qkv.empty()) {
-      module->add_child(names.qkv,
-                        linear(hidden, q_width + 2 * kv_width, spec_.qkv_bias, InitRole::query_key));
+      module->add_child(
+          names.qkv, linear(hidden, q_width + 2 * kv_width, spec_.qkv_bias, InitRole::query_key));
     } else {
       module->add_child(names.q_proj, linear(hidden, q_width, spec_.qkv_bias, InitRole::query_key));
       module->add_child(names.k_proj,
@@ -316,8 +308,8 @@ class Builder {
     const MlaFieldNames names;
     const std::int64_t hidden = spec_.hidden_size;
     const std::int64_t q_width = config.num_heads * config.qk_head_dim();
-    auto module = std::make_unique<EagerLatentAttention>(spec_.class_prefix + "Attention", config,
-                                                         names);
+    auto module =
+        std::make_unique<EagerLatentAttention>(spec_.class_prefix + "Attention", config, names);
     if (config.q_lora_rank > 0) {
       module->add_child(names.q_a_proj, linear(hidden, config.q_lora_rank, spec_.qkv_bias));
       module->add_child(names.q_a_layernorm, norm(config.q_lora_rank));
@@ -330,10 +322,10 @@ class Builder {
         names.kv_a_proj_with_mqa,
         linear(hidden, config.kv_lora_rank + config.qk_rope_head_dim, spec_.qkv_bias));
     module->add_child(names.kv_a_layernorm, norm(config.kv_lora_rank));
-    module->add_child(names.kv_b_proj,
-                      linear(config.kv_lora_rank,
-                             config.num_heads * (config.qk_nope_head_dim + config.v_head_dim),
-                             false));
+    module->add_child(
+        names.kv_b_proj,
+        linear(config.kv_lora_rank,
+               config.num_heads * (config.qk_nope_head_dim + config.v_head_dim), false));
     module->add_child(names.o_proj,
                       linear(config.num_heads * config.v_head_dim, hidden, spec_.output_bias));
     return module;
@@ -351,8 +343,8 @@ class Builder {
   std::unique_ptr<Module> experts() const {
     const MoeSpec& moe = *spec_.moe;
     auto block = std::make_unique<EagerMoe>(moe.block_class, moe.routing, moe.names);
-    auto gate = std::make_unique<Linear>(spec_.hidden_size, moe.routing.num_experts, false,
-                                         spec_.dtype);
+    auto gate =
+        std::make_unique<Linear>(spec_.hidden_size, moe.routing.num_experts, false, spec_.dtype);
     gate->set_hf_class_name(moe.router_class);
     gate->set_output_dtype(DType::f32);
     if (moe.routing.correction_bias) {
@@ -383,8 +375,8 @@ class Builder {
   const HfConfig& config_;
 };
 
-void require_divides(const HfConfig& config, const char* key, std::int64_t whole,
-                     std::int64_t part, const char* whole_name) {
+void require_divides(const HfConfig& config, const char* key, std::int64_t whole, std::int64_t part,
+                     const char* whole_name) {
   if (part > 0 && whole % part == 0) return;
   config.fail(key, fmt::format("{} does not divide {} {}", part, whole_name, whole));
 }
@@ -411,20 +403,20 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
   // Far more layers than any model has: refused before a tree of that size is built.
   constexpr std::int64_t most_layers = 100'000;
   if (spec.num_hidden_layers > most_layers) {
-    config.fail("num_hidden_layers",
-                fmt::format("expected at most {} layers, got {}", most_layers,
-                            spec.num_hidden_layers));
+    config.fail("num_hidden_layers", fmt::format("expected at most {} layers, got {}", most_layers,
+                                                 spec.num_hidden_layers));
   }
   if (context.options.num_hidden_layers) {
     spec.num_hidden_layers = *context.options.num_hidden_layers;
   }
   spec.num_attention_heads = config.get_size("num_attention_heads");
-  spec.num_key_value_heads = config.get_size_or(
-      "num_key_value_heads",
-      defaults.num_key_value_heads > 0 && !config.has("num_key_value_heads")
-          ? defaults.num_key_value_heads
-          : spec.num_attention_heads);
-  if (!config.has("num_key_value_heads")) {
+  // Null means as many as attention heads; absent means what the config class has as its default.
+  const bool absent = !config.has("num_key_value_heads") && !config.is_null("num_key_value_heads");
+  spec.num_key_value_heads =
+      config.get_size_or("num_key_value_heads", absent && defaults.num_key_value_heads > 0
+                                                    ? defaults.num_key_value_heads
+                                                    : spec.num_attention_heads);
+  if (absent) {
     context.assumptions.push_back(
         fmt::format("num_key_value_heads is absent: {}", spec.num_key_value_heads));
   }
@@ -432,8 +424,8 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
   spec.norm_epsilon = config.get_or<double>("rms_norm_eps", defaults.norm_epsilon);
   spec.tie_word_embeddings =
       config.get_or<bool>("tie_word_embeddings", defaults.tie_word_embeddings);
-  require_divides(config, "num_key_value_heads", spec.num_attention_heads,
-                  spec.num_key_value_heads, "num_attention_heads");
+  require_divides(config, "num_key_value_heads", spec.num_attention_heads, spec.num_key_value_heads,
+                  "num_attention_heads");
   if (const auto head_dim = config.find<std::int64_t>("head_dim")) {
     spec.head_dim = config.get_size("head_dim");
   } else if (defaults.head_dim > 0) {
@@ -446,11 +438,35 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
   return spec;
 }
 
+void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec) {
+  const HfConfig& config = context.config;
+  if (!config.get_or<bool>("use_sliding_window", false)) return;
+  spec.sliding_window = config.get_size_or("sliding_window", 0);
+  if (spec.sliding_window == 0) return;
+  spec.window_layers.assign(static_cast<std::size_t>(spec.num_hidden_layers), false);
+  if (const auto types = config.find<std::vector<std::string>>("layer_types")) {
+    if (types->size() < spec.window_layers.size()) {
+      config.fail("layer_types", fmt::format("{} entries for {} layers", types->size(),
+                                             spec.window_layers.size()));
+    }
+    for (std::size_t i = 0; i < spec.window_layers.size(); ++i) {
+      spec.window_layers[i] = (*types)[i] == "sliding_attention";
+    }
+    return;
+  }
+  const auto first = config.get_or<std::int64_t>("max_window_layers", 28);
+  for (std::size_t i = 0; i < spec.window_layers.size(); ++i) {
+    spec.window_layers[i] = static_cast<std::int64_t>(i) >= first;
+  }
+}
+
 MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spec,
-                      std::string_view experts_key, std::int64_t default_top_k) {
+                      std::string_view experts_key, std::int64_t default_top_k,
+                      std::int64_t default_experts) {
   const HfConfig& config = context.config;
   MoeSpec moe;
-  moe.routing.num_experts = config.get_size(experts_key);
+  moe.routing.num_experts = default_experts > 0 ? config.get_size_or(experts_key, default_experts)
+                                                : config.get_size(experts_key);
   moe.routing.top_k = config.get_size_or("num_experts_per_tok", default_top_k);
   if (moe.routing.top_k > moe.routing.num_experts) {
     config.fail("num_experts_per_tok", fmt::format("a token cannot choose {} of {} experts",

@@ -39,8 +39,8 @@ RopeParameters read_rope(const HfConfig& config) {
   }
   if (!scaling) return rope;
   rope.theta = scaling->get_or<double>("rope_theta", rope.theta);
-  rope.type = scaling->get_or<std::string>("rope_type",
-                                           scaling->get_or<std::string>("type", "default"));
+  rope.type =
+      scaling->get_or<std::string>("rope_type", scaling->get_or<std::string>("type", "default"));
   const std::vector<std::string> known = {"default", "linear", "dynamic", "llama3", "yarn"};
   bool found = false;
   for (const std::string& name : known) found = found || name == rope.type;

@@ -209,11 +209,10 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
   const EmbeddedFile* best = nullptr;
   for (const EmbeddedFile& file : embedded_profiles()) {
     if (!matches_pattern(model_type, file.key)) continue;
-    const bool better =
-        best == nullptr ||
-        (is_literal_pattern(file.key) && !is_literal_pattern(best->key)) ||
-        (is_literal_pattern(file.key) == is_literal_pattern(best->key) &&
-         literal_length(file.key) > literal_length(best->key));
+    const bool better = best == nullptr ||
+                        (is_literal_pattern(file.key) && !is_literal_pattern(best->key)) ||
+                        (is_literal_pattern(file.key) == is_literal_pattern(best->key) &&
+                         literal_length(file.key) > literal_length(best->key));
     if (better) best = &file;
   }
   if (best != nullptr) {
@@ -245,7 +244,8 @@ namespace {
   std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
   hint +=
       "see 'tcast models' for what is known; describe the type in a profile with 'base:' "
-      "(--profile FILE), register it in custom_model/, or, if it is built like a known type, say so "
+      "(--profile FILE), register it in custom_model/, or, if it is built like a known type, say "
+      "so "
       "with --assume-base TYPE";
   config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)), hint);
 }
@@ -275,18 +275,18 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
   if (profile.base) {
     build_as = *profile.base;
     if (architectures().find(build_as) == nullptr) {
-      throw Error(fmt::format("{}: base: '{}' is not a known architecture",
-                              profile.sources.empty() ? "profile" : profile.sources.back(),
-                              printable(build_as)),
-                  did_you_mean(build_as, architectures().names(),
-                               "see 'tcast models' for the known ones"));
+      throw Error(
+          fmt::format("{}: base: '{}' is not a known architecture",
+                      profile.sources.empty() ? "profile" : profile.sources.back(),
+                      printable(build_as)),
+          did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
     }
   } else if (!registered && !assume_base.empty()) {
     build_as = assume_base;
     if (architectures().find(build_as) == nullptr) {
-      throw Error(fmt::format("--assume-base '{}' is not a known architecture", printable(build_as)),
-                  did_you_mean(build_as, architectures().names(),
-                               "see 'tcast models' for the known ones"));
+      throw Error(
+          fmt::format("--assume-base '{}' is not a known architecture", printable(build_as)),
+          did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
     }
     profile = load_profile(build_as, {});
     assumptions.push_back(

@@ -38,7 +38,7 @@ struct StepReport {
   std::optional<std::int64_t> expected;  ///< modules that should have changed (one per layer, ...)
   std::int64_t changed_modules = 0;      ///< modules that did, counting every list entry
   std::vector<std::string> warnings;
-  bool disabled = false;                 ///< by --skip-step
+  bool disabled = false;  ///< by --skip-step
   double milliseconds = 0;
 };
 
@@ -63,8 +63,14 @@ struct ParameterCounts {
 };
 
 /// Requested transformations that a step has to carry out (decision D8).
-enum class Request : std::uint8_t { mtp, tensor_parallel, expert_parallel, data_parallel,
-                                    quantize_linear, quantize_kv_cache };
+enum class Request : std::uint8_t {
+  mtp,
+  tensor_parallel,
+  expert_parallel,
+  data_parallel,
+  quantize_linear,
+  quantize_kv_cache
+};
 
 /// A model on its way from published to deployed form: config, profile, options, the tree, and what
 /// the steps so far reported. What a step or a custom hook receives.
@@ -101,7 +107,8 @@ class TCAST_API TransformerModel {
   /// Every parameter, buffer and scale in the order of the tree, list entries written out.
   std::vector<NamedParameter> parameters() const;
   ParameterCounts count_parameters() const;
-  /// Bytes of weights and buffers that one rank holds (the busiest), scales included, tied ones once.
+  /// Bytes of weights and buffers that one rank holds (the busiest), scales included, tied ones
+  /// once.
   std::int64_t weight_bytes() const;
 
   /// Traces one forward pass on one rank.
@@ -121,7 +128,8 @@ class TCAST_API TransformerModel {
 /// Builds the tree that HuggingFace's class would build from a config.
 using ArchitectureFunction = std::unique_ptr<Module> (*)(const ArchitectureContext&);
 
-/// A module class that profiles may name: makes the module that takes `original`'s place and content.
+/// A module class that profiles may name: makes the module that takes `original`'s place and
+/// content.
 using ModuleClassFunction = std::unique_ptr<Module> (*)(Module& original,
                                                         const ModelProfile& profile,
                                                         const ModelOptions& options);
@@ -134,11 +142,12 @@ using OperatorFunction = OpWork (*)(const CustomOp& op);
 TCAST_API const Registry<ArchitectureFunction>& architectures();
 TCAST_API const Registry<ModuleClassFunction>& module_classes();
 TCAST_API const Registry<OperatorFunction>& operators();
-/// The registered operator of that name, to put into a CustomOp. Throws Error with the closest name.
+/// The registered operator of that name, to put into a CustomOp. Throws Error with the closest
+/// name.
 TCAST_API const OperatorDefinition& find_operator(const std::string& name);
 
-/// Merges the builtin profile of `model_type` (exact, else the most specific wildcard) and the given
-/// files, later ones over earlier ones. Throws Error.
+/// Merges the builtin profile of `model_type` (exact, else the most specific wildcard) and the
+/// given files, later ones over earlier ones. Throws Error.
 TCAST_API ModelProfile load_profile(const std::string& model_type,
                                     const std::vector<std::string>& files);
 

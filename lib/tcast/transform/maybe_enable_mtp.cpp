@@ -15,7 +15,8 @@
 namespace tcast {
 namespace {
 
-/// The last decoder layer of the class that the profile names; the classes that are there otherwise.
+/// The last decoder layer of the class that the profile names; the classes that are there
+/// otherwise.
 const DecoderLayer* find_block(const LayerList& layers, const std::string& class_name,
                                std::vector<std::string>& present) {
   const DecoderLayer* block = nullptr;
@@ -43,8 +44,7 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
       report.skipped.push_back({"", "the model is not wrapped (step wrap_model comes first)"});
       return;
     }
-    const std::int64_t available =
-        m.config().get_or<std::int64_t>("num_nextn_predict_layers", 0);
+    const std::int64_t available = m.config().get_or<std::int64_t>("num_nextn_predict_layers", 0);
     if (available <= 0) {
       throw Error(fmt::format("--num-mtp-tokens {}: {} has no multi-token-prediction layers "
                               "(num_nextn_predict_layers {})",
@@ -75,10 +75,9 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
     for (std::int64_t i = 0; i < count; ++i) {
       std::unique_ptr<Module> copy = block->clone();
       const std::string from = copy->class_name();
-      Module& added = layers.append(
-          std::make_unique<MtpLayer>(dynamic_cast<DecoderLayer&>(*copy), embedding[1], epsilon,
-                                     dtype),
-          1);
+      Module& added = layers.append(std::make_unique<MtpLayer>(dynamic_cast<DecoderLayer&>(*copy),
+                                                               embedding[1], epsilon, dtype),
+                                    1);
       report.changed.push_back({"model.layers." + added.name(), "", added.class_name()});
       ++report.changed_modules;
     }

@@ -22,8 +22,8 @@ TransformerModel& maybe_reuse_layers(TransformerModel& model) {
         const std::string where = path.text() + "." + layer.name();
         const std::size_t first = layers->equal_to()[i];
         if (first != i) {
-          report.changed.push_back({where, layer.class_name(),
-                                    "equal to " + layers->children()[first]->name()});
+          report.changed.push_back(
+              {where, layer.class_name(), "equal to " + layers->children()[first]->name()});
         } else if (layer.members().count > 1) {
           report.changed.push_back(
               {where, layer.class_name(),

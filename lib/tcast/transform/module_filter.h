@@ -20,8 +20,8 @@ class ModuleFilter {
   /// The pattern that a member path matches, or "".
   std::string_view match(std::string_view path) const;
 
-  /// Cuts list nodes below `root` apart until every Linear's node is matched by all of its members or
-  /// by none, so that a pattern may name one layer out of many.
+  /// Cuts list nodes below `root` apart until every Linear's node is matched by all of its members
+  /// or by none, so that a pattern may name one layer out of many.
   void split_lists(Module& root) const;
 
  private:

@@ -10,10 +10,10 @@
 
 namespace tcast {
 
-void replace_named_class(
-    TransformerModel& model, StepReport& report, const std::string& class_name, const char* field,
-    const std::function<std::unique_ptr<Module>(Module& module, const std::string& path,
-                                                std::string& reason)>& make) {
+void replace_named_class(TransformerModel& model, StepReport& report, const std::string& class_name,
+                         const char* field,
+                         const std::function<std::unique_ptr<Module>(
+                             Module& module, const std::string& path, std::string& reason)>& make) {
   std::set<std::string> classes;
   std::int64_t matched = 0;
   rewrite(model.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
@@ -52,9 +52,9 @@ ModuleClassFunction find_module_class(const std::string& name, const char* field
   const auto* entry = module_classes().find(name);
   if (entry == nullptr) {
     const std::vector<std::string> known = module_classes().names();
-    throw Error(fmt::format("profile: {}: no module class '{}' is registered", field,
-                            printable(name)),
-                did_you_mean(name, known, fmt::format("known are {}", join(known, ", "))));
+    throw Error(
+        fmt::format("profile: {}: no module class '{}' is registered", field, printable(name)),
+        did_you_mean(name, known, fmt::format("known are {}", join(known, ", "))));
   }
   return entry->value;
 }

@@ -29,9 +29,8 @@ std::string missing_fields(const Module& module, const MlaFieldNames& names) {
     return fmt::format("it has no child '{}'; {}", child,
                        did_you_mean(child, present, "it has " + join(present, ", ")));
   }
-  for (const std::string& attribute :
-       {names.num_heads, names.kv_lora_rank, names.qk_nope_head_dim, names.qk_rope_head_dim,
-        names.v_head_dim}) {
+  for (const std::string& attribute : {names.num_heads, names.kv_lora_rank, names.qk_nope_head_dim,
+                                       names.qk_rope_head_dim, names.v_head_dim}) {
     if (module.find_attribute(attribute) != nullptr) continue;
     std::vector<std::string> present;
     for (const Attribute& known : module.attributes()) present.push_back(known.name);
@@ -47,8 +46,7 @@ TransformerModel& patch_mla(TransformerModel& model) {
   return run_step(model, "patch_mla", [](TransformerModel& m, StepReport& report) {
     const ModelProfile& profile = m.profile();
     if (!profile.mla_module_name) {
-      report.skipped.push_back(
-          {"", "the profile names no latent attention (mla_module_name)"});
+      report.skipped.push_back({"", "the profile names no latent attention (mla_module_name)"});
       return;
     }
     const ModuleClassFunction make =

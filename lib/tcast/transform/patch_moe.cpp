@@ -49,18 +49,17 @@ TransformerModel& patch_moe(TransformerModel& model) {
           const std::optional<MoeConfig> config = moe_config_of(module, names, reason);
           if (!config) return nullptr;
           if (configured && *configured != config->num_experts) {
-            throw Error(fmt::format("{}: the tree has {} experts, the config says {} ({})", path,
-                                    config->num_experts, *configured,
-                                    profile.moe_num_experts_key.back()),
-                        "correct moe_num_experts_key in the profile");
+            throw Error(
+                fmt::format("{}: the tree has {} experts, the config says {} ({})", path,
+                            config->num_experts, *configured, profile.moe_num_experts_key.back()),
+                "correct moe_num_experts_key in the profile");
           }
           for (std::size_t i = 0; i < module.children().size(); ++i) {
             if (module.children()[i]->name() != names.experts) continue;
             module.replace_child(i, make_experts(*module.children()[i], profile, m.options()));
           }
-          return std::make_unique<FusedMoe>(module, *config, names,
-                                            profile.moe_gate_returns_raw_logits,
-                                            m.options().expert_skew);
+          return std::make_unique<FusedMoe>(
+              module, *config, names, profile.moe_gate_returns_raw_logits, m.options().expert_skew);
         });
   });
 }

@@ -30,8 +30,8 @@ TCAST_API std::span<const StepInfo> standard_steps();
 /// Runs the standard steps one after the other.
 TCAST_API TransformerModel& run_standard_steps(TransformerModel& model);
 
-/// What every step does around its body: skips it if disabled, times it, runs it, records the report,
-/// validates the tree, tells the observer. A custom hook's own steps may use it too.
+/// What every step does around its body: skips it if disabled, times it, runs it, records the
+/// report, validates the tree, tells the observer. A custom hook's own steps may use it too.
 TCAST_API TransformerModel& run_step(
     TransformerModel& model, std::string_view name,
     const std::function<void(TransformerModel& model, StepReport& report)>& body);

@@ -39,9 +39,10 @@ LinearQuantization make_scheme(LinearScheme scheme) {
 
 [[noreturn]] void fail_method(const HfConfig& config, const std::string& key,
                               const std::string& what) {
-  config.fail(key, fmt::format("{} is not supported yet", what),
-              "choose another scheme with --quantize-linear (w8a16, w8a8_dynamic, fp8), or none for "
-              "16-bit weights");
+  config.fail(
+      key, fmt::format("{} is not supported yet", what),
+      "choose another scheme with --quantize-linear (w8a16, w8a8_dynamic, fp8), or none for "
+      "16-bit weights");
 }
 
 std::vector<std::string> ignored(const HfConfig& quantization) {

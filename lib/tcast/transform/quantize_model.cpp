@@ -36,9 +36,9 @@ std::string first_member(const ModulePath& path) {
 void quantize_linears(TransformerModel& m, StepReport& report) {
   const QuantizationPlan plan = plan_quantization(m.config(), m.options());
   if (!plan.linear) {
-    report.skipped.push_back(
-        {"", plan.source.empty() ? "the checkpoint is not quantized and nothing was asked for"
-                                 : "linears stay as they are (" + plan.source + ")"});
+    report.skipped.push_back({"", plan.source.empty()
+                                      ? "the checkpoint is not quantized and nothing was asked for"
+                                      : "linears stay as they are (" + plan.source + ")"});
     return;
   }
   const ModuleFilter ignore(plan.ignore, plan.source);
@@ -85,8 +85,8 @@ void quantize_cache(TransformerModel& m, StepReport& report) {
                                     module.class_name())});
       return;
     }
-    report.changed.push_back({path.text(), module.class_name(),
-                              fmt::format("KV cache in {}", short_name_of(dtype))});
+    report.changed.push_back(
+        {path.text(), module.class_name(), fmt::format("KV cache in {}", short_name_of(dtype))});
     report.changed_modules += path.count();
     m.fulfil(Request::quantize_kv_cache);
   });

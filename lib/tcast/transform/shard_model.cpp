@@ -10,9 +10,10 @@
 #include "tcast/transform/pipeline.h"
 #include "tcast/transform/steps.h"
 
-// Ranks are numbered with the tensor-parallel one fastest. An expert-parallel group takes ranks of one
-// tensor-parallel group first and then of neighbouring ones; what it leaves of the tensor-parallel
-// group cuts each expert, what it leaves of the data-parallel replicas holds copies of the experts.
+// Ranks are numbered with the tensor-parallel one fastest. An expert-parallel group takes ranks of
+// one tensor-parallel group first and then of neighbouring ones; what it leaves of the
+// tensor-parallel group cuts each expert, what it leaves of the data-parallel replicas holds copies
+// of the experts.
 
 namespace tcast {
 namespace {
@@ -23,8 +24,10 @@ struct Layout {
 };
 
 void check(const ParallelOptions& parallel) {
-  for (const auto& [name, value] : {std::pair{"--tp", parallel.tp}, std::pair{"--ep", parallel.ep}}) {
-    if (value < 1) throw Error(fmt::format("{}: expected a whole number >= 1, got {}", name, value));
+  for (const auto& [name, value] :
+       {std::pair{"--tp", parallel.tp}, std::pair{"--ep", parallel.ep}}) {
+    if (value < 1)
+      throw Error(fmt::format("{}: expected a whole number >= 1, got {}", name, value));
   }
   if (parallel.devices() % parallel.tp != 0) {
     throw Error(fmt::format("--num-devices {} cannot be divided into groups of --tp {}",
@@ -124,7 +127,8 @@ class Sharder {
     report_.changed_modules += path.count();
   }
 
-  /// Parameters below a sharded block that its rules keep whole (norms, compressed projections, routers).
+  /// Parameters below a sharded block that its rules keep whole (norms, compressed projections,
+  /// routers).
   void list_whole_parts(const Module& block, const ModulePath& path) {
     if (!tensor_parallel()) return;
     const std::string prefix = path.text();

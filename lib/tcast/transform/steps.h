@@ -8,11 +8,12 @@
 
 namespace tcast {
 
-/// One forward interface: token ids in, logits out for the rows that need them. Adds an LM head where
-/// the model has none, tied if the config ties it.
+/// One forward interface: token ids in, logits out for the rows that need them. Adds an LM head
+/// where the model has none, tied if the config ties it.
 TCAST_API TransformerModel& wrap_model(TransformerModel& model);
 
-/// Adds multi-token-prediction layers when they were asked for. Throws Error when the config has none.
+/// Adds multi-token-prediction layers when they were asked for. Throws Error when the config has
+/// none.
 TCAST_API TransformerModel& maybe_enable_mtp(TransformerModel& model);
 
 /// From now on equal layers are traced once and called as often as there are of them.
@@ -24,12 +25,12 @@ TCAST_API TransformerModel& patch_rotary_emb(TransformerModel& model);
 /// Attention becomes one fused operator over a paged KV cache.
 TCAST_API TransformerModel& patch_attention(TransformerModel& model);
 
-/// Modules of the profile's mla_module_name become its mla_module_class_type: latent cache, absorbed
-/// in decode, expanded in prefill.
+/// Modules of the profile's mla_module_name become its mla_module_class_type: latent cache,
+/// absorbed in decode, expanded in prefill.
 TCAST_API TransformerModel& patch_mla(TransformerModel& model);
 
-/// Modules of the profile's moe_module_name become fused: routing, permutation, grouped experts of its
-/// custom_expert_module_type, combination.
+/// Modules of the profile's moe_module_name become fused: routing, permutation, grouped experts of
+/// its custom_expert_module_type, combination.
 TCAST_API TransformerModel& patch_moe(TransformerModel& model);
 
 /// Linears (quantize_linear) and the KV cache to the requested or the checkpoint's own scheme.

@@ -23,13 +23,15 @@ TransformerModel& wrap_model(TransformerModel& model) {
     report.expected = 1;
     auto* lm = dynamic_cast<CausalLm*>(&m.root());
     if (lm == nullptr) {
-      report.skipped.push_back({"", "'" + m.root().class_name() + "' is not a causal language model"});
+      report.skipped.push_back(
+          {"", "'" + m.root().class_name() + "' is not a causal language model"});
       return;
     }
     if (lm->head() == nullptr) {
       add_head(*lm, report);
       if (m.config().get_or<bool>("tie_word_embeddings", false)) {
-        lm->head()->parameters()[0].tied_to = "model." + lm->decoder().embeddings().name() + ".weight";
+        lm->head()->parameters()[0].tied_to =
+            "model." + lm->decoder().embeddings().name() + ".weight";
       }
     }
     const std::string from = lm->class_name();

@@ -1,0 +1,484 @@
+#include "tcast/cost/op_cost.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/graph/attention_span.h"
+
+// Every formula stands here once and is read in two ways: by Counter, whose numbers are doubles and
+// which the compiler turns into plain arithmetic, and by Writer, whose numbers are terms that
+// remember how they came about. So an explanation can never tell another story than the estimate.
+//
+// Conventions. A multiply-add counts as two operations; exp, erf, tanh and a division as one each.
+// Vector work runs in f32 whatever the storage (as PyTorch's kernels do). Scales are f32, indices
+// and positions i64. An operand is read once: a kernel that tiles well keeps the rest on the chip.
+
+namespace tcast {
+namespace {
+
+// --- first reading: numbers ----------------------------------------------------------------------
+
+struct Counter {
+  using Number = double;
+
+  Number size(const char*, double value) const { return value; }
+  Number bytes(DType dtype) const { return bits_of(dtype) / 8.0; }
+  void matrix(const char*, Number flops, DType dtype) {
+    work.matrix_flops += flops;
+    work.matrix_dtype = dtype;
+  }
+  void vector(const char*, Number flops) { work.vector_flops += flops; }
+  void read(const char*, Number bytes_read) { work.read_bytes += bytes_read; }
+  void write(const char*, Number bytes_written) { work.write_bytes += bytes_written; }
+  void add(const OpWork& other) { work = other; }
+
+  OpWork work;
+};
+
+// --- second reading: text ------------------------------------------------------------------------
+
+std::string number_text(double value) {
+  constexpr double largest_exact = 9007199254740992.0;  // 2^53
+  if (value == std::floor(value) && std::abs(value) < largest_exact) {
+    return format_grouped(static_cast<std::int64_t>(value));
+  }
+  return fmt::format("{:.6g}", value);
+}
+
+/// A value that knows its formula in names and in numbers.
+struct Term {
+  Term(double number)  // NOLINT(google-explicit-constructor): literals in formulas
+      : value(number), names(number_text(number)), numbers(names) {}
+  Term(double number, std::string name)
+      : value(number), names(std::move(name)), numbers(number_text(number)) {}
+  Term(double number, std::string name, std::string digits, bool sum)
+      : value(number), names(std::move(name)), numbers(std::move(digits)), is_sum(sum) {}
+
+  double value;
+  std::string names;
+  std::string numbers;
+  bool is_sum = false;  // needs parentheses as a factor
+};
+
+std::string as_factor(const Term& term, const std::string& text) {
+  return term.is_sum ? "(" + text + ")" : text;
+}
+
+Term operator*(const Term& a, const Term& b) {
+  return {a.value * b.value, as_factor(a, a.names) + " * " + as_factor(b, b.names),
+          as_factor(a, a.numbers) + " * " + as_factor(b, b.numbers), false};
+}
+
+Term operator+(const Term& a, const Term& b) {
+  return {a.value + b.value, a.names + " + " + b.names, a.numbers + " + " + b.numbers, true};
+}
+
+struct Writer {
+  using Number = Term;
+
+  Number size(const char* name, double value) const { return {value, name}; }
+  Number bytes(DType dtype) const {
+    return {bits_of(dtype) / 8.0, fmt::format("bytes({})", short_name_of(dtype))};
+  }
+  void matrix(const char* what, const Number& flops, DType dtype) {
+    line(fmt::format("{} ({} flops)", what, short_name_of(dtype)), flops, "");
+  }
+  void vector(const char* what, const Number& flops) {
+    line(fmt::format("{} (vector flops)", what), flops, "");
+  }
+  void read(const char* what, const Number& bytes_read) {
+    line(fmt::format("read {}", what), bytes_read, " B");
+  }
+  void write(const char* what, const Number& bytes_written) {
+    line(fmt::format("write {}", what), bytes_written, " B");
+  }
+  void add(const OpWork&) {
+    lines.emplace_back("the definition of the operator", "gives its work");
+  }
+
+  void line(std::string what, const Number& term, const char* unit) {
+    const std::string result = number_text(term.value);
+    std::string formula = term.names;
+    if (term.numbers != term.names && term.numbers != result) formula += " = " + term.numbers;
+    lines.emplace_back(std::move(what), fmt::format("{} = {}{}", formula, result, unit));
+  }
+
+  std::vector<std::pair<std::string, std::string>> lines;
+};
+
+// --- the formulas --------------------------------------------------------------------------------
+
+/// Weights of at most 8 bits that are multiplied in a wider type are converted first.
+bool needs_dequantization(DType weight, DType compute) {
+  return bits_of(weight) <= 8 && bits_of(compute) > 8;
+}
+
+/// Products of narrow operands are put right by scales: by the weight's (and the activation's) once
+/// per result, or once per group of k when activations have a scale per group.
+double scale_groups(double rows, std::int64_t activation_scales) {
+  return std::max(1.0, static_cast<double>(activation_scales) / rows);
+}
+
+template <class Form>
+void work(Form& f, const MatMul& op) {
+  if (op.batch <= 0 || op.m <= 0 || op.n <= 0 || op.k <= 0) return;
+  const auto batch = f.size("batch", static_cast<double>(op.batch));
+  const auto m = f.size("m", static_cast<double>(op.m));
+  const auto n = f.size("n", static_cast<double>(op.n));
+  const auto k = f.size("k", static_cast<double>(op.k));
+  f.matrix("multiply-adds", 2.0 * batch * m * n * k, op.compute);
+  f.read("x", batch * m * k * f.bytes(op.input));
+  f.read(op.weight_is_parameter ? "weight" : "second operand", batch * n * k * f.bytes(op.weight));
+  if (op.weight_scales > 0) {
+    f.read("weight scales",
+           f.size("weight_scales", static_cast<double>(op.weight_scales)) * f.bytes(DType::f32));
+  }
+  if (op.activation_scales > 0) {
+    f.read("activation scales",
+           f.size("activation_scales", static_cast<double>(op.activation_scales)) *
+               f.bytes(DType::f32));
+  }
+  if (needs_dequantization(op.weight, op.compute)) {
+    f.vector("dequantize the weight", batch * n * k);
+  } else if (op.weight_scales > 0 || op.activation_scales > 0) {
+    const double rows = static_cast<double>(op.batch) * static_cast<double>(op.m);
+    f.vector("apply scales", 2.0 * batch * m * n *
+                                 f.size("scale_groups", scale_groups(rows, op.activation_scales)));
+  }
+  if (op.bias) {
+    f.read("bias", n * f.bytes(op.output));
+    f.vector("add the bias", batch * m * n);
+  }
+  f.write("y", batch * m * n * f.bytes(op.output));
+}
+
+template <class Form>
+void work(Form& f, const GroupedMatMul& op) {
+  if (op.rows <= 0 || op.n <= 0 || op.k <= 0) return;
+  const auto rows = f.size("rows", static_cast<double>(op.rows));
+  const auto active = f.size("active_experts", static_cast<double>(op.active_experts));
+  const auto n = f.size("n", static_cast<double>(op.n));
+  const auto k = f.size("k", static_cast<double>(op.k));
+  f.matrix("multiply-adds", 2.0 * rows * n * k, op.compute);
+  f.read("x", rows * k * f.bytes(op.input));
+  f.read("weights of experts with tokens", active * n * k * f.bytes(op.weight));
+  if (op.weight_scales > 0) {
+    f.read("weight scales", active *
+                                f.size("weight_scales", static_cast<double>(op.weight_scales)) *
+                                f.bytes(DType::f32));
+  }
+  if (op.activation_scales > 0) {
+    f.read("activation scales",
+           f.size("activation_scales", static_cast<double>(op.activation_scales)) *
+               f.bytes(DType::f32));
+  }
+  if (needs_dequantization(op.weight, op.compute)) {
+    f.vector("dequantize the weights", active * n * k);
+  } else if (op.weight_scales > 0 || op.activation_scales > 0) {
+    f.vector("apply scales", 2.0 * rows * n *
+                                 f.size("scale_groups", scale_groups(static_cast<double>(op.rows),
+                                                                     op.activation_scales)));
+  }
+  f.write("y", rows * n * f.bytes(op.output));
+}
+
+// Fused attention (Dao et al., FlashAttention, 2022): scores stay on the chip; every query block
+// passes over the keys once, and a good kernel lets query heads of one group share them.
+template <class Form>
+void work(Form& f, const Attention& op) {
+  if (op.batch <= 0 || op.query_length <= 0 || op.heads <= 0) return;
+  const auto batch = f.size("batch", static_cast<double>(op.batch));
+  const auto query = f.size("query_length", static_cast<double>(op.query_length));
+  const auto heads = f.size("heads", static_cast<double>(op.heads));
+  const auto kv_heads = f.size("kv_heads", static_cast<double>(op.kv_heads));
+  const auto qk = f.size("qk_head_dim", static_cast<double>(op.qk_head_dim));
+  const auto v = f.size("v_head_dim", static_cast<double>(op.v_head_dim));
+  const auto pairs =
+      f.size("attended_pairs", attended_pairs(op.span, op.query_length, op.context_length));
+  const auto keys =
+      f.size("attended_keys",
+             static_cast<double>(attended_keys(op.span, op.query_length, op.context_length)));
+  f.matrix("scores and values", 2.0 * batch * heads * pairs * (qk + v), op.query);
+  // Running maximum, difference, exp, sum.
+  f.vector("softmax", 4.0 * batch * heads * pairs);
+  if (op.softcap > 0) f.vector("soft-capping", 3.0 * batch * heads * pairs);
+  const auto row = op.value_in_key ? kv_heads * qk : kv_heads * (qk + v);
+  if (needs_dequantization(op.cache, op.query))
+    f.vector("dequantize the cache", batch * keys * row);
+  f.read("q", batch * query * heads * qk * f.bytes(op.query));
+  f.read("keys and values", batch * keys * row * f.bytes(op.cache));
+  if (op.sinks) f.read("sinks", heads * f.bytes(op.query));
+  f.write("result", batch * query * heads * v * f.bytes(op.query));
+}
+
+template <class Form>
+void work(Form& f, const Softmax& op) {
+  const auto rows = f.size("rows", static_cast<double>(op.rows));
+  const auto columns = f.size("columns", static_cast<double>(op.columns));
+  // Maximum, difference, exp, sum, division.
+  f.vector("softmax", 5.0 * rows * columns);
+  f.read("x", rows * columns * f.bytes(op.dtype));
+  f.write("y", rows * columns * f.bytes(op.dtype));
+}
+
+template <class Form>
+void work(Form& f, const Norm& op) {
+  if (op.rows <= 0) return;
+  const auto rows = f.size("rows", static_cast<double>(op.rows));
+  const auto width = f.size("width", static_cast<double>(op.width));
+  // RMS: square, sum, scale. Layer norm: also the mean and its difference.
+  const double statistics = op.kind == NormKind::rms ? 3 : 5;
+  f.vector("normalize", statistics * rows * width);
+  f.read("x", rows * width * f.bytes(op.dtype));
+  if (op.weight) {
+    f.vector("times the weight", rows * width);
+    f.read("weight", width * f.bytes(op.dtype));
+  }
+  if (op.bias) {
+    f.vector("plus the bias", rows * width);
+    f.read("bias", width * f.bytes(op.dtype));
+  }
+  f.write("y", rows * width * f.bytes(op.dtype));
+}
+
+/// Operations per element.
+double elementwise_flops(ElementwiseKind kind) {
+  constexpr double silu = 4;       // -x, exp, 1 +, x /
+  constexpr double gelu = 5;       // x / sqrt(2), erf, 1 +, x *, / 2
+  constexpr double gelu_tanh = 9;  // x^3 in two, * a, + x, * b, tanh, 1 +, x *, / 2
+  switch (kind) {
+    case ElementwiseKind::add:
+    case ElementwiseKind::multiply:
+    case ElementwiseKind::scale:
+    case ElementwiseKind::relu:
+    case ElementwiseKind::mask_add:
+    case ElementwiseKind::negate:
+      return 1;
+    case ElementwiseKind::sigmoid:
+    case ElementwiseKind::silu:
+      return silu;
+    case ElementwiseKind::gelu:
+      return gelu;
+    case ElementwiseKind::gelu_tanh:
+      return gelu_tanh;
+    case ElementwiseKind::silu_mul:
+      return silu + 1;
+    case ElementwiseKind::gelu_mul:
+      return gelu + 1;
+    case ElementwiseKind::gelu_tanh_mul:
+      return gelu_tanh + 1;
+  }
+  throw InternalError("an elementwise kind without a cost");
+}
+
+template <class Form>
+void work(Form& f, const Elementwise& op) {
+  if (op.elements <= 0) return;
+  const auto elements = f.size("elements", static_cast<double>(op.elements));
+  f.vector("arithmetic", elementwise_flops(op.kind) * elements);
+  f.read("first operand", elements * f.bytes(op.dtype));
+  if (op.second_elements > 0) {
+    f.read("second operand",
+           f.size("second_elements", static_cast<double>(op.second_elements)) * f.bytes(op.dtype));
+  }
+  f.write("result", elements * f.bytes(op.dtype));
+}
+
+template <class Form>
+void work(Form& f, const Rotary& op) {
+  if (op.heads <= 0) return;
+  const auto tokens = f.size("tokens", static_cast<double>(op.tokens));
+  const auto heads = f.size("heads", static_cast<double>(op.heads));
+  const auto head_dim = f.size("head_dim", static_cast<double>(op.head_dim));
+  const auto rotary_dim = f.size("rotary_dim", static_cast<double>(op.rotary_dim));
+  // x * cos + rotated(x) * sin.
+  f.vector("rotate", 3.0 * tokens * heads * rotary_dim);
+  f.read("x", tokens * heads * head_dim * f.bytes(op.dtype));
+  f.read("cos and sin", 2.0 * tokens * rotary_dim * f.bytes(op.dtype));
+  f.write("y", tokens * heads * head_dim * f.bytes(op.dtype));
+}
+
+template <class Form>
+void work(Form& f, const RotaryTable& op) {
+  const auto tokens = f.size("tokens", static_cast<double>(op.tokens));
+  const auto dim = f.size("dim", static_cast<double>(op.dim));
+  f.read("positions", tokens * f.bytes(DType::i64));
+  if (op.cached) {
+    f.read("rows of the table", 2.0 * tokens * dim * f.bytes(op.dtype));
+  } else {
+    // Half an angle per element (both halves share it), its cos and its sin.
+    f.vector("angles, cos and sin", 2.5 * tokens * dim);
+  }
+  f.write("cos and sin", 2.0 * tokens * dim * f.bytes(op.dtype));
+}
+
+template <class Form>
+void work(Form& f, const Gather& op) {
+  const auto rows = f.size("rows", static_cast<double>(op.rows));
+  const auto width = f.size("width", static_cast<double>(op.width));
+  f.read("indices", rows * f.bytes(DType::i64));
+  f.read("rows", rows * width * f.bytes(op.dtype));
+  f.write("rows", rows * width * f.bytes(op.dtype));
+}
+
+template <class Form>
+void work(Form& f, const CacheAppend& op) {
+  const auto tokens = f.size("tokens", static_cast<double>(op.tokens));
+  const auto width = f.size("width", static_cast<double>(op.width));
+  if (op.cache != op.input) f.vector("scale and round", 2.0 * tokens * width);
+  f.read("slots", tokens * f.bytes(DType::i64));
+  f.read("new values", tokens * width * f.bytes(op.input));
+  f.write("cache", tokens * width * f.bytes(op.cache));
+}
+
+template <class Form>
+void work(Form& f, const Copy& op) {
+  f.read("source",
+         f.size("read_elements", static_cast<double>(op.read_elements)) * f.bytes(op.from));
+  f.write("copy",
+          f.size("written_elements", static_cast<double>(op.written_elements)) * f.bytes(op.to));
+}
+
+/// Comparisons per element to keep the k largest in a heap of k, at most.
+double selection_steps(std::int64_t k) {
+  const auto largest = static_cast<std::uint64_t>(std::max<std::int64_t>(k, 1) - 1);
+  return 1.0 + static_cast<double>(std::bit_width(largest));
+}
+
+template <class Form>
+void work(Form& f, const Route& op) {
+  if (op.tokens <= 0) return;
+  const auto tokens = f.size("tokens", static_cast<double>(op.tokens));
+  const auto experts = f.size("experts", static_cast<double>(op.experts));
+  const auto top_k = f.size("top_k", static_cast<double>(op.top_k));
+  f.vector("scores", (op.score == RouterScore::softmax ? 5.0 : 4.0) * tokens * experts);
+  if (op.correction_bias) {
+    f.vector("add the correction bias", tokens * experts);
+    f.read("correction bias", experts * f.bytes(DType::f32));
+  }
+  if (op.groups > 1) f.vector("best two of each group", 2.0 * tokens * experts);
+  f.vector("selection", f.size("selection_steps", selection_steps(op.top_k)) * tokens * experts);
+  if (op.normalize) f.vector("normalize", 2.0 * tokens * top_k);
+  f.read("logits", tokens * experts * f.bytes(op.dtype));
+  f.write("weights and indices", tokens * top_k * (f.bytes(op.dtype) + f.bytes(DType::i64)));
+}
+
+template <class Form>
+void work(Form& f, const TopK& op) {
+  const auto rows = f.size("rows", static_cast<double>(op.rows));
+  const auto columns = f.size("columns", static_cast<double>(op.columns));
+  const auto k = f.size("k", static_cast<double>(op.k));
+  f.vector("selection", f.size("selection_steps", selection_steps(op.k)) * rows * columns);
+  f.read("values", rows * columns * f.bytes(op.dtype));
+  f.write("values and indices", rows * k * (f.bytes(op.dtype) + f.bytes(DType::i64)));
+}
+
+template <class Form>
+void work(Form& f, const Permute& op) {
+  const auto rows = f.size("rows", static_cast<double>(op.rows));
+  const auto width = f.size("width", static_cast<double>(op.width));
+  // A token's row is read once for all the experts that it goes to.
+  const auto read_rows = f.size("read_rows", static_cast<double>(std::min(op.tokens, op.rows)));
+  f.read("indices", rows * f.bytes(DType::i64));
+  f.read("rows of tokens", read_rows * width * f.bytes(op.dtype));
+  f.write("rows by expert", rows * width * f.bytes(op.dtype));
+}
+
+template <class Form>
+void work(Form& f, const Combine& op) {
+  if (op.rows <= 0) return;
+  const auto tokens = f.size("tokens", static_cast<double>(op.tokens));
+  const auto rows = f.size("rows", static_cast<double>(op.rows));
+  const auto width = f.size("width", static_cast<double>(op.width));
+  f.vector("weighted sum", 2.0 * rows * width);
+  f.read("indices and weights", rows * (f.bytes(DType::i64) + f.bytes(DType::f32)));
+  f.read("rows by expert", rows * width * f.bytes(op.dtype));
+  f.write("rows of tokens", tokens * width * f.bytes(op.dtype));
+}
+
+template <class Form>
+void work(Form& f, const Quantize& op) {
+  if (op.rows <= 0 || op.columns <= 0) return;
+  const auto rows = f.size("rows", static_cast<double>(op.rows));
+  const auto columns = f.size("columns", static_cast<double>(op.columns));
+  f.vector("scale and round", 2.0 * rows * columns);
+  f.read("x", rows * columns * f.bytes(op.from));
+  f.write("quantized", rows * columns * f.bytes(op.to));
+  if (op.group >= 0) {
+    f.vector("largest magnitude", 2.0 * rows * columns);
+    const std::int64_t groups = op.group > 0 ? ceil_div(op.columns, op.group) : 1;
+    f.write("scales", rows * f.size("groups", static_cast<double>(groups)) * f.bytes(DType::f32));
+  }
+}
+
+// What a collective moves through this device's own memory; its time on the links is the business
+// of collectives.h.
+template <class Form>
+void work(Form& f, const Collective& op) {
+  if (op.group_size <= 1 || op.bytes <= 0) return;
+  const auto tensor = f.size("bytes", static_cast<double>(op.bytes));
+  const double share = 1.0 / static_cast<double>(op.group_size);
+  const auto part = f.size("(1/ranks)", share);
+  const double elements = static_cast<double>(op.bytes) * 8 / bits_of(op.dtype);
+  switch (op.kind) {
+    case CollectiveKind::all_reduce:
+      f.vector("add", f.size("elements", elements) * f.size("(1-1/ranks)", 1 - share));
+      f.read("tensor", tensor);
+      f.write("tensor", tensor);
+      break;
+    case CollectiveKind::all_gather:
+      f.read("own part", tensor * part);
+      f.write("gathered tensor", tensor);
+      break;
+    case CollectiveKind::reduce_scatter:
+      f.vector("add", f.size("elements", elements) * f.size("(1-1/ranks)", 1 - share));
+      f.read("tensor", tensor);
+      f.write("own part", tensor * part);
+      break;
+    case CollectiveKind::all_to_all:
+      f.read("parts to send", tensor);
+      f.write("received parts", tensor);
+      break;
+  }
+}
+
+template <class Form>
+void work(Form& f, const CustomOp& op) {
+  TCAST_CHECK(op.definition != nullptr && op.definition->work != nullptr,
+              "a custom operator has a definition with a cost");
+  f.add(op.definition->work(op));
+}
+
+}  // namespace
+
+OpWork work_of(const OpRecord& record) {
+  Counter counter;
+  std::visit([&counter](const auto& op) { work(counter, op); }, record);
+  return counter.work;
+}
+
+std::string explain_work(const OpRecord& record) {
+  Writer writer;
+  std::visit([&writer](const auto& op) { work(writer, op); }, record);
+  std::size_t width = 0;
+  for (const auto& [what, formula] : writer.lines) width = std::max(width, what.size());
+  std::string text = fmt::format("{}: {}\n", name_of(record), describe(record));
+  for (const auto& [what, formula] : writer.lines) {
+    text += fmt::format("  {:<{}}  {}\n", what, width, formula);
+  }
+  const OpWork total = work_of(record);
+  text +=
+      fmt::format("  {:<{}}  {} matrix flops, {} vector flops, {} B read, {} B written\n", "total",
+                  width, number_text(total.matrix_flops), number_text(total.vector_flops),
+                  number_text(total.read_bytes), number_text(total.write_bytes));
+  return text;
+}
+
+}  // namespace tcast

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tcast/base/export.h"
+#include "tcast/base/units.h"
+#include "tcast/config/node.h"
+#include "tcast/device/interconnect.h"
+#include "tcast/graph/op.h"
+
+namespace tcast {
+
+/// Peak rates of one kind of arithmetic unit per dtype, in operations per second (a multiply-add
+/// counts two); 0 where the unit has no such mode.
+struct PeakFlops {
+  std::array<double, dtype_count> flops_per_s{};
+  Source basis = Source::datasheet;
+  std::string source{};
+
+  double operator[](DType dtype) const { return flops_per_s[static_cast<std::size_t>(dtype)]; }
+  double& operator[](DType dtype) { return flops_per_s[static_cast<std::size_t>(dtype)]; }
+};
+
+/// A peak and the dtype that it belongs to, which is not always the one asked for.
+struct EffectivePeak {
+  double flops_per_s = 0;
+  DType dtype = DType::f32;
+};
+
+/// How operators of one class perform on a device:
+/// t = ((flops / (compute * peak))^q + (bytes / (memory * bandwidth))^q)^(1/q) + overhead_s
+/// with q = smooth_max; q = infinity is the plain maximum. All in (0, 1], q >= 1.
+struct ClassEfficiency {
+  double compute = 1;
+  double memory = 1;
+  double overhead_s = 0;
+  double smooth_max = 2;
+  Source basis = Source::assumed;
+  std::string source{};
+};
+
+/// Everything that a cost model knows about a device. Plain data, read from YAML
+/// (configs/devices/*.yaml); every number belongs to a group that names its source.
+struct DeviceProfile {
+  std::string name{};
+  std::string description{};
+  std::string file{};  ///< where it was read
+
+  PeakFlops matrix{};
+  PeakFlops vector{};
+
+  std::int64_t memory_bytes = 0;  ///< that programs can use
+  double memory_bandwidth_bytes_per_s = 0;
+  Source memory_basis = Source::datasheet;
+  std::string memory_source{};
+
+  std::array<ClassEfficiency, op_class_count> efficiency{};
+  Interconnect interconnect{};
+
+  const ClassEfficiency& efficiency_of(OpClass op_class) const {
+    return efficiency[static_cast<std::size_t>(op_class)];
+  }
+
+  /// Peak of the matrix units for a product in `dtype`. Without such a mode operands are converted
+  /// to the next wider one that exists: i4 -> i8 -> bf16, f8 -> bf16, f16 <-> bf16 -> f32, and f32
+  /// without matrix units runs on the vector units. Never 0: work is never dropped.
+  EffectivePeak matrix_peak(DType dtype) const;
+
+  /// Peak of the vector units; types without a mode of their own run as f32.
+  EffectivePeak vector_peak(DType dtype) const;
+};
+
+/// Reads a profile. Throws Error for missing, misspelt (with the closest known), negative or
+/// contradictory fields, and for numbers without a source.
+TCAST_API DeviceProfile read_device(const Node& root);
+
+/// The profile as YAML that read_device() reads back to the same profile.
+TCAST_API std::string to_yaml(const DeviceProfile& device);
+
+/// Names of the devices that are compiled in, sorted.
+TCAST_API std::vector<std::string> device_names();
+
+/// The device of that name, compared without regard to case, '-', '_' and blanks ("a100-80g");
+/// a text with a '/' or ending in .yaml or .yml is the path of a file instead. Throws Error that
+/// names the closest device and all of them.
+TCAST_API DeviceProfile load_device(std::string_view name_or_path);
+
+}  // namespace tcast

@@ -1,0 +1,234 @@
+// What the nine steps promise: the whole model survives them, shards add up to it, layer reuse
+// changes nothing, an ignore-list may name one layer of many, and nothing asked for is dropped.
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "tcast/base/error.h"
+#include "tcast/graph/op.h"
+#include "tcast/model/transformer_model.h"
+#include "tcast/transform/pipeline.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using tcast::ModelOptions;
+using tcast::TransformerModel;
+
+TransformerModel build(const std::string& name, const ModelOptions& options) {
+  tcast::HfConfig config =
+      tcast::HfConfig::load(std::string(TCAST_SOURCE_DIR) + "/configs/models/" + name + ".json");
+  tcast::ModelProfile profile = tcast::load_profile(config.model_type(), {});
+  return tcast::build_model(std::move(config), std::move(profile), options);
+}
+
+TransformerModel transformed(const std::string& name, const ModelOptions& options) {
+  TransformerModel model = build(name, options);
+  tcast::transform(model);
+  return model;
+}
+
+std::vector<std::string> all_models() {
+  std::vector<std::string> names;
+  for (const auto& entry :
+       fs::directory_iterator(std::string(TCAST_SOURCE_DIR) + "/configs/models")) {
+    names.push_back(entry.path().stem().string());
+  }
+  return names;
+}
+
+tcast::Workload prefill(std::int64_t batch, std::int64_t query) {
+  return {tcast::Phase::prefill, batch, query, 0};
+}
+tcast::Workload decode(std::int64_t batch, std::int64_t context) {
+  return {tcast::Phase::decode, batch, 1, context};
+}
+
+/// Every op of a graph with its module, and how often it is called.
+std::map<std::string, std::int64_t> called_ops(const tcast::Graph& graph) {
+  std::map<std::string, std::int64_t> ops;
+  const std::vector<std::int64_t> calls = graph.calls_per_region();
+  for (std::uint32_t r = 0; r < graph.region_count; ++r) {
+    for (const tcast::Op& op : graph.regions[r].ops) {
+      const std::string key = tcast::path_of(graph.regions[r], op.scope) + " " +
+                              std::string(tcast::name_of(op.record)) + " " +
+                              tcast::describe(op.record);
+      ops[key] += calls[r];
+    }
+  }
+  return ops;
+}
+
+std::string error_of(const std::string& name, const ModelOptions& options) {
+  try {
+    transformed(name, options);
+  } catch (const tcast::Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("every shipped model goes through the nine steps and can be traced") {
+  for (const std::string& name : all_models()) {
+    CAPTURE(name);
+    const TransformerModel before = build(name, {});
+    TransformerModel model = transformed(name, {});
+    CHECK(model.count_parameters().total == before.count_parameters().total);
+    tcast::Graph graph;
+    model.trace(prefill(1, 128), graph);
+    CHECK(graph.calls.size() > 2);
+    before.trace(decode(2, 100), graph);
+    model.trace(decode(2, 100), graph);
+    CHECK(graph.region_count <= 4);
+  }
+}
+
+TEST_CASE("layer reuse changes no op and no count") {
+  for (const std::string& name : all_models()) {
+    CAPTURE(name);
+    ModelOptions options;
+    options.num_hidden_layers = 7;
+    ModelOptions without = options;
+    without.reuse_layers = false;
+    const TransformerModel reused = transformed(name, options);
+    const TransformerModel written_out = transformed(name, without);
+    CHECK(reused.weight_bytes() == written_out.weight_bytes());
+    for (const tcast::Workload& work : {prefill(2, 33), decode(3, 100)}) {
+      tcast::Graph a;
+      tcast::Graph b;
+      reused.trace(work, a);
+      written_out.trace(work, b);
+      CHECK(a.calls.size() == b.calls.size());
+      CHECK(a.region_count < b.region_count);
+      CHECK(called_ops(a) == called_ops(b));
+    }
+  }
+}
+
+TEST_CASE("an ignore-list may name one layer of many, or one expert of one layer") {
+  struct Row {
+    const char* model;
+    const char* pattern;
+    std::int64_t kept;  // parameters that stay in 16 bit because of the pattern
+  };
+  const Row rows[] = {
+      {"qwen3-8b", "model.layers.17", 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 12288},
+      {"qwen3-8b", "model.layers.17.mlp.up_proj", 4096 * 12288},
+      {"qwen3-8b", "layers.3.self_attn.q_proj", 4096 * 4096},
+      {"qwen3-8b", "*.layers.[12].self_attn.q_proj", 2 * 4096 * 4096},
+      {"qwen3-8b", "re:model\\.layers\\.(5|8)\\.self_attn\\.q_proj", 2 * 4096 * 4096},
+      {"qwen3-30b-a3b", "model.layers.3.mlp.experts.7.gate_proj", 2048 * 768},
+      {"qwen3-30b-a3b", "model.layers.3.mlp.experts.7", 3 * 2048 * 768},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.model);
+    CAPTURE(row.pattern);
+    ModelOptions plain;
+    plain.quantize_linear = tcast::LinearScheme::fp8;
+    ModelOptions with = plain;
+    with.quantize_ignore = {row.pattern};
+    const TransformerModel all = transformed(row.model, plain);
+    const TransformerModel some = transformed(row.model, with);
+    std::int64_t narrow_all = 0;
+    std::int64_t narrow_some = 0;
+    for (const auto& named : all.parameters()) {
+      if (named.parameter->dtype == tcast::DType::f8_e4m3) {
+        narrow_all += named.parameter->shape.elements();
+      }
+    }
+    for (const auto& named : some.parameters()) {
+      if (named.parameter->dtype == tcast::DType::f8_e4m3) {
+        narrow_some += named.parameter->shape.elements();
+      }
+    }
+    CHECK(narrow_all - narrow_some == row.kept);
+
+    ModelOptions without = with;
+    without.reuse_layers = false;
+    const TransformerModel written_out = transformed(row.model, without);
+    CHECK(some.weight_bytes() == written_out.weight_bytes());
+    tcast::Graph a;
+    tcast::Graph b;
+    some.trace(prefill(1, 16), a);
+    written_out.trace(prefill(1, 16), b);
+    CHECK(called_ops(a) == called_ops(b));
+  }
+}
+
+TEST_CASE("shards times ranks are the whole, replicated parts apart") {
+  for (const std::string& name : all_models()) {
+    for (const std::int64_t tp : {1, 2, 4, 8}) {
+      for (const std::int64_t ep : {1, 8}) {
+        CAPTURE(name);
+        CAPTURE(tp);
+        CAPTURE(ep);
+        ModelOptions options;
+        options.parallel.tp = tp;
+        options.parallel.ep = ep;
+        options.parallel.num_devices = 8;
+        TransformerModel model = build(name, options);
+        const bool has_experts = model.count_parameters().active < model.count_parameters().total;
+        const auto heads = model.config().get<std::int64_t>("num_attention_heads");
+        if ((ep > 1 && !has_experts) || heads % tp != 0) continue;
+        tcast::transform(model);
+        walk(model.root(), [&](const tcast::Module& module, const tcast::ModulePath& path) {
+          for (const tcast::Parameter& parameter : module.parameters()) {
+            const std::int64_t whole = parameter.shape.elements() * path.count();
+            const std::int64_t local = parameter.local_shape().elements() * path.local_count();
+            CAPTURE(path.text());
+            CHECK(local <= whole);
+            if (parameter.shard.dim < 0) {
+              const bool spread = path.local_count() < path.count();
+              CHECK((spread ? local * ep == whole : local == whole));
+              continue;
+            }
+            // Pieces held by several ranks (replicated KV heads) are counted once.
+            std::int64_t sum = 0;
+            for (const tcast::ShardSegment& segment : parameter.shard.segments) {
+              sum += segment.local_size() * segment.parts;
+            }
+            const std::int64_t dim = parameter.shape[parameter.shard.dim];
+            const bool vocabulary = path.text() == "model.embed_tokens" || path.text() == "lm_head";
+            CHECK((vocabulary ? sum >= dim && sum < dim + tp : sum == dim));
+          }
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("what is asked for is done or refused") {
+  ModelOptions ep;
+  ep.parallel.ep = 8;
+  ep.parallel.num_devices = 8;
+  CHECK(error_of("llama-3.1-8b", ep) ==
+        "--ep 8 was asked for, but the nine standard steps did not carry it out");
+  ModelOptions skipped;
+  skipped.parallel.tp = 2;
+  skipped.skip_steps = {"shard_model"};
+  CHECK(error_of("llama-3.1-8b", skipped) ==
+        "--tp 2 was asked for, but the nine standard steps did not carry it out");
+  ModelOptions mtp;
+  mtp.num_mtp_tokens = 1;
+  CHECK(error_of("deepseek-v3", mtp) == "no error");
+  CHECK(error_of("qwen3-8b", mtp).find("has no multi-token-prediction layers") !=
+        std::string::npos);
+  ModelOptions heads;
+  heads.parallel.tp = 5;
+  CHECK(error_of("qwen3-8b", heads) ==
+        "model.layers.[0-35].self_attn: 32 attention heads cannot be divided over tp 5");
+  ModelOptions ranks;
+  ranks.parallel.tp = 2;
+  ranks.parallel.num_devices = 3;
+  CHECK(error_of("qwen3-8b", ranks) == "--num-devices 3 cannot be divided into groups of --tp 2");
+  ModelOptions typo;
+  typo.skip_steps = {"patch_atention"};
+  CHECK(error_of("qwen3-8b", typo) == "--skip-step: unknown step 'patch_atention'");
+}
