@@ -44,7 +44,7 @@ show_failure() {
        seen && command_line { command_line = 0; next }
        seen && (/^\[[0-9]+\/[0-9]+\]/ || /^ninja: /) { exit }
        !seen && /^CMake Error/ { in_cmake = 1 }
-       seen || in_cmake { if (++shown <= 40) print }' "$1" >&2
+       seen || in_cmake { sub(/^\.\.\/\.\.\//, ""); if (++shown <= 40) print }' "$1" >&2
 }
 
 # configure_and_build PRESET TARGET LOG [CMAKE-ARGUMENT...]
@@ -52,8 +52,8 @@ configure_and_build() {
   local preset=$1 target=$2 log=$3 tree=$root/build/$1
   shift 3
   mkdir -p "$tree" 2>/dev/null || die "cannot write to $tree"
-  if [[ -z ${CMAKE_CXX_COMPILER_LAUNCHER:-} ]] && command -v ccache >/dev/null; then
-    # Trees of the same preset share objects wherever the project lies.
+  if [[ -z ${CMAKE_CXX_COMPILER_LAUNCHER:-} && -w ${HOME:-} ]] && command -v ccache >/dev/null; then
+    # Trees of the same preset share objects, wherever the project lies.
     export CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
   fi
   local fresh=()

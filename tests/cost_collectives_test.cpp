@@ -37,7 +37,7 @@ TEST_CASE("one level: the cheaper of ring and log") {
   const double m = 1e9;
   const auto large = static_cast<std::int64_t>(m);
   struct Row {
-    const char* what;
+    std::string what;
     Collective op;
     double seconds;
   };
@@ -70,7 +70,7 @@ TEST_CASE("two levels: inside the node first, then across") {
   const auto large = static_cast<std::int64_t>(m);
   const double inside = 3 * us + 7.0 / 8 * m / (100 * gb);
   struct Row {
-    const char* what;
+    std::string what;
     Collective op;
     double seconds;
   };

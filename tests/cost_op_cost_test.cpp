@@ -14,7 +14,7 @@ namespace tcast {
 namespace {
 
 struct Row {
-  const char* what;
+  std::string what;
   OpRecord record;
   double matrix_flops;
   double vector_flops;

@@ -13,7 +13,7 @@ TEST_CASE("shapes print as PyTorch's") {
 
 TEST_CASE("a rank's slice of a parameter") {
   struct Row {
-    const char* what;
+    std::string what;
     Shape shape;
     Shard shard;
     Shape local;
