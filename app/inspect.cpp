@@ -1,3 +1,4 @@
+#include <initializer_list>
 #include <iterator>
 #include <optional>
 #include <ostream>
@@ -13,6 +14,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/inspect_steps.h"
 #include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
@@ -91,8 +93,13 @@ class InspectCommand final : public Command {
     line.begin_group("View");
     line.add_flag("--transformed", transformed_, "the tree as the steps or the hook leave it");
     line.add_flag("--diff", diff_, "the tree before and after, line by line");
+    line.add_flag("--steps", steps_, "what each step changed and what that bought");
     add_model_options(line, model_);
     add_deployment_options(line, model_.options);
+    add_request_options(line, workload_);
+    line.begin_group("Target");
+    line.add_option("--device", "NAME|FILE", to_text(device_),
+                    "where --steps prices the model; default h100");
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
     line.add_check([this, &line] { check(line); });
     line.set_example(
@@ -105,6 +112,7 @@ class InspectCommand final : public Command {
   }
 
   int run(Streams streams) override {
+    if (steps_) return inspect_steps(config_, model_, workload_, device_, output_, streams);
     TransformerModel model = load_model(config_, model_);
     if (output_.format == OutputFormat::json) {
       write_result(output_.file, json_of(model), streams.out);
@@ -135,25 +143,37 @@ class InspectCommand final : public Command {
 
   /// What would not show is refused rather than dropped.
   void check(const CommandLine& line) const {
+    if (static_cast<int>(transformed_) + static_cast<int>(diff_) + static_cast<int>(steps_) > 1) {
+      throw Error("--transformed, --diff and --steps are different views", "choose one of them");
+    }
     if (output_.format == OutputFormat::json && (transformed_ || diff_)) {
       throw Error("--format json describes the model before its transformation",
                   "leave out --transformed and --diff, or --format json");
     }
-    if (transformed_ || diff_) return;
-    for (const char* name : {"--quantize-linear", "--quantize-kv-cache", "--quantize-ignore",
-                             "--kv-block-size", "--num-devices", "--tp", "--ep", "--expert-skew",
-                             "--num-mtp-tokens", "--skip-step", "--no-reuse-layers"}) {
-      if (line.given(name)) {
-        throw Error(fmt::format("{} changes nothing before the transformation", name),
-                    "add --transformed or --diff");
+    auto refuse = [&line](std::initializer_list<const char*> names, const char* hint) {
+      for (const char* name : names) {
+        if (line.given(name))
+          throw Error(fmt::format("{} changes nothing in this view", name), hint);
       }
+    };
+    if (!steps_) {
+      refuse({"--batch-size", "--input-length", "--output-length", "--device"}, "add --steps");
+    }
+    if (!steps_ && !transformed_ && !diff_) {
+      refuse({"--quantize-linear", "--quantize-kv-cache", "--quantize-ignore", "--kv-block-size",
+              "--num-devices", "--tp", "--ep", "--expert-skew", "--num-mtp-tokens", "--skip-step",
+              "--no-reuse-layers"},
+             "add --transformed, --diff or --steps");
     }
   }
 
   std::string config_;
   bool transformed_ = false;
   bool diff_ = false;
+  bool steps_ = false;
   ModelInputs model_;
+  WorkloadInputs workload_;
+  std::string device_ = "h100";
   OutputInputs output_;
   std::optional<DType> usual_;
 };
