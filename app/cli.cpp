@@ -17,7 +17,7 @@
 namespace tcast {
 namespace {
 
-constexpr const CommandInfo* commands[] = {&inspect_command, &models_command, &steps_command,
+constexpr const CommandInfo* commands[] = {&simulate_command, &inspect_command, &models_command, &steps_command,
                                            &devices_command, &profiles_command};
 
 void print_overview(std::ostream& out) {

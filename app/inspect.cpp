@@ -13,6 +13,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/inspect_steps.h"
 #include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
@@ -91,6 +92,14 @@ class InspectCommand final : public Command {
     line.begin_group("View");
     line.add_flag("--transformed", transformed_, "the tree as the steps or the hook leave it");
     line.add_flag("--diff", diff_, "the tree before and after, line by line");
+    line.add_flag("--steps", steps_, "what each step changed, and what that bought");
+    line.begin_group("What --steps prices");
+    line.add_option("--device", "NAME|FILE", to_text(device_), "device (default TEST_DEVICE)");
+    line.add_option("--batch-size", "N", to_size(workload_.batch_size), "requests (default 1)");
+    line.add_option("--input-length", "N", to_size(workload_.input_length),
+                    "tokens of each request's prompt (default 512)");
+    line.add_option("--output-length", "N", to_size(workload_.output_length),
+                    "tokens to generate for each (default 128)");
     add_model_options(line, model_);
     add_deployment_options(line, model_.options);
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
@@ -105,6 +114,7 @@ class InspectCommand final : public Command {
   }
 
   int run(Streams streams) override {
+    if (steps_) return inspect_steps(config_, model_, workload_, device_, output_, streams);
     TransformerModel model = load_model(config_, model_);
     if (output_.format == OutputFormat::json) {
       write_result(output_.file, json_of(model), streams.out);
@@ -139,13 +149,21 @@ class InspectCommand final : public Command {
       throw Error("--format json describes the model before its transformation",
                   "leave out --transformed and --diff, or --format json");
     }
-    if (transformed_ || diff_) return;
+    if (steps_ && (transformed_ || diff_)) {
+      throw Error("--steps, --transformed and --diff are three views", "choose one of them");
+    }
+    if (!steps_) {
+      for (const char* name : {"--device", "--batch-size", "--input-length", "--output-length"}) {
+        if (line.given(name)) throw Error(fmt::format("{} is for --steps", name), "add --steps");
+      }
+    }
+    if (transformed_ || diff_ || steps_) return;
     for (const char* name : {"--quantize-linear", "--quantize-kv-cache", "--quantize-ignore",
                              "--kv-block-size", "--num-devices", "--tp", "--ep", "--expert-skew",
                              "--num-mtp-tokens", "--skip-step", "--no-reuse-layers"}) {
       if (line.given(name)) {
         throw Error(fmt::format("{} changes nothing before the transformation", name),
-                    "add --transformed or --diff");
+                    "add --transformed, --diff or --steps");
       }
     }
   }
@@ -153,6 +171,9 @@ class InspectCommand final : public Command {
   std::string config_;
   bool transformed_ = false;
   bool diff_ = false;
+  bool steps_ = false;
+  std::string device_ = "TEST_DEVICE";
+  WorkloadInputs workload_;
   ModelInputs model_;
   OutputInputs output_;
   std::optional<DType> usual_;

@@ -231,7 +231,8 @@ void add_report_options(CommandLine& line, OutputInputs& inputs) {
   line.begin_group("Output");
   line.add_option("--trace", "FILE", to_text(inputs.trace_file),
                   "also write a timeline for Perfetto or chrome://tracing");
-  line.add_flag("--explain", inputs.explain, "say how the time of each operator came about");
+  line.add_option("--explain", "OP", to_text(inputs.explain),
+                  "the formula behind an op's estimates, with its numbers, instead of the report");
   line.add_repeated("--assert", "CONDITION", append_to(inputs.assertions),
                     "exit with 3 unless this holds, as 'tpot_s<0.02'; may be repeated");
 }
