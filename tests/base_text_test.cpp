@@ -103,6 +103,9 @@ TEST_CASE("matches_pattern is Python's fnmatchcase") {
       {"\xC3\xA9", "?", true},
       {"\xC3\xA9", "[\xC3\xA8-\xC3\xAA]", true},
       {"\xC3\xA9", "??", false},
+      {"\xff", "?", true},
+      {"\xff", "\xff", true},
+      {"\xff", "\xfe", false},
   };
   for (const Row& row : rows) {
     CAPTURE(row.name);

@@ -40,6 +40,9 @@ TEST_CASE("values have the type that is asked for") {
   CHECK(c.has("vocab_size"));
   CHECK_FALSE(c.has("sliding_window"));  // null is absent
   CHECK_FALSE(c.has("hidden_size"));
+  CHECK(c.is_null("sliding_window"));
+  CHECK_FALSE(c.is_null("hidden_size"));
+  CHECK_FALSE(c.is_null("vocab_size"));
   CHECK_FALSE(c.find<std::int64_t>("sliding_window"));
   CHECK_FALSE(c.node("sliding_window"));
   CHECK(c.get_or<std::int64_t>("sliding_window", 4096) == 4096);
@@ -206,8 +209,8 @@ TEST_CASE("what nothing has read is listed, in document order") {
   CHECK(c.unread_keys() == Strings{"z_first", "n_layers"});
 
   // Copies and nested configs share what they know.
-  const HfConfig copy = c;
-  CHECK(copy.get_size("z_first") == 1);
+  const std::vector<HfConfig> copies = {c};
+  CHECK(copies[0].get_size("z_first") == 1);
   CHECK(c.unread_keys() == Strings{"n_layers"});
 }
 

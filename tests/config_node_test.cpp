@@ -60,6 +60,8 @@ TEST_CASE("a node knows its kind, place, path and description") {
   }
   CHECK(root.at("rope_scaling").at("type").is_null());
   CHECK(layers.is_list());
+  CHECK(root.at("name").is_string());
+  CHECK_FALSE(root.at("size").is_string());
   CHECK(layers.items()[1].path() == "layers[1]");
   CHECK(Node::parse_json("[]", "f").description() == "an empty list");
   CHECK(Node::parse_json("{}", "f").description() == "an empty map");
@@ -221,6 +223,14 @@ TEST_CASE("files are loaded, and what is no small regular file is refused") {
   CHECK(error_of([] { Node::load_json("/dev/zero"); }) ==
         "/dev/zero: expected a regular file, got a device, pipe or socket | save its contents to a "
         "file first");
+  // Regular by its type, but reading its first page fails.
+  if (fs::exists("/proc/self/mem")) {
+    CHECK(error_of([] { Node::load_json("/proc/self/mem"); }) ==
+          "/proc/self/mem: cannot be read: Input/output error");
+  }
+  const std::string long_name(300, 'x');
+  CHECK(error_of([&] { Node::load_json(long_name); }) ==
+        long_name + ": cannot be read: File name too long");
   const std::string below_file = good + "/config.json";
   CHECK(error_of([&] { Node::load_json(below_file); }) == below_file + ": no such file");
 

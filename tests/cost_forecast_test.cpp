@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -404,9 +405,21 @@ TEST_CASE("requests that make no sense are errors") {
     CHECK_THROWS_WITH_AS(static_cast<void>(forecaster.memory_of(row.request)), row.message, Error);
   }
   // Sizes beyond 64 bits are errors as well, not wrong numbers.
-  CHECK_THROWS_AS(static_cast<void>(forecaster.memory_of(
-                      {.batch = std::int64_t{1} << 40, .input_length = std::int64_t{1} << 40})),
-                  Error);
+  const std::int64_t huge = std::int64_t{1} << 40;
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(forecaster.run({.batch = huge, .input_length = huge})),
+      "1099511627776 requests of 1099511627904 tokens are more than the 1099511627776 tokens that "
+      "tcast calculates with",
+      Error);
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  CHECK_THROWS_WITH_AS(static_cast<void>(forecaster.run({.input_length = most})),
+                       "length of a request: 9223372036854775807 + 128 is larger than a 64-bit "
+                       "size can hold",
+                       Error);
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(forecaster.memory_of({.reserved_bytes = most}).fits()),
+      "memory in bytes: 14672384 + 9223372036854775807 is larger than a 64-bit size can hold",
+      Error);
 }
 
 }  // namespace

@@ -204,11 +204,16 @@ TEST_CASE("what is wrong with a device is said with its place") {
        "got the string \"mesh\"",
        ""},
       {with("devices: 2", "devices: 1"),
-       "device.yaml:36:14: interconnect[0].devices: expected at least 2 devices, got the number 1",
+       "device.yaml:36:14: interconnect[0].devices: expected 2 to 1000000000 devices, got the "
+       "number 1",
        ""},
       {with("devices: 8", "devices: 3"),
        "device.yaml:44:14: interconnect[1].devices: expected a multiple of the 2 devices of the "
-       "level inside it, got the number 3",
+       "level inside it, at most 1000000000, got the number 3",
+       ""},
+      {with("devices: 8", "devices: 9223372036854775806"),
+       "device.yaml:44:14: interconnect[1].devices: expected a multiple of the 2 devices of the "
+       "level inside it, at most 1000000000, got the number 9223372036854775806",
        ""},
       {"[]", "device.yaml:1:1: expected a map, got an empty list", ""},
   };

@@ -12,6 +12,7 @@
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
 
+#include "tcast/base/error.h"
 #include "tcast/base/text.h"
 
 namespace tcast {
@@ -66,8 +67,8 @@ class Handler : public YAML::EventHandler {
     builder_.scalar(mark_of(mark), ElementKind::null, "null");
   }
 
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t /*anchor*/) override {
-    builder_.fail(mark_of(mark), "aliases (*name) are not supported", "write the value out");
+  void OnAlias(const YAML::Mark& /*mark*/, YAML::anchor_t /*anchor*/) override {
+    TCAST_CHECK(false, "an alias to an anchor that was refused");
   }
 
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,

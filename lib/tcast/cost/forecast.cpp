@@ -16,6 +16,10 @@ constexpr std::size_t most_intervals = 64;
 /// With more chunks than this a single one does not show.
 constexpr std::int64_t most_chunks = 10'000;
 
+/// Tokens of all requests together that a forecast is made for: far beyond any use, and small
+/// enough that sizes of single operators stay within 64 bits.
+constexpr std::int64_t most_tokens = std::int64_t{1} << 40;
+
 /// Answers of inverse questions from here on are "memory does not limit it".
 constexpr std::int64_t search_limit = std::int64_t{1} << 30;
 
@@ -31,6 +35,14 @@ void require_valid(const ForecastRequest& request) {
   if (request.reserved_bytes < 0) {
     throw Error(
         fmt::format("reserved memory: expected at least 0 bytes, got {}", request.reserved_bytes));
+  }
+  const std::int64_t length =
+      checked_add(request.input_length, request.output_length, "length of a request");
+  if (length > most_tokens / request.batch) {
+    throw Error(
+        fmt::format("{} requests of {} tokens are more than the {} tokens that tcast "
+                    "calculates with",
+                    request.batch, length, most_tokens));
   }
 }
 
@@ -48,17 +60,22 @@ Workload decode_workload(const ForecastRequest& request, std::int64_t context_le
           .context_length = context_length};
 }
 
-/// The largest x >= 1 with fits(x), where fits never holds again once it does not.
+/// The largest 1 <= x <= limit with fits(x), where fits never holds again once it does not; 0 when
+/// there is none, nothing when it is the limit itself.
 template <class Fits>
-std::optional<std::int64_t> largest(Fits&& fits) {
+std::optional<std::int64_t> largest(std::int64_t limit, Fits&& fits) {
   if (!fits(1)) return 0;
   std::int64_t good = 1;
-  std::int64_t bad = 2;
-  while (fits(bad)) {
-    if (bad >= search_limit) return std::nullopt;
-    good = bad;
-    bad *= 2;
+  std::int64_t bad = limit + 1;
+  while (good < limit) {
+    const std::int64_t next = std::min(limit, 2 * good);
+    if (!fits(next)) {
+      bad = next;
+      break;
+    }
+    good = next;
   }
+  if (bad > limit) return std::nullopt;
   while (bad - good > 1) {
     const std::int64_t middle = good + (bad - good) / 2;
     (fits(middle) ? good : bad) = middle;
@@ -67,6 +84,15 @@ std::optional<std::int64_t> largest(Fits&& fits) {
 }
 
 }  // namespace
+
+std::int64_t MemoryForecast::total_bytes() const {
+  std::int64_t total = 0;
+  for (const std::int64_t part :
+       {weight_bytes, kv_cache_bytes, activation.bytes, workspace_bytes, reserved_bytes}) {
+    total = checked_add(total, part, "memory in bytes");
+  }
+  return total;
+}
 
 Forecaster::Forecaster(const GraphSource& source, const CostModel& cost,
                        const DeviceProfile& device)
@@ -154,8 +180,7 @@ double Forecaster::mean_step_seconds(const ForecastRequest& request) {
 /// All parts, given a prefill pass that has been traced; traces the last decode step.
 MemoryForecast Forecaster::memory_with(const ForecastRequest& request, const Graph& prefill,
                                        const ActivationPeak& prefill_peak) {
-  const std::int64_t full_length =
-      checked_add(request.input_length, request.output_length, "length of a request");
+  const std::int64_t full_length = request.input_length + request.output_length;
   MemoryForecast memory;
   memory.weight_bytes = source_.weight_bytes();
   memory.reserved_bytes = request.reserved_bytes;
@@ -218,17 +243,23 @@ const Forecast& Forecaster::run(const ForecastRequest& request) & {
 }
 
 std::optional<std::int64_t> Forecaster::largest_batch(ForecastRequest request) {
-  return largest([&](std::int64_t batch) {
-    request.batch = batch;
-    return memory_of(request).fits();
-  });
+  require_valid(request);
+  const std::int64_t length = request.input_length + request.output_length;
+  return largest(std::clamp<std::int64_t>(most_tokens / length, 1, search_limit),
+                 [&](std::int64_t batch) {
+                   request.batch = batch;
+                   return memory_of(request).fits();
+                 });
 }
 
 std::optional<std::int64_t> Forecaster::largest_context(ForecastRequest request) {
-  const std::optional<std::int64_t> input = largest([&](std::int64_t length) {
-    request.input_length = length;
-    return memory_of(request).fits();
-  });
+  require_valid(request);
+  const std::int64_t most_input = most_tokens / request.batch - request.output_length;
+  const std::optional<std::int64_t> input =
+      largest(std::clamp<std::int64_t>(most_input, 1, search_limit), [&](std::int64_t length) {
+        request.input_length = length;
+        return memory_of(request).fits();
+      });
   if (!input || *input == 0) return input;
   return *input + request.output_length;
 }

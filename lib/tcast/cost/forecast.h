@@ -55,7 +55,7 @@ struct PhaseForecast {
 };
 
 /// Where the device's memory goes, in bytes on one rank.
-struct MemoryForecast {
+struct TCAST_API MemoryForecast {
   std::int64_t weight_bytes = 0;
   std::int64_t kv_cache_bytes = 0;   ///< with all requests at full length, in whole blocks
   std::int64_t workspace_bytes = 0;  ///< computed once and kept: rotary tables
@@ -67,9 +67,8 @@ struct MemoryForecast {
   Phase activation_phase = Phase::prefill;
   ActivationPeak activation{};
 
-  std::int64_t total_bytes() const {
-    return weight_bytes + kv_cache_bytes + activation.bytes + workspace_bytes + reserved_bytes;
-  }
+  /// Sum of the parts. Throws Error beyond 64 bits.
+  std::int64_t total_bytes() const;
   bool fits() const { return total_bytes() <= capacity_bytes; }
 };
 

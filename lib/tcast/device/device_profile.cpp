@@ -146,11 +146,13 @@ Interconnect read_interconnect(const Node& node) {
     const Node devices = item.at("devices");
     level.devices = devices.as_int();
     const std::int64_t inner = interconnect.devices();
-    if (level.devices <= inner || level.devices % inner != 0) {
-      devices.fail_expected(inner == 1 ? "at least 2 devices"
-                                       : fmt::format("a multiple of the {} devices of the level "
-                                                     "inside it",
-                                                     inner));
+    constexpr std::int64_t most = 1'000'000'000;
+    if (level.devices <= inner || level.devices % inner != 0 || level.devices > most) {
+      devices.fail_expected(inner == 1
+                                ? fmt::format("2 to {} devices", most)
+                                : fmt::format("a multiple of the {} devices of the level inside "
+                                              "it, at most {}",
+                                              inner, most));
     }
     level.bandwidth_bytes_per_s = rate(item.at("bandwidth_bytes_per_s"));
     level.efficiency = share(item.at("efficiency"));

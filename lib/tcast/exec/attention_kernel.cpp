@@ -94,14 +94,15 @@ class AttentionKernel final : public Kernel {
     std::atomic<std::int64_t> next{0};
     parallel_ranges(std::min<std::int64_t>(items, threads_), 1,
                     [&](std::int64_t, std::int64_t, int thread) {
-      Scratch scratch;
-      ScratchLayout layout(args.scratch.data() + thread * thread_bytes());
-      place(layout, scratch);
-      // Causal attention has the longest rows last: those first, so that no thread ends alone.
-      for (std::int64_t i = next++; i < items; i = next++) {
-        compute(args, item_at(items - 1 - i), items - 1 - i, scratch);
-      }
-    });
+                      Scratch scratch;
+                      ScratchLayout layout(args.scratch.data() + thread * thread_bytes());
+                      place(layout, scratch);
+                      // Causal attention has the longest rows last: those first, so that no thread
+                      // ends alone.
+                      for (std::int64_t i = next++; i < items; i = next++) {
+                        compute(args, item_at(items - 1 - i), items - 1 - i, scratch);
+                      }
+                    });
     if (parts_ > 1) merge(args);
   }
 
@@ -262,8 +263,8 @@ class AttentionKernel final : public Kernel {
         functions_.scale(values, numerator / denominator, op_.v_head_dim);
         const std::int64_t token =
             item.request * op_.query_length + item.first_token + row / group_;
-        rows_of<Out>(functions_).from_f32(values, y + (token * op_.heads + head) * op_.v_head_dim,
-                                          op_.v_head_dim);
+        rows_of<Out>(functions_)
+            .from_f32(values, y + (token * op_.heads + head) * op_.v_head_dim, op_.v_head_dim);
       }
     });
   }
@@ -313,12 +314,13 @@ class AttentionKernel final : public Kernel {
     const std::int64_t slot = position % layout.block_tokens;
     const std::int64_t head_bytes =
         bytes_of(layout.block_tokens * (layout.qk_head_dim + layout.v_head_dim), layout.dtype);
-    const std::byte* head = cache.data + block * layout.bytes_per_block() + item.kv_head * head_bytes;
+    const std::byte* head =
+        cache.data + block * layout.bytes_per_block() + item.kv_head * head_bytes;
     const std::byte* key = head + bytes_of(slot * layout.qk_head_dim, layout.dtype);
     if (layout.v_head_dim == 0) return {key, key};
-    return {key, head + bytes_of(layout.block_tokens * layout.qk_head_dim +
-                                     slot * layout.v_head_dim,
-                                 layout.dtype)};
+    return {key,
+            head + bytes_of(layout.block_tokens * layout.qk_head_dim + slot * layout.v_head_dim,
+                            layout.dtype)};
   }
 
   /// Brings keys [first, first + count) and their values into the operand layouts.
@@ -344,7 +346,8 @@ class AttentionKernel final : public Kernel {
                                          const void*, void*>>(p));
     };
     std::uint32_t* packed = words(scratch.keys) + base;
-    const bool direct = std::is_same_v<T, Bf16> ? op_.cache == DType::bf16 : op_.cache == DType::f32;
+    const bool direct =
+        std::is_same_v<T, Bf16> ? op_.cache == DType::bf16 : op_.cache == DType::f32;
     // Rows of one cache block follow each other, and need no copy if they need no padding either.
     const std::int64_t row_bytes = bytes_of(op_.qk_head_dim, op_.cache);
     if (direct && count == 16 && op_.qk_head_dim == key_width_ &&
@@ -376,9 +379,9 @@ class AttentionKernel final : public Kernel {
       for (std::int64_t i = 0; i < 16; i += 2) {
         T* line = scratch.values + (base + i) * value_width_;
         const T* even = i < count ? cache_row(places[i].value, width, scratch.staging) : zeros;
-        const T* odd =
-            i + 1 < count ? cache_row(places[i + 1].value, width, scratch.staging + value_width_)
-                          : zeros;
+        const T* odd = i + 1 < count
+                           ? cache_row(places[i + 1].value, width, scratch.staging + value_width_)
+                           : zeros;
         functions_.interleave(even, odd, line, width);
         std::fill(line + 2 * width, line + 2 * value_width_, T{});
       }
@@ -442,12 +445,12 @@ KernelResult make_attention(const Attention& op, const KernelContext& context) {
     return unsupported("empty attention");
   }
   if (op.heads < op.kv_heads || op.heads % op.kv_heads != 0) {
-    return unsupported(fmt::format("{} heads do not share {} key-value heads evenly", op.heads,
-                                   op.kv_heads));
+    return unsupported(
+        fmt::format("{} heads do not share {} key-value heads evenly", op.heads, op.kv_heads));
   }
   if (op.value_in_key && op.v_head_dim > op.qk_head_dim) {
-    return unsupported(fmt::format("a value of {} is not part of a key of {}", op.v_head_dim,
-                                   op.qk_head_dim));
+    return unsupported(
+        fmt::format("a value of {} is not part of a key of {}", op.v_head_dim, op.qk_head_dim));
   }
   const std::int64_t tokens = checked_mul(op.batch, op.query_length, "attention");
   bytes_of(checked_mul(checked_mul(tokens, op.heads, "attention"),

@@ -45,8 +45,7 @@ DType substitute(DType dtype, const HostDTypes& host, std::string* note) {
   }
   if (result == DType::bf16 && !host.bf16) result = DType::f32;
   if (result != dtype && note != nullptr) {
-    const std::string text =
-        fmt::format("{} -> {}", short_name_of(dtype), short_name_of(result));
+    const std::string text = fmt::format("{} -> {}", short_name_of(dtype), short_name_of(result));
     if (note->find(text) == std::string::npos) *note += (note->empty() ? "" : ", ") + text;
   }
   return result;

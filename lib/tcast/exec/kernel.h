@@ -15,8 +15,8 @@
 // What runs one operator on this processor. The executor runs a whole graph through this interface
 // and the timer times single operators through it: there is no second code path.
 //
-// The life of a kernel: make_kernel() once per distinct record; pack_weight() once per weight, after
-// which the plain copy can be freed; run() as often as needed.
+// The life of a kernel: make_kernel() once per distinct record; pack_weight() once per weight,
+// after which the plain copy can be freed; run() as often as needed.
 
 namespace tcast {
 
@@ -136,10 +136,10 @@ OpRecord host_substitute(const OpRecord& record, const HostDTypes& host, std::st
 /// How a timer or a test has to fill an operand.
 enum class OperandRole : std::uint8_t {
   activation,
-  weight,   ///< input 1 of matrix products: from memory, not from cache
-  cache,    ///< in full in KernelArgs::cache
-  index,    ///< whole numbers, 0 <= value < `limit`
-  counts,   ///< whole numbers that sum to `limit`
+  weight,  ///< input 1 of matrix products: from memory, not from cache
+  cache,   ///< in full in KernelArgs::cache
+  index,   ///< whole numbers, 0 <= value < `limit`
+  counts,  ///< whole numbers that sum to `limit`
 };
 
 /// One operand of a record as run() expects it, in the plain layout.
@@ -152,13 +152,13 @@ struct Operand {
   std::int64_t bytes() const { return bytes_of(shape.elements(), dtype); }
 };
 
-struct Operands {
+struct KernelOperands {
   std::vector<Operand> inputs;
   std::vector<Operand> outputs;
 };
 
 /// Operands of a record for which make_kernel gives a kernel.
-Operands operands_of(const OpRecord& record);
+KernelOperands operands_of(const OpRecord& record);
 
 /// "2.6.3".
 std::string onednn_version();

@@ -25,11 +25,16 @@ const dnnl::engine& cpu_engine() {
 
 memory::data_type onednn_type(DType dtype) {
   switch (dtype) {
-    case DType::f32: return memory::data_type::f32;
-    case DType::bf16: return memory::data_type::bf16;
-    case DType::i8: return memory::data_type::s8;
-    case DType::i32: return memory::data_type::s32;
-    default: break;
+    case DType::f32:
+      return memory::data_type::f32;
+    case DType::bf16:
+      return memory::data_type::bf16;
+    case DType::i8:
+      return memory::data_type::s8;
+    case DType::i32:
+      return memory::data_type::s32;
+    default:
+      break;
   }
   check_failed(__FILE__, __LINE__, "dtype", "no oneDNN type");
 }
@@ -118,16 +123,22 @@ class Product {
     return std::string_view(desc.impl_info_str()).substr(0, 3) == "ref";
   }
 
+  /// "brg" of "brg:avx512_core_amx_bf16".
+  static std::string_view family(const dnnl::matmul::primitive_desc& desc) {
+    const std::string_view name = desc.impl_info_str();
+    return name.substr(0, name.find(':'));
+  }
+
   static dnnl::matmul::primitive_desc choose(const ProductShape& s) {
     if (!s.packed) return describe_product(s, s.m, plain_weights(s));
     const memory::desc any(dims(s, s.k, s.n), onednn_type(s.weight), memory::format_tag::any);
     const dnnl::matmul::primitive_desc best = describe_product(s, s.m, any);
     // One layout for every number of rows, so that prefill and decode share the packed weight: the
-    // one that 256 rows would choose, unless that costs the implementation.
+    // one that 256 rows would choose, unless a slower family of implementations came with it.
     try {
       const memory::desc shared = describe_product(s, 256, any).weights_desc();
       dnnl::matmul::primitive_desc same = describe_product(s, s.m, shared);
-      if (std::string_view(same.impl_info_str()) == best.impl_info_str()) return same;
+      if (family(same) == family(best)) return same;
     } catch (const dnnl::error& error) {
       if (error.status != dnnl_unimplemented) throw;
     }
@@ -371,8 +382,9 @@ class IntegerMatMul final : public MatMulBase {
             read_f32(functions_, args.inputs[places_.activation_scales],
                      op_.activation_scales == 1 ? 0 : row, 1, &row_scale);
           }
-          rows_of<T>(functions_).scale_i32(scratch.sums + row * op_.n, scales, row_scale * common,
-                                           bias, y + row * op_.n, op_.n);
+          rows_of<T>(functions_)
+              .scale_i32(scratch.sums + row * op_.n, scales, row_scale * common, bias,
+                         y + row * op_.n, op_.n);
         }
       });
     });
@@ -426,9 +438,8 @@ class WeightOnlyMatMul final : public MatMulBase {
     }
     const float* bias = read_bias(args, scratch.bias);
     if (strip_) {
-      with_element(op_.compute, [&](auto element) {
-        run_widened<decltype(element)>(args, scratch, bias);
-      });
+      with_element(op_.compute,
+                   [&](auto element) { run_widened<decltype(element)>(args, scratch, bias); });
     } else {
       with_element(op_.output,
                    [&](auto element) { run_direct<decltype(element)>(args, scratch, bias); });
@@ -465,7 +476,9 @@ class WeightOnlyMatMul final : public MatMulBase {
     if (op_.weight_scales == 0) return 1;
     return scratch.scales[row / grid_.block_rows * grid_.columns + column_block];
   }
-  std::int64_t block_columns() const { return op_.weight_scales == 0 ? op_.k : grid_.block_columns; }
+  std::int64_t block_columns() const {
+    return op_.weight_scales == 0 ? op_.k : grid_.block_columns;
+  }
 
   template <class T>
   void run_direct(const KernelArgs& args, const Scratch& scratch, const float* bias) {
@@ -480,8 +493,8 @@ class WeightOnlyMatMul final : public MatMulBase {
           float totals[8] = {};
           float sums[8];
           for (std::int64_t k = 0, block = 0; k < op_.k; k += block_columns(), ++block) {
-            functions_.dot_i8(scratch.input + row * op_.k + k, op_.k, rows,
-                              w + channel * op_.k + k, std::min(block_columns(), op_.k - k), sums);
+            functions_.dot_i8(scratch.input + row * op_.k + k, op_.k, rows, w + channel * op_.k + k,
+                              std::min(block_columns(), op_.k - k), sums);
             const float scale = scale_at(scratch, channel, block);
             for (int i = 0; i < rows; ++i) totals[i] += sums[i] * scale;
           }
@@ -513,10 +526,9 @@ class WeightOnlyMatMul final : public MatMulBase {
       parallel_ranges(channels, 4, [&](std::int64_t begin, std::int64_t end, int) {
         for (std::int64_t i = begin; i < end; ++i) {
           for (std::int64_t k = 0, block = 0; k < op_.k; k += block_columns(), ++block) {
-            rows_of<T>(functions_).widen_i8(w + (first + i) * op_.k + k,
-                                            scale_at(scratch, first + i, block),
-                                            strip + i * op_.k + k,
-                                            std::min(block_columns(), op_.k - k));
+            rows_of<T>(functions_)
+                .widen_i8(w + (first + i) * op_.k + k, scale_at(scratch, first + i, block),
+                          strip + i * op_.k + k, std::min(block_columns(), op_.k - k));
           }
         }
       });
@@ -564,8 +576,8 @@ KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
 
 KernelResult make_integer(const MatMul& op, const KernelContext& context) {
   if (op.input != DType::i8 || op.weight != DType::i8) {
-    return unsupported(fmt::format("{} * {} computed in i8", short_name_of(op.input),
-                                   short_name_of(op.weight)));
+    return unsupported(
+        fmt::format("{} * {} computed in i8", short_name_of(op.input), short_name_of(op.weight)));
   }
   if (op.batch != 1 || !op.weight_is_parameter) return unsupported("batched int8 product");
   if (op.weight_scales > 1 && op.weight_scales != op.n) {
@@ -608,13 +620,15 @@ KernelResult make_float(const MatMul& op, const KernelContext& context) {
 /// One product per expert, of as many rows as the routing sends there.
 class GroupedKernel final : public Kernel {
  public:
-  GroupedKernel(const GroupedMatMul& op, const KernelContext& context) : op_(op), context_(context) {}
+  GroupedKernel(const GroupedMatMul& op, const KernelContext& context)
+      : op_(op), context_(context) {}
 
   /// Empty when it works, else the reason.
   std::string prepare() {
     const std::int64_t active = std::max<std::int64_t>(1, op_.active_experts);
     const std::int64_t expected = std::max<std::int64_t>(1, op_.rows / active);
-    for (const std::int64_t rows : {expected, ceil_div(std::max<std::int64_t>(1, op_.rows), active)}) {
+    for (const std::int64_t rows :
+         {expected, ceil_div(std::max<std::int64_t>(1, op_.rows), active)}) {
       std::string reason;
       const Kernel* kernel = expert_kernel(rows, reason);
       if (kernel == nullptr) return reason;
@@ -673,15 +687,16 @@ class GroupedKernel final : public Kernel {
     const std::int64_t m = bucket(rows);
     const auto found = kernels_.find(m);
     if (found != kernels_.end()) return found->second.get();
-    const MatMul product{.m = m,
-                         .n = op_.n,
-                         .k = op_.k,
-                         .input = op_.input,
-                         .weight = op_.weight,
-                         .output = op_.output,
-                         .compute = op_.compute,
-                         .weight_scales = op_.weight_scales,
-                         .activation_scales = op_.activation_scales > 1 ? m : op_.activation_scales};
+    const MatMul product{
+        .m = m,
+        .n = op_.n,
+        .k = op_.k,
+        .input = op_.input,
+        .weight = op_.weight,
+        .output = op_.output,
+        .compute = op_.compute,
+        .weight_scales = op_.weight_scales,
+        .activation_scales = op_.activation_scales > 1 ? m : op_.activation_scales};
     KernelResult result = make_matmul(product, context_);
     if (result.kernel == nullptr) {
       reason = result.unsupported;

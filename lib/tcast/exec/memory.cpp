@@ -1,10 +1,9 @@
 #include "tcast/exec/memory.h"
 
-#include <sys/mman.h>
-
 #include <utility>
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"

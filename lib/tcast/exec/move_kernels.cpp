@@ -6,8 +6,8 @@
 #include "tcast/exec/kernels.h"
 #include "tcast/exec/threads.h"
 
-// Operators that choose, move and convert rows: gather, cache, copies, and the parts of a mixture of
-// experts around its products.
+// Operators that choose, move and convert rows: gather, cache, copies, and the parts of a mixture
+// of experts around its products.
 
 namespace tcast {
 namespace {
@@ -54,8 +54,8 @@ void convert_elements(const VectorFunctions& functions, const Buffer& from, std:
     functions.bf16.to_f32(static_cast<const Bf16*>(source_data), static_cast<float*>(target_data),
                           count);
   } else {
-    functions.bf16.from_f32(static_cast<const float*>(source_data),
-                            static_cast<Bf16*>(target_data), count);
+    functions.bf16.from_f32(static_cast<const float*>(source_data), static_cast<Bf16*>(target_data),
+                            count);
   }
 }
 
@@ -86,8 +86,8 @@ class GatherKernel final : public MoveKernel {
   Gather op_;
 };
 
-/// The new values are one tensor of `width` per token, or keys and values apart (two inputs before
-/// the cache). In one tensor keys of all heads come first, then values of all heads.
+/// The inputs before the cache, side by side, are a token's row: keys of all heads, then values of
+/// all heads. Usually two, keys and values; for latent attention latent and rotary key.
 class CacheAppendKernel final : public MoveKernel {
  public:
   CacheAppendKernel(const CacheAppend& op, const KernelContext& context)
@@ -98,53 +98,69 @@ class CacheAppendKernel final : public MoveKernel {
     TCAST_CHECK(args.cache != nullptr, "cache append without a cache");
     const CacheView& cache = *args.cache;
     const CacheLayout& layout = cache.layout;
-    TCAST_CHECK(layout.width() == op_.width && layout.dtype == op_.cache &&
+    TCAST_CHECK(layout.width() == op_.width && layout.dtype == op_.cache && cache.batch > 0 &&
                     op_.tokens % cache.batch == 0,
                 "the cache does not fit what is appended");
     const std::int64_t new_tokens = op_.tokens / cache.batch;
-    TCAST_CHECK(cache.blocks_per_request * layout.block_tokens >=
-                        cache.context_length + new_tokens &&
-                    static_cast<std::int64_t>(cache.block_table.size()) >=
-                        cache.batch * cache.blocks_per_request,
-                "the cache is full");
-    const std::int64_t key_width = layout.kv_heads * layout.qk_head_dim;
-    const std::int64_t value_width = layout.kv_heads * layout.v_head_dim;
-    const bool apart = args.inputs.size() > 2 && value_width > 0;
-    const Buffer& keys = args.inputs[0];
-    const Buffer& values = apart ? args.inputs[1] : args.inputs[0];
-    expect(keys, op_.input, op_.tokens * (apart ? key_width : op_.width), "new keys");
-    if (apart) expect(values, op_.input, op_.tokens * value_width, "new values");
-    const std::int64_t key_stride = apart ? key_width : op_.width;
-    const std::int64_t value_stride = apart ? value_width : op_.width;
-    const std::int64_t value_first = apart ? 0 : key_width;
-    const Buffer target{cache.data, std::numeric_limits<std::int64_t>::max(), op_.cache, {}};
+    TCAST_CHECK(
+        cache.blocks_per_request * layout.block_tokens >= cache.context_length + new_tokens &&
+            static_cast<std::int64_t>(cache.block_table.size()) >=
+                cache.batch * cache.blocks_per_request,
+        "the cache is full");
+    const std::span<const Buffer> pieces = args.inputs.first(args.inputs.size() - 1);
+    std::int64_t width = 0;
+    for (const Buffer& piece : pieces) {
+      expect(piece, op_.input, op_.tokens, "new keys and values");
+      width += piece_width(piece);
+    }
+    TCAST_CHECK(width == op_.width, "new keys and values do not add up to the cache's width");
 
-    parallel_ranges(op_.tokens, row_grain(bytes_of(op_.width, op_.input)),
-                    [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t token = begin; token < end; ++token) {
-        const std::int64_t position = cache.context_length + token % new_tokens;
-        const std::int64_t block = cache.block_table[static_cast<std::size_t>(
-            token / new_tokens * cache.blocks_per_request + position / layout.block_tokens)];
-        const std::int64_t slot = position % layout.block_tokens;
-        for (std::int64_t head = 0; head < layout.kv_heads; ++head) {
-          const std::int64_t first =
-              layout.block_tokens *
-              (block * layout.width() + head * (layout.qk_head_dim + layout.v_head_dim));
-          convert_elements(functions_, keys, token * key_stride + head * layout.qk_head_dim,
-                           layout.qk_head_dim, cache.key_scale, target,
-                           first + slot * layout.qk_head_dim);
-          if (value_width == 0) continue;
-          convert_elements(functions_, values,
-                           token * value_stride + value_first + head * layout.v_head_dim,
-                           layout.v_head_dim, cache.value_scale, target,
-                           first + layout.block_tokens * layout.qk_head_dim +
-                               slot * layout.v_head_dim);
-        }
-      }
-    });
+    const std::int64_t key_width = layout.kv_heads * layout.qk_head_dim;
+    const std::int64_t head_width = layout.qk_head_dim + layout.v_head_dim;
+    parallel_ranges(
+        op_.tokens, row_grain(bytes_of(op_.width, op_.input)),
+        [&](std::int64_t begin, std::int64_t end, int) {
+          for (std::int64_t token = begin; token < end; ++token) {
+            const std::int64_t position = cache.context_length + token % new_tokens;
+            const std::int64_t block = cache.block_table[static_cast<std::size_t>(
+                token / new_tokens * cache.blocks_per_request + position / layout.block_tokens)];
+            const std::int64_t slot = position % layout.block_tokens;
+            for (std::int64_t head = 0; head < layout.kv_heads; ++head) {
+              const std::int64_t place =
+                  layout.block_tokens * (block * layout.width() + head * head_width);
+              append(pieces, token, head * layout.qk_head_dim, layout.qk_head_dim, cache,
+                     cache.key_scale, place + slot * layout.qk_head_dim);
+              append(pieces, token, key_width + head * layout.v_head_dim, layout.v_head_dim, cache,
+                     cache.value_scale,
+                     place + layout.block_tokens * layout.qk_head_dim + slot * layout.v_head_dim);
+            }
+          }
+        });
   }
 
  private:
+  std::int64_t piece_width(const Buffer& piece) const {
+    return piece.bytes / bytes_of(op_.tokens, op_.input);
+  }
+
+  /// Elements [first, first + count) of a token's row, wherever the pieces hold them, to element
+  /// `place` of the cache.
+  void append(std::span<const Buffer> pieces, std::int64_t token, std::int64_t first,
+              std::int64_t count, const CacheView& cache, float scale, std::int64_t place) const {
+    const Buffer target{cache.data, 0, op_.cache, {}};
+    for (const Buffer& piece : pieces) {
+      const std::int64_t width = piece_width(piece);
+      const std::int64_t here = std::min(count, width - first);
+      if (here > 0) {
+        convert_elements(functions_, piece, token * width + first, here, scale, target, place);
+        count -= here;
+        place += here;
+        first += here;
+      }
+      first -= width;
+    }
+  }
+
   CacheAppend op_;
 };
 
@@ -170,11 +186,16 @@ class CopyKernel final : public MoveKernel {
     expect(args.outputs[0], op_.to, op_.written_elements, "copy");
     for (const Buffer& input : args.inputs) expect(input, op_.from, 0, "source of a copy");
     switch (op_.kind) {
-      case CopyKind::cast: return cast(args);
-      case CopyKind::concat: return concat(args);
-      case CopyKind::slice: return slice(args);
-      case CopyKind::repeat: return repeat(args);
-      case CopyKind::transpose: return transpose(args);
+      case CopyKind::cast:
+        return cast(args);
+      case CopyKind::concat:
+        return concat(args);
+      case CopyKind::slice:
+        return slice(args);
+      case CopyKind::repeat:
+        return repeat(args);
+      case CopyKind::transpose:
+        return transpose(args);
     }
   }
 
@@ -183,8 +204,9 @@ class CopyKernel final : public MoveKernel {
     expect(args.inputs[0], op_.from, op_.written_elements, "source of a cast");
     parallel_ranges(op_.written_elements, bytes_per_thread / 4,
                     [&](std::int64_t begin, std::int64_t end, int) {
-      convert_elements(functions_, args.inputs[0], begin, end - begin, 1.0f, args.outputs[0], begin);
-    });
+                      convert_elements(functions_, args.inputs[0], begin, end - begin, 1.0f,
+                                       args.outputs[0], begin);
+                    });
   }
 
   /// The first dimension in which a tensor and the result differ, and the bytes of one step there.
@@ -234,10 +256,10 @@ class CopyKernel final : public MoveKernel {
                   "parts of a concatenation do not fit");
       parallel_ranges(where.outer, row_grain(x_step),
                       [&](std::int64_t begin, std::int64_t end, int) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          std::copy_n(x.data + i * x_step, x_step, y.data + i * y_step + place);
-        }
-      });
+                        for (std::int64_t i = begin; i < end; ++i) {
+                          std::copy_n(x.data + i * x_step, x_step, y.data + i * y_step + place);
+                        }
+                      });
       place += x_step;
     }
   }
@@ -267,7 +289,8 @@ class CopyKernel final : public MoveKernel {
     const Buffer& x = args.inputs[0];
     const Buffer& y = args.outputs[0];
     if (!has_shapes(args)) {
-      const std::int64_t times = std::max<std::int64_t>(1, y.bytes / std::max<std::int64_t>(1, x.bytes));
+      const std::int64_t times =
+          std::max<std::int64_t>(1, y.bytes / std::max<std::int64_t>(1, x.bytes));
       for (std::int64_t time = 0; time < times; ++time) {
         const std::int64_t bytes = std::min(x.bytes, y.bytes);
         copy_rows(y.data + time * x.bytes, bytes / assumed_row_bytes, assumed_row_bytes,
@@ -308,7 +331,8 @@ class CopyKernel final : public MoveKernel {
       return;
     }
     int second = 0;
-    TCAST_CHECK(find_swap(x.shape, y.shape, first, second), "not a transposition of two dimensions");
+    TCAST_CHECK(find_swap(x.shape, y.shape, first, second),
+                "not a transposition of two dimensions");
     swap_dims(x, y, shape, first, second);
   }
 
@@ -363,16 +387,16 @@ class CopyKernel final : public MoveKernel {
       // Single elements: a division for each would cost more than the move.
       const std::int64_t last = to[outer_dims - 1];
       const std::int64_t step = strides[static_cast<std::size_t>(outer_dims - 1)];
-      parallel_ranges(pieces / last, row_grain(last * piece),
-                      [&](std::int64_t begin, std::int64_t end, int) {
-        for (std::int64_t row = begin; row < end; ++row) {
-          const std::byte* from_row = source(row * last);
-          std::byte* to_row = y.data + row * last * piece;
-          for (std::int64_t i = 0; i < last; ++i) {
-            std::copy_n(from_row + i * step, piece == 2 ? 2 : 4, to_row + i * piece);
-          }
-        }
-      });
+      parallel_ranges(
+          pieces / last, row_grain(last * piece), [&](std::int64_t begin, std::int64_t end, int) {
+            for (std::int64_t row = begin; row < end; ++row) {
+              const std::byte* from_row = source(row * last);
+              std::byte* to_row = y.data + row * last * piece;
+              for (std::int64_t i = 0; i < last; ++i) {
+                std::copy_n(from_row + i * step, piece == 2 ? 2 : 4, to_row + i * piece);
+              }
+            }
+          });
       return;
     }
     copy_rows(y.data, pieces, piece, source);
@@ -381,8 +405,8 @@ class CopyKernel final : public MoveKernel {
   Copy op_;
 };
 
-/// Puts the indices of the `k` largest of values[0, count) into `best`, largest first; of equal ones
-/// the earlier wins.
+/// Puts the indices of the `k` largest of values[0, count) into `best`, largest first; of equal
+/// ones the earlier wins.
 void largest(const float* values, std::int64_t count, std::int64_t k, std::int64_t* best) {
   std::int64_t found = 0;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -413,14 +437,15 @@ class RouteKernel final : public MoveKernel {
     expect_index(args.outputs[1], op_.tokens * op_.top_k, "chosen experts");
     parallel_ranges(op_.tokens, row_grain(op_.experts * 32),
                     [&](std::int64_t begin, std::int64_t end, int thread) {
-      Scratch scratch;
-      ScratchLayout layout(args.scratch.data() + thread * thread_bytes_);
-      place(layout, scratch);
-      if (op_.correction_bias) {
-        read_f32(functions_, args.inputs[1], 0, op_.experts, scratch.bias);
-      }
-      for (std::int64_t token = begin; token < end; ++token) route(args, token, scratch);
-    });
+                      Scratch scratch;
+                      ScratchLayout layout(args.scratch.data() + thread * thread_bytes_);
+                      place(layout, scratch);
+                      if (op_.correction_bias) {
+                        read_f32(functions_, args.inputs[1], 0, op_.experts, scratch.bias);
+                      }
+                      for (std::int64_t token = begin; token < end; ++token)
+                        route(args, token, scratch);
+                    });
   }
 
  private:
@@ -464,8 +489,7 @@ class RouteKernel final : public MoveKernel {
     largest(choice, op_.experts, op_.top_k, s.best);
     float sum = 0;
     for (std::int64_t i = 0; i < op_.top_k; ++i) sum += s.scores[s.best[i]];
-    const float factor =
-        static_cast<float>(op_.scale) / (op_.normalize ? sum + 1e-20f : 1.0f);
+    const float factor = static_cast<float>(op_.scale) / (op_.normalize ? sum + 1e-20f : 1.0f);
     for (std::int64_t i = 0; i < op_.top_k; ++i) {
       const float weight = s.scores[s.best[i]] * factor;
       if (args.outputs[0].dtype == DType::bf16) {
@@ -514,22 +538,23 @@ class TopKKernel final : public MoveKernel {
     expect_index(args.outputs[1], op_.rows * op_.k, "indices");
     parallel_ranges(op_.rows, row_grain(op_.columns * 8),
                     [&](std::int64_t begin, std::int64_t end, int thread) {
-      ScratchLayout layout(args.scratch.data() + thread * thread_bytes_);
-      float* values = layout.take<float>(op_.columns);
-      std::int64_t* best = layout.take<std::int64_t>(op_.k);
-      for (std::int64_t row = begin; row < end; ++row) {
-        read_f32(functions_, args.inputs[0], row * op_.columns, op_.columns, values);
-        largest(values, op_.columns, op_.k, best);
-        for (std::int64_t i = 0; i < op_.k; ++i) {
-          if (op_.dtype == DType::bf16) {
-            out<Bf16>(args, 0)[row * op_.k + i] = to_bf16(values[best[i]]);
-          } else {
-            out<float>(args, 0)[row * op_.k + i] = values[best[i]];
-          }
-          set_index(args.outputs[1], row * op_.k + i, best[i]);
-        }
-      }
-    });
+                      ScratchLayout layout(args.scratch.data() + thread * thread_bytes_);
+                      float* values = layout.take<float>(op_.columns);
+                      std::int64_t* best = layout.take<std::int64_t>(op_.k);
+                      for (std::int64_t row = begin; row < end; ++row) {
+                        read_f32(functions_, args.inputs[0], row * op_.columns, op_.columns,
+                                 values);
+                        largest(values, op_.columns, op_.k, best);
+                        for (std::int64_t i = 0; i < op_.k; ++i) {
+                          if (op_.dtype == DType::bf16) {
+                            out<Bf16>(args, 0)[row * op_.k + i] = to_bf16(values[best[i]]);
+                          } else {
+                            out<float>(args, 0)[row * op_.k + i] = values[best[i]];
+                          }
+                          set_index(args.outputs[1], row * op_.k + i, best[i]);
+                        }
+                      }
+                    });
   }
 
  private:
@@ -561,11 +586,21 @@ void place_rows(const Buffer& indices, std::int64_t choices, std::int64_t expert
   }
 }
 
+/// Choices (token * per_token + i) that name `expert`, in order.
+void choices_of(const Buffer& indices, std::int64_t expert, std::vector<std::int64_t>& choices) {
+  choices.clear();
+  const std::int64_t count = indices.bytes / bytes_of(1, indices.dtype);
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (index_at(indices, i) == expert) choices.push_back(i);
+  }
+}
+
 class PermuteKernel final : public MoveKernel {
  public:
   PermuteKernel(const Permute& op, const KernelContext& context) : MoveKernel(context), op_(op) {}
 
   void run(const KernelArgs& args) override {
+    if (op_.expert >= 0) return pick(args);
     expect_operands(args, 2, 2);
     expect(args.inputs[0], op_.dtype, op_.tokens * op_.width, "x");
     const Buffer& indices = args.inputs[1];
@@ -593,6 +628,26 @@ class PermuteKernel final : public MoveKernel {
   }
 
  private:
+  /// The rows of one expert's tokens, in the order of the tokens. x is all of them.
+  void pick(const KernelArgs& args) {
+    expect_operands(args, 2, 1);
+    const Buffer& indices = args.inputs[1];
+    expect(args.inputs[0], op_.dtype, op_.width, "x");
+    expect(args.outputs[0], op_.dtype, op_.rows * op_.width, "rows");
+    expect_index(indices, 1, "chosen experts");
+    const std::int64_t row_bytes = bytes_of(op_.width, op_.dtype);
+    const std::int64_t tokens = args.inputs[0].bytes / row_bytes;
+    choices_of(indices, op_.expert, rows_);
+    const std::int64_t per_token = indices.bytes / bytes_of(1, indices.dtype) / tokens;
+    TCAST_CHECK(static_cast<std::int64_t>(rows_.size()) <= op_.rows && per_token > 0,
+                "more rows than the permutation was made for");
+    copy_rows(args.outputs[0].data, static_cast<std::int64_t>(rows_.size()), row_bytes,
+              [&](std::int64_t i) {
+                return args.inputs[0].data +
+                       rows_[static_cast<std::size_t>(i)] / per_token * row_bytes;
+              });
+  }
+
   Permute op_;
   std::vector<std::int64_t> counts_;
   std::vector<std::int64_t> rows_;
@@ -606,6 +661,7 @@ class CombineKernel final : public MoveKernel {
   }
 
   void run(const KernelArgs& args) override {
+    if (op_.expert >= 0) return add(args);
     expect_operands(args, 3, 1);
     expect(args.inputs[0], op_.dtype, op_.rows * op_.width, "rows");
     const Buffer& weights = args.inputs[1];
@@ -622,28 +678,67 @@ class CombineKernel final : public MoveKernel {
     const std::int64_t per_token = choices / op_.tokens;
     with_element(op_.dtype, [&](auto element) {
       using T = decltype(element);
-      parallel_ranges(op_.tokens, row_grain(per_token * op_.width * 2),
-                      [&](std::int64_t begin, std::int64_t end, int thread) {
-        ScratchLayout layout(args.scratch.data() + thread * thread_bytes_);
-        float* sum = layout.take<float>(op_.width);
-        for (std::int64_t token = begin; token < end; ++token) {
-          std::fill_n(sum, op_.width, 0.0f);
-          for (std::int64_t i = token * per_token; i < (token + 1) * per_token; ++i) {
-            const std::int64_t row = rows_[static_cast<std::size_t>(i)];
-            if (row < 0) continue;
-            TCAST_CHECK(row < op_.rows, "more rows than the combination was made for");
-            float weight = 0;
-            read_f32(functions_, weights, i, 1, &weight);
-            rows_of<T>(functions_).add_scaled(sum, in<T>(args, 0) + row * op_.width, weight,
-                                              op_.width);
-          }
-          rows_of<T>(functions_).from_f32(sum, out<T>(args, 0) + token * op_.width, op_.width);
-        }
-      });
+      parallel_ranges(
+          op_.tokens, row_grain(per_token * op_.width * 2),
+          [&](std::int64_t begin, std::int64_t end, int thread) {
+            ScratchLayout layout(args.scratch.data() + thread * thread_bytes_);
+            float* sum = layout.take<float>(op_.width);
+            for (std::int64_t token = begin; token < end; ++token) {
+              std::fill_n(sum, op_.width, 0.0f);
+              for (std::int64_t i = token * per_token; i < (token + 1) * per_token; ++i) {
+                const std::int64_t row = rows_[static_cast<std::size_t>(i)];
+                if (row < 0) continue;
+                TCAST_CHECK(row < op_.rows, "more rows than the combination was made for");
+                float weight = 0;
+                read_f32(functions_, weights, i, 1, &weight);
+                rows_of<T>(functions_)
+                    .add_scaled(sum, in<T>(args, 0) + row * op_.width, weight, op_.width);
+              }
+              rows_of<T>(functions_).from_f32(sum, out<T>(args, 0) + token * op_.width, op_.width);
+            }
+          });
     });
   }
 
  private:
+  /// Adds one expert's rows to the running sum, input 3, which is all of the tokens.
+  void add(const KernelArgs& args) {
+    expect_operands(args, 4, 0);
+    const Buffer& weights = args.inputs[1];
+    const Buffer& indices = args.inputs[2];
+    const Buffer& sum = args.inputs[3];
+    expect(args.inputs[0], op_.dtype, op_.rows * op_.width, "rows");
+    expect(sum, op_.dtype, op_.width, "sum");
+    expect_index(indices, 1, "chosen experts");
+    const std::int64_t choices = indices.bytes / bytes_of(1, indices.dtype);
+    expect(weights, weights.dtype, choices, "routing weights");
+    const std::int64_t tokens = sum.bytes / bytes_of(op_.width, op_.dtype);
+    const std::int64_t per_token = choices / tokens;
+    choices_of(indices, op_.expert, rows_);
+    TCAST_CHECK(static_cast<std::int64_t>(rows_.size()) <= op_.rows && per_token > 0,
+                "more rows than the combination was made for");
+    with_element(op_.dtype, [&](auto element) {
+      using T = decltype(element);
+      T* total = static_cast<T*>(static_cast<void*>(sum.data));
+      // A token chooses an expert once, so no two rows meet in one token.
+      parallel_ranges(static_cast<std::int64_t>(rows_.size()), row_grain(op_.width * 8),
+                      [&](std::int64_t begin, std::int64_t end, int thread) {
+                        ScratchLayout layout(args.scratch.data() + thread * thread_bytes_);
+                        float* line = layout.take<float>(op_.width);
+                        for (std::int64_t i = begin; i < end; ++i) {
+                          const std::int64_t choice = rows_[static_cast<std::size_t>(i)];
+                          T* target = total + choice / per_token * op_.width;
+                          float weight = 0;
+                          read_f32(functions_, weights, choice, 1, &weight);
+                          rows_of<T>(functions_).to_f32(target, line, op_.width);
+                          rows_of<T>(functions_)
+                              .add_scaled(line, in<T>(args, 0) + i * op_.width, weight, op_.width);
+                          rows_of<T>(functions_).from_f32(line, target, op_.width);
+                        }
+                      });
+    });
+  }
+
   Combine op_;
   std::int64_t thread_bytes_ = 0;
   std::vector<std::int64_t> counts_;
@@ -671,8 +766,8 @@ KernelResult make_cache_append(const CacheAppend& op, const KernelContext& conte
 
 KernelResult make_copy(const Copy& op, const KernelContext& context) {
   if (op.read_elements <= 0 || op.written_elements <= 0) return unsupported("empty copy");
-  if (op.from != op.to && (op.kind != CopyKind::cast || !convertible(op.from) ||
-                           !convertible(op.to))) {
+  if (op.from != op.to &&
+      (op.kind != CopyKind::cast || !convertible(op.from) || !convertible(op.to))) {
     return unsupported(
         fmt::format("copy from {} to {}", short_name_of(op.from), short_name_of(op.to)));
   }

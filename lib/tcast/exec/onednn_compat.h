@@ -29,7 +29,9 @@ inline dnnl::matmul::primitive_desc matmul_desc(const dnnl::engine& engine,
 /// A text that is equal for equal layouts and only for them.
 inline std::string layout_key(const dnnl::memory::desc& desc) {
   std::string key;
-  const auto add = [&key](auto value) { key += std::to_string(static_cast<long long>(value)) + ","; };
+  const auto add = [&key](auto value) {
+    key += std::to_string(static_cast<long long>(value)) + ",";
+  };
 #if DNNL_VERSION_MAJOR >= 3
   const dnnl::memory::desc& d = desc;
   add(d.get_data_type());

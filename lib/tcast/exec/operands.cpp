@@ -4,17 +4,15 @@
 namespace tcast {
 namespace {
 
-Operand activation(Shape shape, DType dtype) {
-  return {OperandRole::activation, shape, dtype, 0};
-}
+Operand activation(Shape shape, DType dtype) { return {OperandRole::activation, shape, dtype, 0}; }
 Operand weight(Shape shape, DType dtype) { return {OperandRole::weight, shape, dtype, 0}; }
 Operand index(std::int64_t count, std::int64_t limit) {
   return {OperandRole::index, {count}, DType::i64, limit};
 }
 
 struct Describe {
-  Operands operator()(const MatMul& op) const {
-    Operands result;
+  KernelOperands operator()(const MatMul& op) const {
+    KernelOperands result;
     const Shape x{op.batch, op.m, op.k};
     const Shape w{op.batch, op.n, op.k};
     result.inputs = {activation(x, op.input),
@@ -27,8 +25,8 @@ struct Describe {
     result.outputs = {activation({op.batch, op.m, op.n}, op.output)};
     return result;
   }
-  Operands operator()(const GroupedMatMul& op) const {
-    Operands result;
+  KernelOperands operator()(const GroupedMatMul& op) const {
+    KernelOperands result;
     result.inputs = {activation({op.rows, op.k}, op.input),
                      weight({op.experts, op.n, op.k}, op.weight),
                      {OperandRole::counts, {op.experts}, DType::i64, op.rows}};
@@ -41,45 +39,43 @@ struct Describe {
     result.outputs = {activation({op.rows, op.n}, op.output)};
     return result;
   }
-  Operands operator()(const Attention& op) const {
-    Operands result;
+  KernelOperands operator()(const Attention& op) const {
+    KernelOperands result;
     const std::int64_t tokens = op.batch * op.query_length;
     const std::int64_t width =
         op.kv_heads * (op.qk_head_dim + (op.value_in_key ? 0 : op.v_head_dim));
-    result.inputs = {activation({tokens, op.heads * op.qk_head_dim}, op.query),
-                     {OperandRole::cache,
-                      {op.batch, op.context_length + op.query_length, width},
-                      op.cache,
-                      0}};
+    result.inputs = {
+        activation({tokens, op.heads * op.qk_head_dim}, op.query),
+        {OperandRole::cache, {op.batch, op.context_length + op.query_length, width}, op.cache, 0}};
     if (op.sinks) result.inputs.push_back(activation({op.heads}, op.query));
     result.outputs = {activation({tokens, op.heads * op.v_head_dim}, op.query)};
     return result;
   }
-  Operands operator()(const Softmax& op) const {
+  KernelOperands operator()(const Softmax& op) const {
     return same({activation({op.rows, op.columns}, op.dtype)});
   }
-  Operands operator()(const Norm& op) const {
-    Operands result = same({activation({op.rows, op.width}, op.dtype)});
+  KernelOperands operator()(const Norm& op) const {
+    KernelOperands result = same({activation({op.rows, op.width}, op.dtype)});
     if (op.weight) result.inputs.push_back(activation({op.width}, op.dtype));
     if (op.bias) result.inputs.push_back(activation({op.width}, op.dtype));
     return result;
   }
-  Operands operator()(const Elementwise& op) const {
-    Operands result = same({activation({op.elements}, op.dtype)});
+  KernelOperands operator()(const Elementwise& op) const {
+    KernelOperands result = same({activation({op.elements}, op.dtype)});
     if (op.second_elements > 0) {
       // Two flat shapes of different sizes would not stretch; without a shape b is repeated.
       result.inputs.push_back(activation({op.second_elements}, op.dtype));
     }
     return result;
   }
-  Operands operator()(const Rotary& op) const {
-    Operands result = same({activation({op.tokens, op.heads, op.head_dim}, op.dtype)});
+  KernelOperands operator()(const Rotary& op) const {
+    KernelOperands result = same({activation({op.tokens, op.heads, op.head_dim}, op.dtype)});
     result.inputs.push_back(activation({op.tokens, op.rotary_dim}, op.dtype));
     result.inputs.push_back(activation({op.tokens, op.rotary_dim}, op.dtype));
     return result;
   }
-  Operands operator()(const RotaryTable& op) const {
-    Operands result;
+  KernelOperands operator()(const RotaryTable& op) const {
+    KernelOperands result;
     result.inputs = {index(op.tokens, op.cached ? op.table_positions : 4096)};
     if (op.cached) {
       result.inputs.resize(3, activation({op.table_positions, op.dim}, op.dtype));
@@ -89,45 +85,57 @@ struct Describe {
     result.outputs.assign(2, activation({op.tokens, op.dim}, op.dtype));
     return result;
   }
-  Operands operator()(const Gather& op) const {
+  KernelOperands operator()(const Gather& op) const {
     return {{weight({op.table_rows, op.width}, op.dtype), index(op.rows, op.table_rows)},
             {activation({op.rows, op.width}, op.dtype)}};
   }
-  Operands operator()(const CacheAppend& op) const {
+  KernelOperands operator()(const CacheAppend& op) const {
     return {{activation({op.tokens, op.width}, op.input),
              {OperandRole::cache, {1, op.tokens, op.width}, op.cache, 0}},
             {}};
   }
-  Operands operator()(const Copy& op) const {
-    return {{activation({op.kind == CopyKind::repeat || op.kind == CopyKind::slice
-                             ? op.read_elements
-                             : op.written_elements},
-                        op.from)},
+  KernelOperands operator()(const Copy& op) const {
+    return {{activation(
+                {op.kind == CopyKind::repeat || op.kind == CopyKind::slice ? op.read_elements
+                                                                           : op.written_elements},
+                op.from)},
             {activation({op.written_elements}, op.to)}};
   }
-  Operands operator()(const Route& op) const {
-    Operands result;
+  KernelOperands operator()(const Route& op) const {
+    KernelOperands result;
     result.inputs = {activation({op.tokens, op.experts}, op.dtype)};
     if (op.correction_bias) result.inputs.push_back(activation({op.experts}, DType::f32));
     result.outputs = {activation({op.tokens, op.top_k}, op.dtype),
                       index(op.tokens * op.top_k, op.experts)};
     return result;
   }
-  Operands operator()(const TopK& op) const {
+  KernelOperands operator()(const TopK& op) const {
     return {{activation({op.rows, op.columns}, op.dtype)},
             {activation({op.rows, op.k}, op.dtype), index(op.rows * op.k, op.columns)}};
   }
-  Operands operator()(const Permute& op) const {
+  /// One expert's rows: `few_experts` times as many tokens choose one expert each, in turn.
+  KernelOperands operator()(const Permute& op) const {
+    if (op.expert >= 0) {
+      const std::int64_t tokens = op.tokens * few_experts;
+      return {{activation({tokens, op.width}, op.dtype), index(tokens, few_experts)},
+              {activation({op.rows, op.width}, op.dtype)}};
+    }
     return {{activation({op.tokens, op.width}, op.dtype), index(choices(op), assumed_experts)},
             {activation({op.rows, op.width}, op.dtype), index(assumed_experts, op.rows)}};
   }
-  Operands operator()(const Combine& op) const {
+  KernelOperands operator()(const Combine& op) const {
+    if (op.expert >= 0) {
+      const std::int64_t tokens = op.tokens * few_experts;
+      return {{activation({op.rows, op.width}, op.dtype), activation({tokens}, DType::f32),
+               index(tokens, few_experts), activation({tokens, op.width}, op.dtype)},
+              {}};
+    }
     return {{activation({op.rows, op.width}, op.dtype), activation({choices(op)}, DType::f32),
              index(choices(op), assumed_experts)},
             {activation({op.tokens, op.width}, op.dtype)}};
   }
-  Operands operator()(const Quantize& op) const {
-    Operands result;
+  KernelOperands operator()(const Quantize& op) const {
+    KernelOperands result;
     result.inputs = {activation({op.rows, op.columns}, op.from)};
     result.outputs = {activation({op.rows, op.columns}, op.to)};
     const std::int64_t group = op.group > 0 ? op.group : op.columns;
@@ -139,19 +147,20 @@ struct Describe {
     }
     return result;
   }
-  Operands operator()(const Collective&) const { return none(); }
-  Operands operator()(const CustomOp&) const { return none(); }
+  KernelOperands operator()(const Collective&) const { return none(); }
+  KernelOperands operator()(const CustomOp&) const { return none(); }
 
  private:
   /// Records of Permute and Combine do not say how many experts there are.
   static constexpr std::int64_t assumed_experts = 64;
+  static constexpr std::int64_t few_experts = 8;
 
-  static Operands same(Operand operand) { return {{operand}, {operand}}; }
+  static KernelOperands same(Operand operand) { return {{operand}, {operand}}; }
   template <class Record>
   static std::int64_t choices(const Record& op) {
     return std::max<std::int64_t>(1, op.rows / op.tokens) * op.tokens;
   }
-  static Operands none() {
+  static KernelOperands none() {
     TCAST_CHECK(false, "an operator without a kernel has no operands");
     return {};
   }
@@ -159,6 +168,6 @@ struct Describe {
 
 }  // namespace
 
-Operands operands_of(const OpRecord& record) { return std::visit(Describe{}, record); }
+KernelOperands operands_of(const OpRecord& record) { return std::visit(Describe{}, record); }
 
 }  // namespace tcast

@@ -18,12 +18,18 @@ using Doubles = std::vector<double>;
 double get(const Buffer& buffer, int64_t i) {
   const void* data = buffer.data;
   switch (buffer.dtype) {
-    case DType::f32: return static_cast<double>(static_cast<const float*>(data)[i]);
-    case DType::bf16: return static_cast<double>(to_float(static_cast<const Bf16*>(data)[i]));
-    case DType::i8: return static_cast<const std::int8_t*>(data)[i];
-    case DType::i32: return static_cast<const std::int32_t*>(data)[i];
-    case DType::i64: return static_cast<double>(static_cast<const int64_t*>(data)[i]);
-    default: break;
+    case DType::f32:
+      return static_cast<double>(static_cast<const float*>(data)[i]);
+    case DType::bf16:
+      return static_cast<double>(to_float(static_cast<const Bf16*>(data)[i]));
+    case DType::i8:
+      return static_cast<const std::int8_t*>(data)[i];
+    case DType::i32:
+      return static_cast<const std::int32_t*>(data)[i];
+    case DType::i64:
+      return static_cast<double>(static_cast<const int64_t*>(data)[i]);
+    default:
+      break;
   }
   check_failed(__FILE__, __LINE__, "dtype", "no reference for this dtype");
 }
@@ -31,15 +37,24 @@ double get(const Buffer& buffer, int64_t i) {
 void put(const Buffer& buffer, int64_t i, double value) {
   void* data = buffer.data;
   switch (buffer.dtype) {
-    case DType::f32: static_cast<float*>(data)[i] = static_cast<float>(value); return;
-    case DType::bf16: static_cast<Bf16*>(data)[i] = to_bf16(static_cast<float>(value)); return;
+    case DType::f32:
+      static_cast<float*>(data)[i] = static_cast<float>(value);
+      return;
+    case DType::bf16:
+      static_cast<Bf16*>(data)[i] = to_bf16(static_cast<float>(value));
+      return;
     case DType::i8:
       static_cast<std::int8_t*>(data)[i] =
           static_cast<std::int8_t>(std::clamp(std::nearbyint(value), -127.0, 127.0));
       return;
-    case DType::i32: static_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(value); return;
-    case DType::i64: static_cast<int64_t*>(data)[i] = static_cast<int64_t>(value); return;
-    default: break;
+    case DType::i32:
+      static_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(value);
+      return;
+    case DType::i64:
+      static_cast<int64_t*>(data)[i] = static_cast<int64_t>(value);
+      return;
+    default:
+      break;
   }
   check_failed(__FILE__, __LINE__, "dtype", "no reference for this dtype");
 }
@@ -119,8 +134,7 @@ struct Reference {
     const int64_t block = cache.block_table[static_cast<std::size_t>(
         request * cache.blocks_per_request + position / l.block_tokens)];
     const int64_t slot = position % l.block_tokens;
-    int64_t element =
-        l.block_tokens * (block * l.width() + head * (l.qk_head_dim + l.v_head_dim));
+    int64_t element = l.block_tokens * (block * l.width() + head * (l.qk_head_dim + l.v_head_dim));
     if (value && l.v_head_dim > 0) {
       element += l.block_tokens * l.qk_head_dim + slot * l.v_head_dim + i;
     } else {
@@ -213,7 +227,8 @@ struct Reference {
       double variance = 0;
       for (const double value : values) variance += (value - mean) * (value - mean) / width;
       for (int64_t i = 0; i < op.width; ++i) {
-        double value = (values[static_cast<std::size_t>(i)] - mean) / std::sqrt(variance + op.epsilon);
+        double value =
+            (values[static_cast<std::size_t>(i)] - mean) / std::sqrt(variance + op.epsilon);
         if (op.weight) value *= op.weight_offset + get(x(1), i);
         if (op.bias) value += get(x(op.weight ? 2 : 1), i);
         put(y(0), row * op.width + i, value);
@@ -225,23 +240,35 @@ struct Reference {
     const auto silu = [](double v) { return v / (1 + std::exp(-v)); };
     const auto gelu = [](double v) { return 0.5 * v * (1 + std::erf(v / std::sqrt(2.0))); };
     const auto gelu_tanh = [](double v) {
-      return 0.5 * v * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) *
-                                      (v + 0.044715 * v * v * v)));
+      return 0.5 * v *
+             (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (v + 0.044715 * v * v * v)));
     };
     switch (op.kind) {
       case ElementwiseKind::add:
-      case ElementwiseKind::mask_add: return a + b;
-      case ElementwiseKind::multiply: return a * b;
-      case ElementwiseKind::scale: return a * op.constant;
-      case ElementwiseKind::silu: return silu(a);
-      case ElementwiseKind::gelu: return gelu(a);
-      case ElementwiseKind::gelu_tanh: return gelu_tanh(a);
-      case ElementwiseKind::relu: return std::max(a, 0.0);
-      case ElementwiseKind::sigmoid: return 1 / (1 + std::exp(-a));
-      case ElementwiseKind::silu_mul: return silu(a) * b;
-      case ElementwiseKind::gelu_mul: return gelu(a) * b;
-      case ElementwiseKind::gelu_tanh_mul: return gelu_tanh(a) * b;
-      case ElementwiseKind::negate: return -a;
+      case ElementwiseKind::mask_add:
+        return a + b;
+      case ElementwiseKind::multiply:
+        return a * b;
+      case ElementwiseKind::scale:
+        return a * op.constant;
+      case ElementwiseKind::silu:
+        return silu(a);
+      case ElementwiseKind::gelu:
+        return gelu(a);
+      case ElementwiseKind::gelu_tanh:
+        return gelu_tanh(a);
+      case ElementwiseKind::relu:
+        return std::max(a, 0.0);
+      case ElementwiseKind::sigmoid:
+        return 1 / (1 + std::exp(-a));
+      case ElementwiseKind::silu_mul:
+        return silu(a) * b;
+      case ElementwiseKind::gelu_mul:
+        return gelu(a) * b;
+      case ElementwiseKind::gelu_tanh_mul:
+        return gelu_tanh(a) * b;
+      case ElementwiseKind::negate:
+        return -a;
     }
     return 0;
   }
@@ -305,8 +332,8 @@ struct Reference {
             value = get(x(table + 1), position * op.dim + i);
           } else {
             // The angle itself is a product of two floats, in f32.
-            const float angle = static_cast<float>(position) *
-                                static_cast<float>(get(x(1), i % (op.dim / 2)));
+            const float angle =
+                static_cast<float>(position) * static_cast<float>(get(x(1), i % (op.dim / 2)));
             value = table == 0 ? std::cos(static_cast<double>(angle))
                                : std::sin(static_cast<double>(angle));
           }
@@ -328,8 +355,6 @@ struct Reference {
     const CacheView& cache = *args.cache;
     const CacheLayout& l = cache.layout;
     const int64_t keys = l.kv_heads * l.qk_head_dim;
-    const int64_t values = l.kv_heads * l.v_head_dim;
-    const bool apart = args.inputs.size() > 2 && values > 0;
     for (int64_t token = 0; token < op.tokens; ++token) {
       const int64_t per_request = op.tokens / cache.batch;
       const int64_t position = cache.context_length + token % per_request;
@@ -344,9 +369,14 @@ struct Reference {
             l.block_tokens * (block * l.width() + head * (l.qk_head_dim + l.v_head_dim) +
                               (key ? 0 : l.qk_head_dim)) +
             slot * dim + (key ? i : i - keys) % dim;
-        const double value = !apart ? get(x(0), token * op.width + i)
-                             : key  ? get(x(0), token * keys + i)
-                                    : get(x(1), token * values + i - keys);
+        // The inputs before the cache stand side by side.
+        std::size_t piece = 0;
+        int64_t column = i;
+        const auto width_of = [&](std::size_t input) {
+          return x(input).bytes / bytes_of(op.tokens, op.input);
+        };
+        while (column >= width_of(piece)) column -= width_of(piece++);
+        const double value = get(x(piece), token * width_of(piece) + column);
         const auto scale = static_cast<double>(key ? cache.key_scale : cache.value_scale);
         put({cache.data, 0, op.cache, {}}, place, op.cache == DType::i8 ? value / scale : value);
       }
@@ -435,6 +465,19 @@ struct Reference {
   }
 
   void operator()(const Permute& op) const {
+    if (op.expert >= 0) {
+      const int64_t tokens = x(0).bytes / bytes_of(op.width, op.dtype);
+      const int64_t per_token = x(1).bytes / bytes_of(1, x(1).dtype) / tokens;
+      int64_t row = 0;
+      for (int64_t i = 0; i < tokens * per_token; ++i) {
+        if (whole(x(1), i) != op.expert) continue;
+        for (int64_t j = 0; j < op.width; ++j) {
+          put(y(0), row * op.width + j, get(x(0), i / per_token * op.width + j));
+        }
+        ++row;
+      }
+      return;
+    }
     const int64_t experts = y(1).bytes / bytes_of(1, y(1).dtype);
     const int64_t choices = x(1).bytes / bytes_of(1, x(1).dtype);
     const std::vector<int64_t> order = by_expert(x(1), experts);
@@ -453,6 +496,19 @@ struct Reference {
 
   void operator()(const Combine& op) const {
     const int64_t choices = x(2).bytes / bytes_of(1, x(2).dtype);
+    if (op.expert >= 0) {
+      const int64_t per_token = choices / (x(3).bytes / bytes_of(op.width, op.dtype));
+      int64_t row = 0;
+      for (int64_t i = 0; i < choices; ++i) {
+        if (whole(x(2), i) != op.expert) continue;
+        for (int64_t j = 0; j < op.width; ++j) {
+          const int64_t place = i / per_token * op.width + j;
+          put(x(3), place, get(x(3), place) + get(x(1), i) * get(x(0), row * op.width + j));
+        }
+        ++row;
+      }
+      return;
+    }
     int64_t experts = 0;
     for (int64_t i = 0; i < choices; ++i) experts = std::max(experts, whole(x(2), i) + 1);
     const std::vector<int64_t> order = by_expert(x(2), experts);

@@ -43,11 +43,12 @@ class SoftmaxKernel final : public OwnKernel {
       using T = decltype(element);
       parallel_ranges(op_.rows, row_grain(op_.columns),
                       [&](std::int64_t begin, std::int64_t end, int thread) {
-        ScratchLayout layout(args.scratch.data() + thread * row_bytes_);
-        rows_of<T>(functions_).softmax(in<T>(args, 0) + begin * op_.columns,
-                                       out<T>(args, 0) + begin * op_.columns, end - begin,
-                                       op_.columns, layout.take<float>(op_.columns));
-      });
+                        ScratchLayout layout(args.scratch.data() + thread * row_bytes_);
+                        rows_of<T>(functions_)
+                            .softmax(in<T>(args, 0) + begin * op_.columns,
+                                     out<T>(args, 0) + begin * op_.columns, end - begin,
+                                     op_.columns, layout.take<float>(op_.columns));
+                      });
     });
   }
 
@@ -86,10 +87,11 @@ class NormKernel final : public OwnKernel {
       using T = decltype(element);
       parallel_ranges(op_.rows, row_grain(op_.width),
                       [&](std::int64_t begin, std::int64_t end, int) {
-        rows_of<T>(functions_).norm(op_.kind, in<T>(args, 0) + begin * op_.width, weight, bias,
-                                    out<T>(args, 0) + begin * op_.width, end - begin, op_.width,
-                                    static_cast<float>(op_.epsilon));
-      });
+                        rows_of<T>(functions_)
+                            .norm(op_.kind, in<T>(args, 0) + begin * op_.width, weight, bias,
+                                  out<T>(args, 0) + begin * op_.width, end - begin, op_.width,
+                                  static_cast<float>(op_.epsilon));
+                      });
     });
   }
 
@@ -104,8 +106,10 @@ bool takes_two(ElementwiseKind kind) {
     case ElementwiseKind::silu_mul:
     case ElementwiseKind::gelu_mul:
     case ElementwiseKind::gelu_tanh_mul:
-    case ElementwiseKind::mask_add: return true;
-    default: return false;
+    case ElementwiseKind::mask_add:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -178,11 +182,12 @@ class ElementwiseKernel final : public OwnKernel {
   void run_flat(const KernelArgs& args, bool two) const {
     parallel_ranges(op_.elements, elements_per_thread,
                     [&](std::int64_t begin, std::int64_t end, int) {
-      const T* a = in<T>(args, 0) + begin;
-      const T* b = two ? in<T>(args, 1) + begin : a;
-      rows_of<T>(functions_).elementwise(op_.kind, a, b, out<T>(args, 0) + begin, end - begin,
-                                         static_cast<float>(op_.constant));
-    });
+                      const T* a = in<T>(args, 0) + begin;
+                      const T* b = two ? in<T>(args, 1) + begin : a;
+                      rows_of<T>(functions_)
+                          .elementwise(op_.kind, a, b, out<T>(args, 0) + begin, end - begin,
+                                       static_cast<float>(op_.constant));
+                    });
   }
 
   template <class T>
@@ -195,18 +200,19 @@ class ElementwiseKernel final : public OwnKernel {
     const std::int64_t width = broadcast.width;
     parallel_ranges(op_.elements / width, row_grain(width),
                     [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const T* a = in<T>(args, 0) + row * width;
-        const T* b = in<T>(args, 1) + broadcast.offset(row);
-        T* y = out<T>(args, 0) + row * width;
-        const auto constant = static_cast<float>(op_.constant);
-        if (broadcast.one_value) {
-          rows_of<T>(functions_).elementwise_scalar(op_.kind, a, to_float(*b), y, width, constant);
-        } else {
-          rows_of<T>(functions_).elementwise(op_.kind, a, b, y, width, constant);
-        }
-      }
-    });
+                      for (std::int64_t row = begin; row < end; ++row) {
+                        const T* a = in<T>(args, 0) + row * width;
+                        const T* b = in<T>(args, 1) + broadcast.offset(row);
+                        T* y = out<T>(args, 0) + row * width;
+                        const auto constant = static_cast<float>(op_.constant);
+                        if (broadcast.one_value) {
+                          rows_of<T>(functions_)
+                              .elementwise_scalar(op_.kind, a, to_float(*b), y, width, constant);
+                        } else {
+                          rows_of<T>(functions_).elementwise(op_.kind, a, b, y, width, constant);
+                        }
+                      }
+                    });
   }
 
   Elementwise op_;
@@ -231,8 +237,9 @@ class RotaryKernel final : public OwnKernel {
           const T* sin = in<T>(args, 2) + token * op_.rotary_dim;
           for (std::int64_t head = 0; head < op_.heads; ++head) {
             const std::int64_t first = token * row + head * op_.head_dim;
-            rows_of<T>(functions_).rotate(in<T>(args, 0) + first, cos, sin, out<T>(args, 0) + first,
-                                          op_.head_dim, op_.rotary_dim, op_.interleaved);
+            rows_of<T>(functions_)
+                .rotate(in<T>(args, 0) + first, cos, sin, out<T>(args, 0) + first, op_.head_dim,
+                        op_.rotary_dim, op_.interleaved);
           }
         }
       });
@@ -287,22 +294,22 @@ class RotaryTableKernel final : public OwnKernel {
     const std::int64_t half = op_.dim / 2;
     parallel_ranges(op_.tokens, row_grain(32 * op_.dim),
                     [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t token = begin; token < end; ++token) {
-        const auto position = static_cast<float>(index_at(args.inputs[0], token));
-        T* cos = out<T>(args, 0) + token * op_.dim;
-        T* sin = out<T>(args, 1) + token * op_.dim;
-        for (std::int64_t i = 0; i < half; ++i) {
-          const float angle = position * frequency[i];
-          if constexpr (std::is_same_v<T, float>) {
-            cos[i] = cos[half + i] = std::cos(angle);
-            sin[i] = sin[half + i] = std::sin(angle);
-          } else {
-            cos[i] = cos[half + i] = to_bf16(std::cos(angle));
-            sin[i] = sin[half + i] = to_bf16(std::sin(angle));
-          }
-        }
-      }
-    });
+                      for (std::int64_t token = begin; token < end; ++token) {
+                        const auto position = static_cast<float>(index_at(args.inputs[0], token));
+                        T* cos = out<T>(args, 0) + token * op_.dim;
+                        T* sin = out<T>(args, 1) + token * op_.dim;
+                        for (std::int64_t i = 0; i < half; ++i) {
+                          const float angle = position * frequency[i];
+                          if constexpr (std::is_same_v<T, float>) {
+                            cos[i] = cos[half + i] = std::cos(angle);
+                            sin[i] = sin[half + i] = std::sin(angle);
+                          } else {
+                            cos[i] = cos[half + i] = to_bf16(std::cos(angle));
+                            sin[i] = sin[half + i] = to_bf16(std::sin(angle));
+                          }
+                        }
+                      }
+                    });
   }
 
   RotaryTable op_;
@@ -328,18 +335,20 @@ class QuantizeKernel final : public OwnKernel {
     }
     with_element(op_.from, [&](auto element) {
       using T = decltype(element);
-      parallel_ranges(op_.rows, row_grain(op_.columns),
-                      [&](std::int64_t begin, std::int64_t end, int) {
-        for (std::int64_t row = begin; row < end; ++row) {
-          for (std::int64_t i = 0; i < groups; ++i) {
-            const std::int64_t first = row * op_.columns + i * group;
-            const std::int64_t count = std::min(group, op_.columns - i * group);
-            const float scale = rows_of<T>(functions_).quantize(
-                in<T>(args, 0) + first, out<std::int8_t>(args, 0) + first, count, fixed_scale);
-            if (!fixed) out<float>(args, 1)[row * groups + i] = scale;
-          }
-        }
-      });
+      parallel_ranges(
+          op_.rows, row_grain(op_.columns), [&](std::int64_t begin, std::int64_t end, int) {
+            for (std::int64_t row = begin; row < end; ++row) {
+              for (std::int64_t i = 0; i < groups; ++i) {
+                const std::int64_t first = row * op_.columns + i * group;
+                const std::int64_t count = std::min(group, op_.columns - i * group);
+                const float scale =
+                    rows_of<T>(functions_)
+                        .quantize(in<T>(args, 0) + first, out<std::int8_t>(args, 0) + first, count,
+                                  fixed_scale);
+                if (!fixed) out<float>(args, 1)[row * groups + i] = scale;
+              }
+            }
+          });
     });
   }
 

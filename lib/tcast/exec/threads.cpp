@@ -1,7 +1,5 @@
 #include "tcast/exec/threads.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -10,6 +8,8 @@
 #include <mutex>
 #include <string>
 #include <thread>
+
+#include <sched.h>
 
 // The runtime of libgomp, by its documented entry points instead of pragmas: the same pool as
 // libdnnl's whichever compiler builds tcast (clang's -fopenmp would bring a pool of its own).

@@ -74,12 +74,14 @@ struct VectorFunctions {
   /// Online softmax of scores[0, count) of which [begin, end) may be seen: scores are multiplied by
   /// `scale` and capped (softcap > 0), `row` is updated, `p` gets exp(score - maximum), 0 where not
   /// seen. Returns the factor by which what was summed up before has to be multiplied.
-  float (*attend_f32)(const float* scores, int count, int begin, int end, float scale, float softcap,
-                      ScoreRow* row, float* p);
+  float (*attend_f32)(const float* scores, int count, int begin, int end, float scale,
+                      float softcap, ScoreRow* row, float* p);
   float (*attend_bf16)(const float* scores, int count, int begin, int end, float scale,
                        float softcap, ScoreRow* row, Bf16* p);
   /// x *= factor.
   void (*scale)(float* x, float factor, std::int64_t count);
+  /// The sum of x, in four strands: reads memory as fast as it comes.
+  float (*total)(const float* x, std::int64_t count);
 };
 
 /// The table of an instruction set that the host supports (isa <= host_isa()).

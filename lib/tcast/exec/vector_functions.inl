@@ -124,8 +124,12 @@ static void softmax(const T* x, T* y, std::int64_t rows, std::int64_t columns, f
     for (std::int64_t i = 0; i < whole; i += width) high = maximum(high, load(x + i));
     if (rest > 0) high = maximum(high, load_part(x + whole, rest, -__builtin_inff()));
     const float top = maximum_of(high);
-    // A row that is masked entirely has no finite score: all of it counts the same.
-    const F shift = splat(top == -__builtin_inff() ? 0.0f : top);
+    if (top == -__builtin_inff()) {
+      // Masked entirely: equal parts, as with the smallest finite number for a mask, and not NaN.
+      for (std::int64_t i = 0; i < columns; ++i) put(y + i, 1.0f / static_cast<float>(columns));
+      continue;
+    }
+    const F shift = splat(top);
     F sum{};
     for (std::int64_t i = 0; i < whole; i += width) {
       const F e = exponential(load(x + i) - shift);
@@ -533,6 +537,17 @@ static void scale_row(float* x, float factor, std::int64_t count) {
   for (; i < count; ++i) x[i] *= factor;
 }
 
+static float total(const float* x, std::int64_t count) {
+  F sums[4] = {};
+  std::int64_t i = 0;
+  for (; i + 4 * width <= count; i += 4 * width) {
+    for (int strand = 0; strand < 4; ++strand) sums[strand] += load(x + i + strand * width);
+  }
+  float sum = sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; i < count; ++i) sum += x[i];
+  return sum;
+}
+
 template <class T>
 constexpr RowFunctions<T> row_functions() {
   return {softmax<T>,  norm<T>,       elementwise<T>, elementwise_scalar<T>, rotate<T>, quantize<T>,
@@ -542,5 +557,5 @@ constexpr RowFunctions<T> row_functions() {
 constexpr VectorFunctions generic_functions(Isa isa) {
   return {isa,         row_functions<float>(), row_functions<Bf16>(), dot_i8,       multiply_f32,
           nullptr,     transpose16,            interleave,            attend<float>, attend<Bf16>,
-          scale_row};
+          scale_row,   total};
 }

@@ -3,30 +3,33 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
+
+#include "tcast/base/export.h"
 
 namespace tcast {
 
 /// A named input of a run, in the order in which they are printed; values as text, number or flag.
 struct ReportInput {
-  std::string name;   ///< "batch_size", "device", "tp", ...
-  std::string value;  ///< as JSON: "4", "true", "\"h200\""
+  std::string name{};   ///< "batch_size", "device", "tp", ...
+  std::string value{};  ///< as JSON: "4", "true", "\"h200\""
 };
 
 /// One row of the op table: all calls of one operator of one module in one phase.
 struct ReportOp {
-  std::string phase;   ///< "prefill" or "decode"
-  std::string name;    ///< "matmul", "attention", ...
-  std::string module;  ///< "model.layers.*.self_attn.q_proj"
+  std::string phase{};   ///< "prefill" or "decode"
+  std::string name{};    ///< "matmul", "attention", ...
+  std::string module{};  ///< "model.layers.*.self_attn.q_proj"
   std::int64_t calls = 0;
   double total_s = 0;
-  double flops = 0;     ///< of all calls
-  double bytes = 0;     ///< of all calls
-  std::string bound;    ///< "compute", "memory", "network", "launch"
-  std::string source;   ///< "measured", "calibrated", "datasheet", "assumed"
-  double ideal_s = 0;   ///< datasheet bound of all calls; 0 unless asked for
-  bool scaled = false;  ///< timed on a smaller size and scaled
+  double flops = 0;      ///< of all calls
+  double bytes = 0;      ///< of all calls
+  std::string bound{};   ///< "compute", "memory", "network", "launch"
+  std::string source{};  ///< "measured", "calibrated", "datasheet", "assumed"
+  double ideal_s = 0;    ///< datasheet bound of all calls; 0 unless asked for
+  bool scaled = false;   ///< timed on a smaller size and scaled
 };
 
 /// Memory of one device, in bytes.
@@ -34,7 +37,7 @@ struct ReportMemory {
   std::int64_t weights_bytes = 0;
   std::int64_t kv_cache_bytes = 0;
   std::int64_t activation_peak_bytes = 0;
-  std::string activation_peak_at;  ///< phase, op and module
+  std::string activation_peak_at{};  ///< phase, op and module
   std::int64_t workspace_bytes = 0;
   std::int64_t reserved_bytes = 0;
   std::int64_t total_bytes = 0;  ///< sum of the parts above
@@ -55,19 +58,22 @@ struct ReportLatency {
 
 /// The graph of a model at some point of the pipeline, for `inspect --steps`.
 struct ReportStep {
-  std::string step;
+  std::string step{};
   double milliseconds = 0;
-  std::optional<std::int64_t> expected;
+  std::optional<std::int64_t> expected{};
   std::int64_t changed_modules = 0;
   struct Change {
-    std::string path, from, to;
+    std::string path{};
+    std::string from{};
+    std::string to{};
   };
   struct Skip {
-    std::string path, reason;
+    std::string path{};
+    std::string reason{};
   };
-  std::vector<Change> changed;
-  std::vector<Skip> skipped;
-  std::vector<std::string> warnings;
+  std::vector<Change> changed{};
+  std::vector<Skip> skipped{};
+  std::vector<std::string> warnings{};
   /// What the model looked like after the step (same units as below); the first entry of a report
   /// is the untransformed model, with an empty step name.
   std::int64_t regions = 0;     ///< traced regions of prefill
@@ -88,23 +94,27 @@ struct ReportStep {
 struct Report {
   static constexpr int schema = 1;
 
-  std::string config_file;
-  std::vector<ReportInput> inputs;
-  std::string model_type;
+  std::string config_file{};
+  std::vector<ReportInput> inputs{};
+  std::string model_type{};
   std::int64_t total_parameters = 0;
   std::int64_t active_parameters = 0;
-  std::string device;
-  std::string pipeline;  ///< "the nine standard steps", "the hook ..."
-  ReportMemory memory;
-  ReportLatency latency;
+  std::string device{};
+  std::string pipeline{};  ///< "the nine standard steps", "the hook ..."
+  ReportMemory memory{};
+  ReportLatency latency{};
   double output_tokens_per_s = 0;
   double output_tokens_per_s_per_device = 0;
   bool single_phase = false;  ///< one phase exactly: the other phase's numbers are absent
-  std::vector<ReportOp> ops;
-  std::vector<ReportStep> steps;
-  std::vector<std::string> assumptions;
-  std::vector<std::string> warnings;
-  std::optional<ReportLatency> ideal;  ///< datasheet bound beside the estimate
+  std::vector<ReportOp> ops{};
+  std::vector<ReportStep> steps{};
+  std::vector<std::string> assumptions{};
+  std::vector<std::string> warnings{};
+  std::optional<ReportLatency> ideal{};  ///< datasheet bound beside the estimate
 };
+
+/// Whether the report has numbers for the phase ("prefill" or "decode"): always, unless the run was
+/// one phase exactly and has no operator of it.
+TCAST_API bool has_phase(const Report& report, std::string_view phase);
 
 }  // namespace tcast

@@ -1,0 +1,156 @@
+#include "tcast/exec/host.h"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <limits>
+#include <vector>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "tcast/base/error.h"
+#include "tcast/exec/kernel.h"
+#include "tcast/exec/memory.h"
+#include "tcast/exec/threads.h"
+#include "tcast/exec/vector_functions.h"
+
+namespace tcast {
+namespace {
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) != 0) continue;
+    const std::size_t colon = line.find(':');
+    if (colon == std::string::npos || colon + 2 > line.size()) continue;
+    return line.substr(colon + 2);
+  }
+  return {};
+}
+
+/// Value of a line of /proc/meminfo, in bytes.
+std::int64_t memory_line(const std::string& name) {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind(name + ":", 0) == 0) {
+      return std::strtoll(line.c_str() + name.size() + 1, nullptr, 10) * 1024;
+    }
+  }
+  return 0;
+}
+
+/// A number in a file, or `otherwise` ("max", or no such file).
+std::int64_t number_in(const char* path, std::int64_t otherwise) {
+  std::ifstream file(path);
+  std::int64_t value = 0;
+  return file >> value ? value : otherwise;
+}
+
+/// What the control group still grants; the largest number if it sets no limit.
+std::int64_t group_memory_left() {
+  constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max();
+  std::int64_t left = none;
+  const std::int64_t limit = number_in("/sys/fs/cgroup/memory.max", none);
+  if (limit != none) left = limit - number_in("/sys/fs/cgroup/memory.current", 0);
+  const std::int64_t old_limit = number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes", none);
+  if (old_limit != none) {
+    left = std::min(left, old_limit - number_in("/sys/fs/cgroup/memory/memory.usage_in_bytes", 0));
+  }
+  return std::max<std::int64_t>(0, left);
+}
+
+std::int64_t cache_bytes(int name) { return std::max<std::int64_t>(0, sysconf(name)); }
+
+/// Best of a few products, in operations per second.
+double product_speed(DType dtype, std::string& implementation) {
+  const MatMul product{.m = 256,
+                       .n = 1024,
+                       .k = 1024,
+                       .input = dtype,
+                       .weight = dtype,
+                       .output = dtype,
+                       .compute = dtype};
+  const KernelResult result = make_kernel(product);
+  if (result.kernel == nullptr) return 0;
+  Kernel& kernel = *result.kernel;
+  implementation = kernel.implementation();
+  const std::int64_t x_bytes = bytes_of(product.m * product.k, dtype);
+  const std::int64_t y_bytes = bytes_of(product.m * product.n, dtype);
+  const AlignedMemory x(x_bytes);
+  const AlignedMemory w(kernel.packed_bytes());
+  const AlignedMemory y(y_bytes);
+  const AlignedMemory scratch(kernel.scratch_bytes());
+  // Zeros: integer units might be faster with them, these are not.
+  const Buffer inputs[] = {{x.data(), x_bytes, dtype, {}}, {w.data(), w.bytes(), dtype, {}}};
+  const Buffer output{y.data(), y_bytes, dtype, {}};
+  const KernelArgs args{inputs, {&output, 1}, scratch.span(), nullptr};
+  kernel.run(args);
+  double best = std::numeric_limits<double>::infinity();
+  const double start = now_s();
+  for (int i = 0; i < 5 && now_s() - start < 0.05; ++i) {
+    const double before = now_s();
+    kernel.run(args);
+    best = std::min(best, now_s() - before);
+  }
+  return 2.0 * static_cast<double>(product.m * product.n * product.k) / best;
+}
+
+/// Best of a few passes over memory that the last-level cache does not hold, in bytes per second.
+double read_speed(const HostFeatures& host) {
+  constexpr std::int64_t mib = std::int64_t{1} << 20;
+  std::int64_t bytes = std::clamp(2 * host.last_level_bytes, 64 * mib, 256 * mib);
+  if (host.available_bytes > 0) bytes = std::min(bytes, host.available_bytes / 8);
+  bytes = std::max(round_up(bytes, mib), mib);
+  const AlignedMemory memory(bytes);
+  // Pages that were never written all share one page of zeros.
+  parallel_ranges(bytes / 4096, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t page = begin; page < end; ++page) memory.data()[page * 4096] = std::byte{1};
+  });
+  const auto& functions = vector_functions(host.isa);
+  const auto* values = static_cast<const float*>(static_cast<const void*>(memory.data()));
+  std::vector<float> sums(static_cast<std::size_t>(current_threads()));
+  double best = std::numeric_limits<double>::infinity();
+  for (int pass = 0; pass < 3; ++pass) {
+    const double before = now_s();
+    parallel_ranges(bytes / 4, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+      sums[static_cast<std::size_t>(thread)] += functions.total(values + begin, end - begin);
+    });
+    best = std::min(best, now_s() - before);
+  }
+  return static_cast<double>(bytes) / best;
+}
+
+}  // namespace
+
+HostFeatures host_features() {
+  HostFeatures host;
+  host.cpu = cpu_name();
+  host.isa = host_isa();
+  host.threads = available_threads();
+  host.l1_bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE);
+  host.l2_bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE);
+  host.last_level_bytes = std::max(
+      {cache_bytes(_SC_LEVEL3_CACHE_SIZE), cache_bytes(_SC_LEVEL4_CACHE_SIZE), host.l2_bytes});
+  host.memory_bytes = memory_line("MemTotal");
+  host.available_bytes = std::min(memory_line("MemAvailable"), group_memory_left());
+  return host;
+}
+
+HostSpeed measure_host_speed() {
+  const double start = now_s();
+  HostSpeed speed;
+  speed.read_bytes_per_s = read_speed(host_features());
+  speed.f32_flops_per_s = product_speed(DType::f32, speed.f32_implementation);
+  if (HostDTypes{}.bf16) {
+    speed.bf16_flops_per_s = product_speed(DType::bf16, speed.bf16_implementation);
+  }
+  speed.took_s = now_s() - start;
+  return speed;
+}
+
+}  // namespace tcast

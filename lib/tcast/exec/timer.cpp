@@ -1,0 +1,715 @@
+#include "tcast/exec/timer.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/exec/kernel.h"
+#include "tcast/exec/memory.h"
+#include "tcast/exec/threads.h"
+
+namespace tcast {
+namespace {
+
+constexpr std::int64_t gib = std::int64_t{1} << 30;
+constexpr int most_samples = 15;
+/// Runs that a measurement should have room for: the warm-up and three samples.
+constexpr double runs_wanted = 4;
+/// Making kernels and filling operands, per operator.
+constexpr double setup_s = 0.01;
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::int64_t part_of(std::int64_t size, double share, std::int64_t multiple = 1) {
+  const auto wanted = static_cast<std::int64_t>(std::ceil(static_cast<double>(size) * share));
+  return std::clamp<std::int64_t>(round_up(std::max<std::int64_t>(1, wanted), multiple), 1, size);
+}
+
+double ratio(std::int64_t part, std::int64_t whole) {
+  return static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// --- making operators smaller --------------------------------------------------------------------
+
+struct Shrink {
+  double share;
+
+  /// Cuts `size` to whole multiples; returns the share that the next dimension has to be cut to, 1
+  /// while this one could give more.
+  static double cut(std::int64_t& size, double wanted, std::int64_t multiple, double& done) {
+    if (wanted >= 1) return wanted;
+    const std::int64_t part = part_of(size, wanted, multiple);
+    const double got = ratio(part, size);
+    size = part;
+    done *= got;
+    return part <= multiple ? std::min(1.0, wanted / got) : 1;
+  }
+
+  ShrunkOp operator()(MatMul op) const {
+    double done = 1;
+    const std::int64_t n = op.n;
+    const std::int64_t m = op.m;
+    double left = cut(op.batch, share, 1, done);
+    left = cut(op.n, left, 256, done);
+    cut(op.m, left, 16, done);
+    op.weight_scales = scales(op.weight_scales, n, op.n, op.k);
+    if (op.activation_scales == m) op.activation_scales = op.m;
+    return {op, done};
+  }
+  ShrunkOp operator()(GroupedMatMul op) const {
+    double done = 1;
+    const std::int64_t n = op.n;
+    const std::int64_t active = std::max<std::int64_t>(1, op.active_experts);
+    op.active_experts = active;
+    const double left = cut(op.active_experts, share, 1, done);
+    op.experts = std::max(op.active_experts, op.experts * op.active_experts / active);
+    const std::int64_t rows = op.rows;
+    op.rows = std::max(op.active_experts, op.rows * op.active_experts / active);
+    if (op.activation_scales == rows) op.activation_scales = op.rows;
+    cut(op.n, left, 256, done);
+    op.weight_scales = scales(op.weight_scales, n, op.n, op.k);
+    return {op, done};
+  }
+  ShrunkOp operator()(Attention op) const {
+    double done = 1;
+    double left = cut(op.batch, share, 1, done);
+    const std::int64_t group = op.heads / std::max<std::int64_t>(1, op.kv_heads);
+    left = cut(op.kv_heads, left, 1, done);
+    op.heads = group * op.kv_heads;
+    if (left >= 1) return {op, done};
+    const double pairs = attended_pairs(op.span, op.query_length, op.context_length);
+    if (op.query_length > 1) {
+      // The last tokens of the prompt, which see the most.
+      const std::int64_t whole = op.query_length;
+      op.query_length = part_of(whole, left, 16);
+      op.context_length += whole - op.query_length;
+      left = op.query_length <= 16
+                 ? left * pairs / attended_pairs(op.span, op.query_length, op.context_length)
+                 : 1;
+    }
+    if (left < 1 && op.span.window == 0 && op.span.chunk == 0 && op.context_length > 0) {
+      op.context_length = part_of(op.context_length, left, 128);
+    }
+    done *= attended_pairs(op.span, op.query_length, op.context_length) / pairs;
+    return {op, std::min(1.0, done)};
+  }
+  ShrunkOp operator()(Elementwise op) const {
+    if (op.second_elements > 0 && op.second_elements < op.elements) {
+      // Whole repetitions of the second operand.
+      std::int64_t times = op.elements / op.second_elements;
+      double done = 1;
+      cut(times, share, 1, done);
+      op.elements = times * op.second_elements;
+      return {op, done};
+    }
+    const bool two = op.second_elements == op.elements;
+    double done = 1;
+    cut(op.elements, share, 4096, done);
+    if (two) op.second_elements = op.elements;
+    return {op, done};
+  }
+  ShrunkOp operator()(Copy op) const {
+    double done = 1;
+    const bool grows = op.written_elements > op.read_elements && op.read_elements > 0;
+    std::int64_t& smaller = grows ? op.read_elements : op.written_elements;
+    std::int64_t& larger = grows ? op.written_elements : op.read_elements;
+    const std::int64_t before = smaller;
+    cut(smaller, share, 4096, done);
+    larger = std::max(
+        smaller, static_cast<std::int64_t>(static_cast<double>(larger) * ratio(smaller, before)));
+    return {op, done};
+  }
+  ShrunkOp operator()(Softmax op) const { return rows(op, op.rows); }
+  ShrunkOp operator()(Norm op) const { return rows(op, op.rows); }
+  ShrunkOp operator()(Rotary op) const { return rows(op, op.tokens); }
+  ShrunkOp operator()(RotaryTable op) const { return rows(op, op.tokens); }
+  ShrunkOp operator()(Gather op) const { return rows(op, op.rows); }
+  ShrunkOp operator()(CacheAppend op) const { return rows(op, op.tokens); }
+  ShrunkOp operator()(Route op) const { return rows(op, op.tokens); }
+  ShrunkOp operator()(TopK op) const { return rows(op, op.rows); }
+  ShrunkOp operator()(Quantize op) const { return rows(op, op.rows); }
+  ShrunkOp operator()(Permute op) const { return tokens(op); }
+  ShrunkOp operator()(Combine op) const { return tokens(op); }
+  ShrunkOp operator()(Collective op) const { return {op, 1}; }
+  ShrunkOp operator()(CustomOp op) const { return {op, 1}; }
+
+ private:
+  /// Scales of a weight whose rows went from `n` to `part`.
+  static std::int64_t scales(std::int64_t count, std::int64_t n, std::int64_t part,
+                             std::int64_t k) {
+    if (count <= 1 || part == n) return count;
+    if (count == n) return part;
+    const std::int64_t columns = ceil_div(k, 128);
+    if (count == ceil_div(n, 128) * columns) return ceil_div(part, 128) * columns;
+    return count / n * part;
+  }
+  template <class Record>
+  ShrunkOp rows(Record& op, std::int64_t& size) const {
+    double done = 1;
+    cut(size, share, 1, done);
+    return {op, done};
+  }
+  template <class Record>
+  ShrunkOp tokens(Record& op) const {
+    double done = 1;
+    const std::int64_t per_token = std::max<std::int64_t>(1, op.rows / op.tokens);
+    cut(op.tokens, share, 1, done);
+    op.rows = op.tokens * per_token;
+    return {op, done};
+  }
+};
+
+// --- what an operator will take, roughly ---------------------------------------------------------
+
+struct RoughWork {
+  double flops = 0;
+  DType dtype = DType::f32;
+  double bytes = 0;
+};
+
+double real(std::int64_t value) { return static_cast<double>(value); }
+
+struct Rough {
+  RoughWork operator()(const MatMul& op) const {
+    return {2.0 * real(op.batch) * real(op.m) * real(op.n) * real(op.k), op.compute,
+            real(op.batch) * (real(op.n) * real(op.k) * bits_of(op.weight) / 8 +
+                              real(op.m) * real(op.n) * bits_of(op.output) / 8)};
+  }
+  RoughWork operator()(const GroupedMatMul& op) const {
+    return {2.0 * real(op.rows) * real(op.n) * real(op.k), op.compute,
+            real(op.active_experts) * real(op.n) * real(op.k) * bits_of(op.weight) / 8};
+  }
+  RoughWork operator()(const Attention& op) const {
+    const double keys = real(attended_keys(op.span, op.query_length, op.context_length));
+    // Softmax and rearranging cost about as much again as the products.
+    return {4.0 * attended_pairs(op.span, op.query_length, op.context_length) * real(op.batch) *
+                real(op.heads) * real(op.qk_head_dim + op.v_head_dim),
+            op.query,
+            real(op.batch) * real(op.kv_heads) * keys * real(op.qk_head_dim + op.v_head_dim) *
+                bits_of(op.cache) / 8};
+  }
+  RoughWork operator()(const Softmax& op) const {
+    return elements(real(op.rows) * real(op.columns));
+  }
+  RoughWork operator()(const Norm& op) const { return elements(real(op.rows) * real(op.width)); }
+  RoughWork operator()(const Elementwise& op) const { return elements(real(op.elements)); }
+  RoughWork operator()(const Rotary& op) const {
+    return elements(real(op.tokens) * real(op.heads) * real(op.head_dim));
+  }
+  RoughWork operator()(const RotaryTable& op) const {
+    return elements(4.0 * real(op.tokens) * real(op.dim));
+  }
+  RoughWork operator()(const Gather& op) const { return elements(real(op.rows) * real(op.width)); }
+  RoughWork operator()(const CacheAppend& op) const {
+    return elements(real(op.tokens) * real(op.width));
+  }
+  RoughWork operator()(const Copy& op) const { return elements(real(op.written_elements)); }
+  RoughWork operator()(const Route& op) const {
+    return elements(2.0 * real(op.tokens) * real(op.experts));
+  }
+  RoughWork operator()(const TopK& op) const { return elements(real(op.rows) * real(op.columns)); }
+  RoughWork operator()(const Permute& op) const { return elements(real(op.rows) * real(op.width)); }
+  RoughWork operator()(const Combine& op) const { return elements(real(op.rows) * real(op.width)); }
+  RoughWork operator()(const Quantize& op) const {
+    return elements(real(op.rows) * real(op.columns));
+  }
+  RoughWork operator()(const Collective&) const { return {}; }
+  RoughWork operator()(const CustomOp&) const { return {}; }
+
+ private:
+  static RoughWork elements(double count) { return {0, DType::f32, 8 * count}; }
+};
+
+// --- operands ------------------------------------------------------------------------------------
+
+/// Fills memory with what is an ordinary number in every dtype: 16-bit words of random sign and
+/// mantissa and a small exponent, which make floats between 0.008 and 0.03 of them in bf16 and in
+/// f32 alike.
+void fill(std::byte* data, std::int64_t bytes) {
+  constexpr std::int64_t block = std::int64_t{1} << 16;
+  static const std::vector<std::uint16_t> pattern = [] {
+    std::vector<std::uint16_t> words(static_cast<std::size_t>(block / 2));
+    std::uint32_t state = 1;
+    for (std::uint16_t& word : words) {
+      state = state * 1664525u + 1013904223u;
+      word = static_cast<std::uint16_t>(0x3c00u | ((state >> 16) & 0x80ffu));
+    }
+    return words;
+  }();
+  const auto* source = static_cast<const std::byte*>(static_cast<const void*>(pattern.data()));
+  parallel_ranges(ceil_div(bytes, block), 16, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      std::copy_n(source, std::min(block, bytes - i * block), data + i * block);
+    }
+  });
+}
+
+void fill_index(const Buffer& buffer, const Operand& operand) {
+  auto* values = static_cast<std::int64_t*>(static_cast<void*>(buffer.data));
+  const std::int64_t count = operand.shape.elements();
+  for (std::int64_t i = 0; i < count; ++i) {
+    // Scattered, and even over every power of two.
+    values[i] = static_cast<std::int64_t>(static_cast<std::uint64_t>(i) * 2654435761u %
+                                          static_cast<std::uint64_t>(operand.limit));
+  }
+}
+
+void fill_counts(const Buffer& buffer, const GroupedMatMul& op) {
+  auto* counts = static_cast<std::int64_t*>(static_cast<void*>(buffer.data));
+  const std::int64_t active = std::clamp<std::int64_t>(op.active_experts, 1, op.experts);
+  for (std::int64_t expert = 0; expert < op.experts; ++expert) counts[expert] = 0;
+  for (std::int64_t i = 0; i < active; ++i) {
+    counts[op.experts * i / active] = op.rows * (i + 1) / active - op.rows * i / active;
+  }
+}
+
+/// A cache for timing: only blocks that some query looks at have memory of their own.
+struct TimedCache {
+  CacheView view;
+  std::vector<std::int32_t> table;
+  std::int64_t bytes = 0;
+
+  static std::optional<TimedCache> of(const OpRecord& record) {
+    TimedCache cache;
+    CacheLayout& layout = cache.view.layout;
+    std::int64_t tokens = 0;
+    std::int64_t first_seen = 0;
+    if (const auto* op = std::get_if<Attention>(&record)) {
+      layout.kv_heads = op->kv_heads;
+      layout.qk_head_dim = op->qk_head_dim;
+      layout.v_head_dim = op->value_in_key ? 0 : op->v_head_dim;
+      layout.dtype = op->cache;
+      cache.view.batch = op->batch;
+      cache.view.context_length = op->context_length;
+      tokens = op->context_length + op->query_length;
+      first_seen = tokens - attended_keys(op->span, op->query_length, op->context_length);
+    } else if (const auto* append = std::get_if<CacheAppend>(&record)) {
+      layout.qk_head_dim = append->width;
+      layout.dtype = append->cache;
+      tokens = append->tokens;
+    } else {
+      return std::nullopt;
+    }
+    // So that products of integers stay in the range of ordinary scores.
+    cache.view.key_scale = 0.001f;
+    cache.view.value_scale = 0.001f;
+    cache.view.blocks_per_request = ceil_div(tokens, layout.block_tokens);
+    const std::int64_t hidden = first_seen / layout.block_tokens;
+    const std::int64_t own = cache.view.blocks_per_request - hidden;
+    cache.bytes =
+        checked_mul(checked_mul(cache.view.batch, own, "cache"), layout.bytes_per_block(), "cache");
+    TCAST_CHECK(checked_mul(cache.view.batch, own, "cache") < (std::int64_t{1} << 31),
+                "blocks of a cache");
+    cache.table.resize(static_cast<std::size_t>(
+        checked_mul(cache.view.batch, cache.view.blocks_per_request, "cache")));
+    for (std::int64_t request = 0; request < cache.view.batch; ++request) {
+      for (std::int64_t block = hidden; block < cache.view.blocks_per_request; ++block) {
+        cache.table[static_cast<std::size_t>(request * cache.view.blocks_per_request + block)] =
+            static_cast<std::int32_t>(request * own + block - hidden);
+      }
+    }
+    return cache;
+  }
+};
+
+/// Bytes of an operator's operands: those that come from memory, and the others.
+struct MemoryNeed {
+  std::int64_t cold = 0;
+  std::int64_t warm = 0;
+};
+
+/// Room around the operand that is worth having at least, for padding of packed weights.
+std::int64_t padded(std::int64_t bytes) { return bytes + bytes / 16 + 65536; }
+
+MemoryNeed memory_need(const OpRecord& record) {
+  MemoryNeed need;
+  const KernelOperands operands = operands_of(record);
+  for (const Operand& operand : operands.inputs) {
+    if (operand.role == OperandRole::weight) {
+      need.cold = checked_add(need.cold, padded(operand.bytes()));
+    } else if (operand.role != OperandRole::cache) {
+      need.warm = checked_add(need.warm, padded(operand.bytes()));
+    }
+  }
+  for (const Operand& operand : operands.outputs) {
+    need.warm = checked_add(need.warm, padded(operand.bytes()));
+  }
+  if (const auto* op = std::get_if<Attention>(&record)) {
+    const std::int64_t keys = attended_keys(op->span, op->query_length, op->context_length) +
+                              2 * CacheLayout{}.block_tokens;
+    const std::int64_t width =
+        checked_mul(op->kv_heads, op->qk_head_dim + (op->value_in_key ? 0 : op->v_head_dim));
+    need.cold = checked_add(need.cold,
+                            bytes_of(checked_mul(checked_mul(op->batch, keys), width), op->cache));
+  } else if (const auto* append = std::get_if<CacheAppend>(&record)) {
+    need.cold = checked_add(
+        need.cold, bytes_of(checked_mul(append->tokens + CacheLayout{}.block_tokens, append->width),
+                            append->cache));
+  } else if (const auto* product = std::get_if<MatMul>(&record)) {
+    // int32 sums of an integer product.
+    if (product->compute == DType::i8) {
+      need.warm = checked_add(need.warm, checked_mul(4, checked_mul(product->m, product->n)));
+    }
+  }
+  return need;
+}
+
+/// The record with what has no influence on its time brought to sizes that can be held.
+OpRecord bounded(const OpRecord& record, std::int64_t memory_limit_bytes) {
+  if (const auto* gather = std::get_if<Gather>(&record)) {
+    Gather op = *gather;
+    // Scattered rows of a table that the caches do not hold: more of it makes no difference.
+    const std::int64_t row_bytes = std::max<std::int64_t>(1, bytes_of(op.width, op.dtype));
+    const std::int64_t enough =
+        std::max(op.rows, std::min(gib / 4, memory_limit_bytes / 4) / row_bytes);
+    op.table_rows = std::min(op.table_rows, std::max<std::int64_t>(1, enough));
+    return op;
+  }
+  if (const auto* table = std::get_if<RotaryTable>(&record)) {
+    RotaryTable op = *table;
+    op.table_positions = std::min<std::int64_t>(op.table_positions, 65536);
+    return op;
+  }
+  if (const auto* permute = std::get_if<Permute>(&record); permute && permute->expert > 0) {
+    Permute op = *permute;
+    op.expert = 0;
+    return op;
+  }
+  if (const auto* combine = std::get_if<Combine>(&record); combine && combine->expert > 0) {
+    Combine op = *combine;
+    op.expert = 0;
+    return op;
+  }
+  return record;
+}
+
+}  // namespace
+
+// --- parts without a clock -----------------------------------------------------------------------
+
+ShrunkOp shrink(const OpRecord& record, double share) {
+  TCAST_CHECK(share > 0, "share of an operator");
+  if (share >= 1) return {record, 1};
+  return std::visit([&](const auto& op) { return Shrink{share}(op); }, record);
+}
+
+std::vector<double> share_budget(std::span<const double> wishes, double budget) {
+  std::vector<std::size_t> order(wishes.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return wishes[a] < wishes[b]; });
+  std::vector<double> result(wishes.size());
+  double left = std::max(0.0, budget);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const double equal = left / static_cast<double>(order.size() - i);
+    result[order[i]] = std::min(wishes[order[i]], equal);
+    left -= result[order[i]];
+  }
+  return result;
+}
+
+SampleSummary summarize(std::vector<double> samples) {
+  TCAST_CHECK(!samples.empty(), "no samples");
+  std::sort(samples.begin(), samples.end());
+  const auto quantile = [&](double q) {
+    const double place = q * static_cast<double>(samples.size() - 1);
+    const auto below = static_cast<std::size_t>(place);
+    const std::size_t above = std::min(below + 1, samples.size() - 1);
+    return samples[below] + (samples[above] - samples[below]) * (place - std::floor(place));
+  };
+  SampleSummary summary;
+  summary.median = quantile(0.5);
+  summary.spread = summary.median > 0 ? (quantile(0.75) - quantile(0.25)) / summary.median : 0;
+  summary.samples = static_cast<int>(samples.size());
+  return summary;
+}
+
+std::vector<double> take_samples(const std::function<void()>& run,
+                                 const std::function<double()>& clock, double limit_s, int most) {
+  // A sample this long is not disturbed by reading the clock.
+  constexpr double long_enough_s = 20e-6;
+  const double start = clock();
+  run();
+  double last = clock();
+  const double warm_up = last - start;
+  std::vector<double> samples;
+  int repeats = 1;
+  while (static_cast<int>(samples.size()) < most) {
+    for (int i = 0; i < repeats; ++i) run();
+    const double now = clock();
+    const double taken = now - last;
+    last = now;
+    if (samples.empty() && repeats == 1 && taken < long_enough_s && warm_up < limit_s) {
+      // Too short: not a sample, but it tells how many runs make one.
+      repeats = static_cast<int>(std::clamp(long_enough_s / std::max(taken, 1e-7), 2.0, 200.0));
+      continue;
+    }
+    samples.push_back(taken / repeats);
+    if (now - start + taken > limit_s) break;
+  }
+  return samples;
+}
+
+// --- the timer -----------------------------------------------------------------------------------
+
+class OpTimer::Impl {
+ public:
+  explicit Impl(const TimerOptions& options) : options_(options), host_(host_features()) {
+    if (options_.threads <= 0) options_.threads = host_.threads;
+    set_threads(options_.threads);
+    if (options_.memory_limit_bytes <= 0) {
+      options_.memory_limit_bytes =
+          host_.available_bytes > 0 ? std::min(2 * gib, host_.available_bytes / 4) : gib;
+    }
+    speed_ = measure_host_speed();
+  }
+
+  std::vector<Measurement> measure_all(std::span<const OpRecord> records,
+                                       const TimerProgress& progress) {
+    const double deadline = now_s() + options_.time_budget_s;
+    std::vector<Job> jobs;
+    std::vector<std::size_t> job_of;
+    std::map<std::string, std::size_t> known;
+    for (const OpRecord& record : records) {
+      std::string key = fmt::format("{} {}", name_of(record), describe(record));
+      const auto [place, is_new] = known.emplace(std::move(key), jobs.size());
+      if (is_new) jobs.push_back(prepare(record, place->first));
+      job_of.push_back(place->second);
+    }
+    // Quick ones first: they tell how far off the rough estimates are, per class of operators.
+    std::vector<std::size_t> order(jobs.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return jobs[a].rough_s < jobs[b].rough_s;
+    });
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      Job& job = jobs[order[i]];
+      if (progress) progress(i, order.size(), job.name);
+      if (!job.result.supported()) continue;
+      std::vector<double> wishes;
+      for (std::size_t j = i; j < order.size(); ++j) {
+        const Job& other = jobs[order[j]];
+        wishes.push_back(other.result.supported() ? runs_wanted * expected_s(other) + setup_s : 0);
+      }
+      const double allowed = share_budget(wishes, deadline - now_s())[0];
+      time(job, std::max(allowed, setup_s), deadline);
+    }
+    std::vector<Measurement> results;
+    for (const std::size_t job : job_of) results.push_back(jobs[job].result);
+    return results;
+  }
+
+  HostFeatures host() const { return host_; }
+
+  TimerOptions options_;
+  HostFeatures host_;
+  HostSpeed speed_;
+  std::int64_t memory_used_ = 0;
+
+ private:
+  struct Job {
+    std::string name;
+    OpRecord record;
+    OpClass op_class = OpClass::custom;
+    double rough_s = 0;
+    Measurement result;
+  };
+
+  Job prepare(const OpRecord& record, const std::string& name) const {
+    Job job;
+    job.name = name;
+    job.op_class = class_of(record);
+    job.result.threads = options_.threads;
+    job.result.onednn_version = onednn_version();
+    job.record =
+        bounded(host_substitute(record, {}, &job.result.substituted), options_.memory_limit_bytes);
+    job.rough_s = rough_s(job.record);
+    // Asks for the smallest version only: primitives of the real size are made when timed.
+    const KernelResult probe = make_kernel(shrink(job.record, 1e-6).record);
+    if (probe.kernel == nullptr) job.result.unsupported = probe.unsupported;
+    return job;
+  }
+
+  double rough_s(const OpRecord& record) const {
+    const RoughWork work = std::visit([](const auto& op) { return Rough{}(op); }, record);
+    const double flops_per_s = work.dtype == DType::f32 || speed_.bf16_flops_per_s <= 0
+                                   ? speed_.f32_flops_per_s
+                                   : speed_.bf16_flops_per_s;
+    return 5e-6 + work.flops / std::max(1e9, flops_per_s) +
+           work.bytes / std::max(1e8, speed_.read_bytes_per_s);
+  }
+
+  double expected_s(const Job& job) const {
+    return job.rough_s * correction_[static_cast<std::size_t>(job.op_class)];
+  }
+
+  /// Times a job in about `allowed_s`.
+  void time(Job& job, double allowed_s, double deadline) {
+    double share = std::min(1.0, allowed_s / (runs_wanted * expected_s(job)));
+    // Nearly all of it is not worth an extrapolation.
+    if (share > 0.7) share = 1;
+    ShrunkOp op = shrink(job.record, share);
+    while (!fits(op.record)) {
+      share = std::min(share, op.share) / 2;
+      const ShrunkOp smaller = shrink(job.record, share);
+      if (share < 1e-9 || smaller.share >= op.share) {
+        job.result.unsupported = fmt::format("its operands take more than {} MiB of memory",
+                                             options_.memory_limit_bytes >> 20);
+        return;
+      }
+      op = smaller;
+    }
+    const double start = now_s();
+    KernelResult made = make_kernel(op.record);
+    if (made.kernel == nullptr) {
+      job.result.unsupported = std::move(made.unsupported);
+      return;
+    }
+    const std::vector<double> samples = sample(*made.kernel, op.record, start, allowed_s, deadline);
+    const SampleSummary summary = summarize(samples);
+    job.result.seconds = summary.median / op.share;
+    job.result.spread = summary.spread;
+    job.result.samples = summary.samples;
+    job.result.implementation = made.kernel->implementation();
+    job.result.share = op.share;
+    job.result.scaled = op.share < 1;
+    // Later operators of the class are expected to be off by the same factor.
+    double& factor = correction_[static_cast<std::size_t>(job.op_class)];
+    factor = std::clamp(job.result.seconds / job.rough_s, 0.1, 1000.0);
+  }
+
+  bool fits(const OpRecord& record) const {
+    const MemoryNeed need = memory_need(record);
+    return checked_add(need.cold, need.warm) <= options_.memory_limit_bytes;
+  }
+
+  std::vector<double> sample(Kernel& kernel, const OpRecord& record, double start, double allowed_s,
+                             double deadline) {
+    const KernelOperands operands = operands_of(record);
+    std::optional<TimedCache> cache = TimedCache::of(record);
+    // Sizes first: one piece of warm memory, and one of the cold region per run.
+    const auto size_of = [&](const Operand& operand, std::size_t i) {
+      if (operand.role == OperandRole::cache) return cache->bytes;
+      if (operand.role == OperandRole::weight && i == 1 && kernel.packed_bytes() > 0) {
+        return kernel.packed_bytes();
+      }
+      return operand.bytes();
+    };
+    const auto is_cold = [](const Operand& operand) {
+      return operand.role == OperandRole::weight || operand.role == OperandRole::cache;
+    };
+    std::int64_t warm_bytes = round_up(kernel.scratch_bytes(), 4096);
+    std::int64_t cold_bytes = 0;
+    for (std::size_t i = 0; i < operands.inputs.size(); ++i) {
+      std::int64_t& sum = is_cold(operands.inputs[i]) ? cold_bytes : warm_bytes;
+      sum += round_up(size_of(operands.inputs[i], i), 4096);
+    }
+    for (const Operand& operand : operands.outputs) warm_bytes += round_up(operand.bytes(), 4096);
+    reserve_cold(cold_bytes, warm_bytes);
+
+    AlignedMemory warm(warm_bytes);
+    memory_used_ = std::max(memory_used_, warm_bytes + cold_filled_);
+    fill(warm.data(), warm_bytes);
+    std::byte* next = warm.data();
+    const auto take = [&](std::int64_t bytes) {
+      std::byte* const place = next;
+      next += round_up(bytes, 4096);
+      return place;
+    };
+    const auto scratch_bytes = kernel.scratch_bytes();
+    const std::span<std::byte> scratch(take(scratch_bytes),
+                                       static_cast<std::size_t>(scratch_bytes));
+    std::vector<Buffer> inputs;
+    for (std::size_t i = 0; i < operands.inputs.size(); ++i) {
+      const Operand& operand = operands.inputs[i];
+      const std::int64_t bytes = size_of(operand, i);
+      Buffer buffer{is_cold(operand) ? nullptr : take(bytes), bytes, operand.dtype, {}};
+      if (operand.role == OperandRole::index) fill_index(buffer, operand);
+      if (operand.role == OperandRole::counts) {
+        fill_counts(buffer, std::get<GroupedMatMul>(record));
+      }
+      inputs.push_back(buffer);
+    }
+    std::vector<Buffer> outputs;
+    for (const Operand& operand : operands.outputs) {
+      outputs.push_back({take(operand.bytes()), operand.bytes(), operand.dtype, {}});
+    }
+    if (cache) cache->view.block_table = cache->table;
+
+    const KernelArgs args{inputs, outputs, scratch, cache ? &cache->view : nullptr};
+    const auto run = [&] {
+      std::byte* place = cold_bytes > 0 ? next_cold(cold_bytes) : nullptr;
+      for (std::size_t i = 0; i < inputs.size(); ++i) {
+        if (!is_cold(operands.inputs[i])) continue;
+        inputs[i].data = place;
+        if (operands.inputs[i].role == OperandRole::cache) cache->view.data = place;
+        place += round_up(inputs[i].bytes, 4096);
+      }
+      kernel.run(args);
+    };
+    const double limit = std::min(start + allowed_s, deadline) - now_s();
+    return take_samples(run, now_s, limit, most_samples);
+  }
+
+  /// Sees to it that the cold region is large enough that a piece of `bytes` has left the caches
+  /// when its turn comes again, as far as the memory limit allows.
+  void reserve_cold(std::int64_t bytes, std::int64_t warm_bytes) {
+    if (bytes == 0) return;
+    const std::int64_t wanted = bytes + 2 * host_.last_level_bytes;
+    const std::int64_t size =
+        round_up(std::max(bytes, std::min(wanted, options_.memory_limit_bytes - warm_bytes)), 4096);
+    if (cold_filled_ >= size) return;
+    if (size > cold_.bytes()) {
+      // Address space for the whole limit; memory only for what is filled.
+      cold_filled_ = 0;
+      cold_ = AlignedMemory();
+      cold_ = AlignedMemory(std::max(size, options_.memory_limit_bytes));
+    }
+    fill(cold_.data() + cold_filled_, size - cold_filled_);
+    cold_filled_ = size;
+  }
+
+  std::byte* next_cold(std::int64_t bytes) {
+    if (cold_place_ + bytes > cold_filled_) cold_place_ = 0;
+    std::byte* const place = cold_.data() + cold_place_;
+    cold_place_ += bytes;
+    return place;
+  }
+
+  AlignedMemory cold_;
+  std::int64_t cold_filled_ = 0;
+  std::int64_t cold_place_ = 0;
+  std::array<double, op_class_count> correction_ = [] {
+    std::array<double, op_class_count> ones{};
+    ones.fill(1.0);
+    return ones;
+  }();
+};
+
+OpTimer::OpTimer(const TimerOptions& options) : impl_(std::make_unique<Impl>(options)) {}
+OpTimer::~OpTimer() = default;
+
+Measurement OpTimer::measure(const OpRecord& record) {
+  return impl_->measure_all({&record, 1}, {}).front();
+}
+
+std::vector<Measurement> OpTimer::measure_all(std::span<const OpRecord> records,
+                                              const TimerProgress& progress) {
+  return impl_->measure_all(records, progress);
+}
+
+const HostFeatures& OpTimer::host() const { return impl_->host_; }
+const HostSpeed& OpTimer::speed() const { return impl_->speed_; }
+std::int64_t OpTimer::memory_limit_bytes() const { return impl_->options_.memory_limit_bytes; }
+std::int64_t OpTimer::memory_used_bytes() const { return impl_->memory_used_; }
+
+}  // namespace tcast

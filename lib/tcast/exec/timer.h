@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tcast/exec/host.h"
+#include "tcast/graph/op.h"
+
+namespace tcast {
+
+/// What timing an operator on this host gave.
+struct Measurement {
+  /// Why there is no time; empty when there is one.
+  std::string unsupported;
+  double seconds = 0;  ///< median of the samples, of the operator in full
+  double spread = 0;   ///< interquartile range of the samples, as a part of the median
+  int samples = 0;
+  int threads = 0;
+  std::string implementation;
+  std::string onednn_version;
+  /// The operator was timed at `share` of its work, to keep within time or memory, and the time
+  /// divided by that.
+  bool scaled = false;
+  double share = 1;
+  /// dtypes that this host lacks and what stood in for them ("f8_e4m3 -> bf16"); empty if none.
+  std::string substituted;
+
+  bool supported() const { return unsupported.empty(); }
+};
+
+struct TimerOptions {
+  double time_budget_s = 10;
+  int threads = 0;  ///< 0: available_threads()
+  /// For operands and the memory that keeps them out of the caches; 0: a quarter of what is
+  /// available, at most 2 GiB.
+  std::int64_t memory_limit_bytes = 0;
+};
+
+/// Called before an operator is timed: how many are done, of how many, and which comes now.
+using TimerProgress =
+    std::function<void(std::size_t done, std::size_t total, std::string_view what)>;
+
+/// Times operators by running their kernels on this host. Weights and caches come from memory, as
+/// in a real pass over all layers: every run takes others, out of a region larger than the
+/// last-level cache holds. Activations are warm, packing of weights is left out.
+class OpTimer {
+ public:
+  /// Sets the threads of the process (set_threads) and takes the canary.
+  explicit OpTimer(const TimerOptions& options = {});
+  OpTimer(const OpTimer&) = delete;
+  OpTimer& operator=(const OpTimer&) = delete;
+  ~OpTimer();
+
+  /// Times one operator within the whole budget.
+  Measurement measure(const OpRecord& record);
+
+  /// Times all of them within the budget, each distinct one (by name and description) once. The
+  /// results are in the order of the records.
+  std::vector<Measurement> measure_all(std::span<const OpRecord> records,
+                                       const TimerProgress& progress = {});
+
+  const HostFeatures& host() const;
+  const HostSpeed& speed() const;
+  std::int64_t memory_limit_bytes() const;
+  /// Most memory that was in use at a time so far.
+  std::int64_t memory_used_bytes() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// --- parts of the timer that need no clock -------------------------------------------------------
+
+/// An operator made smaller along a dimension in which its time grows evenly.
+struct ShrunkOp {
+  OpRecord record;
+  double share = 1;  ///< of the work that is left; 1 when it cannot be made smaller
+};
+
+/// The operator at about `share` of its work (0 < share <= 1), or as near as its dimensions allow.
+ShrunkOp shrink(const OpRecord& record, double share);
+
+/// Cuts a budget: what costs less than its equal part keeps what it wants, and the rest is shared
+/// by the others in equal parts. The results sum to at most `budget`, or to the wishes if they fit.
+std::vector<double> share_budget(std::span<const double> wishes, double budget);
+
+struct SampleSummary {
+  double median = 0;
+  double spread = 0;
+  int samples = 0;
+};
+/// Median and interquartile range / median of at least one sample.
+SampleSummary summarize(std::vector<double> samples);
+
+/// Runs `run` after a warm-up until `limit_s` is spent, at least once and at most `most` times, and
+/// returns seconds per run. Runs too short for the clock are timed several at a time.
+std::vector<double> take_samples(const std::function<void()>& run,
+                                 const std::function<double()>& clock, double limit_s, int most);
+
+}  // namespace tcast

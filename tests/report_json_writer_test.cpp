@@ -1,0 +1,251 @@
+#include <chrono>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+
+#include "tcast/base/error.h"
+#include "tcast/report/json_writer.h"
+
+#include "report_samples.h"
+
+namespace tcast {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json read_back(const Report& report) { return Json::parse(write_json(report, true)); }
+
+std::vector<std::string> names_of(const Json& json) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : json.items()) names.push_back(name);
+  return names;
+}
+
+TEST_CASE("json: names and order of the fields") {
+  Report report = sample_report();
+  report.ideal = ReportLatency{.prefill_s = 0.01};
+  report.ops[0].ideal_s = 0.25;
+  report.steps = {ReportStep{.step = "wrap_model"}};
+  const Json json = read_back(report);
+  using Names = std::vector<std::string>;
+  CHECK(names_of(json) == Names{"schema", "inputs", "model", "device", "pipeline", "memory",
+                                "latency", "throughput", "ideal", "ops", "steps", "assumptions",
+                                "warnings"});
+  CHECK(names_of(json["inputs"]) == Names{"config", "batch_size", "input_length", "output_length",
+                                          "num_devices", "tp", "quantize_linear",
+                                          "quantize_kv_cache", "reuse_layers", "dtype"});
+  CHECK(names_of(json["model"]) == Names{"model_type", "total_parameters", "active_parameters"});
+  CHECK(names_of(json["memory"]) ==
+        Names{"weights_bytes", "kv_cache_bytes", "activation_peak_bytes", "activation_peak_at",
+              "workspace_bytes", "reserved_bytes", "total_bytes", "capacity_bytes", "fits",
+              "max_batch_size", "max_context_length", "min_devices"});
+  const Names latency = {"prefill_s", "ttft_s", "decode_step_s", "tpot_s", "end_to_end_s"};
+  CHECK(names_of(json["latency"]) == latency);
+  CHECK(names_of(json["ideal"]) == latency);
+  CHECK(names_of(json["throughput"]) ==
+        Names{"output_tokens_per_s", "output_tokens_per_s_per_device"});
+  CHECK(names_of(json["ops"][0]) == Names{"phase", "name", "module", "calls", "total_s", "flops",
+                                          "bytes", "bound", "source", "ideal_s"});
+  CHECK(names_of(json["ops"][3]).back() == "scaled");
+  CHECK(names_of(json["steps"][0]) ==
+        Names{"step", "milliseconds", "expected", "changed_modules", "changed", "skipped",
+              "warnings", "regions", "traced_ops", "called_ops", "weights_bytes", "kv_cache_bytes",
+              "prefill_flops", "prefill_bytes", "decode_flops", "decode_bytes",
+              "activation_peak_bytes", "prefill_s", "decode_step_s"});
+}
+
+TEST_CASE("json: values") {
+  const Json json = read_back(sample_report());
+  CHECK(json["schema"] == 1);
+  CHECK(json["inputs"]["config"] == "configs/models/tiny.json");
+  CHECK(json["inputs"]["batch_size"] == 4);
+  CHECK(json["inputs"]["quantize_linear"] == "fp8");
+  CHECK(json["inputs"]["reuse_layers"] == true);
+  CHECK(json["inputs"]["dtype"].is_null());
+  CHECK(json["model"]["total_parameters"] == 8'030'261'248);
+  CHECK(json["memory"]["weights_bytes"] == 8'053'063'680);
+  CHECK(json["memory"]["fits"] == true);
+  CHECK(json["latency"]["tpot_s"] == 0.0031);
+  CHECK(json["throughput"]["output_tokens_per_s_per_device"] == 630.125);
+  CHECK_FALSE(json.contains("ideal"));
+  CHECK(json["ops"].size() == 9);
+  CHECK(json["ops"][2]["total_s"] == 0.005);
+  CHECK(json["ops"][3]["scaled"] == true);
+  CHECK_FALSE(json["ops"][2].contains("ideal_s"));
+  CHECK(json["assumptions"] == Json{"key 'foo' of the config is not read"});
+  CHECK(json["steps"] == Json::array());
+}
+
+TEST_CASE("json: one line or many, the same content") {
+  const std::string line = write_json(sample_report(), true);
+  const std::string pretty = write_json(sample_report(), false);
+  CHECK(line.find('\n') == line.size() - 1);
+  CHECK(pretty.rfind("{\n  \"schema\": 1,\n  \"inputs\": {\n    \"config\":", 0) == 0);
+  CHECK(pretty.back() == '\n');
+  CHECK(Json::parse(line) == Json::parse(pretty));
+}
+
+TEST_CASE("json: an empty report") {
+  const Json json = read_back(Report{});
+  CHECK(json["inputs"] == Json::object());
+  CHECK(json["ops"] == Json::array());
+  CHECK(json["memory"]["total_bytes"] == 0);
+  CHECK(json["memory"]["min_devices"].is_null());
+}
+
+TEST_CASE("json: the absent phase is null") {
+  Report report = single_phase_report("prefill");
+  report.ideal = report.latency;
+  Json json = read_back(report);
+  for (const char* const part : {"latency", "ideal"}) {
+    CAPTURE(part);
+    CHECK(json[part]["prefill_s"] == 0.0125);
+    CHECK(json[part]["ttft_s"] == 0.0126);
+    CHECK(json[part]["decode_step_s"].is_null());
+    CHECK(json[part]["tpot_s"].is_null());
+    CHECK(json[part]["end_to_end_s"].is_null());
+  }
+  CHECK(json["throughput"]["output_tokens_per_s"].is_null());
+  CHECK(json["throughput"]["output_tokens_per_s_per_device"].is_null());
+  json = read_back(single_phase_report("decode"));
+  CHECK(json["latency"]["prefill_s"].is_null());
+  CHECK(json["latency"]["ttft_s"].is_null());
+  CHECK(json["latency"]["decode_step_s"] == 0.003);
+  CHECK(json["latency"]["tpot_s"] == 0.0031);
+  CHECK(json["latency"]["end_to_end_s"].is_null());
+  CHECK(json["throughput"]["output_tokens_per_s"] == 1260.25);
+}
+
+TEST_CASE("json: hostile texts") {
+  struct Row {
+    std::string text;
+    std::string expected;  ///< what a reader gets
+  };
+  const std::vector<Row> rows = {
+      {"quote \" and \\ backslash", "quote \" and \\ backslash"},
+      {"line\nbreak\ttab", "line\nbreak\ttab"},
+      {"escape \x1b[31m", "escape \x1b[31m"},
+      {std::string("nul \0 byte", 10), std::string("nul \0 byte", 10)},
+      {"\xff\xfe", "\\xff\\xfe"},
+      {"cut \xe2\x82", "cut \\xe2\\x82"},
+      {"overlong \xc0\xaf", "overlong \\xc0\\xaf"},
+      {"surrogate \xed\xa0\x80", "surrogate \\xed\\xa0\\x80"},
+      {"\xe6\xa8\xa1\xe5\x9e\x8b \xf0\x9f\x98\x80", "\xe6\xa8\xa1\xe5\x9e\x8b \xf0\x9f\x98\x80"},
+      {"reversed \xe2\x80\xae", "reversed \xe2\x80\xae"},
+      {"", ""},
+      {std::string(100'000, 'x'), std::string(100'000, 'x')},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.text);
+    Report report = sample_report();
+    report.config_file = row.text;
+    report.model_type = row.text;
+    report.device = row.text;
+    report.pipeline = row.text;
+    report.memory.activation_peak_at = row.text;
+    report.inputs = {{row.text, "1"}, {"raw", "\"" + row.text + "\""}, {"bare", row.text}};
+    report.ops[0] = {.phase = row.text,
+                     .name = row.text,
+                     .module = row.text,
+                     .bound = row.text,
+                     .source = row.text};
+    report.assumptions = {row.text};
+    report.warnings = {row.text};
+    report.steps = {{.step = row.text,
+                     .changed = {{row.text, row.text, row.text}},
+                     .skipped = {{row.text, row.text}},
+                     .warnings = {row.text}}};
+    const std::string written = write_json(report, true);
+    CHECK(written.find('\n') == written.size() - 1);
+    for (const char c : written) {
+      const bool plain = c == '\n' || (c >= ' ' && c < '\x7f');
+      if (!plain) FAIL_CHECK("not plain ASCII");
+    }
+    const Json json = Json::parse(written);
+    CHECK(json["model"]["model_type"] == row.expected);
+    CHECK(json["inputs"][row.expected] == 1);
+    CHECK(json["ops"][0]["module"] == row.expected);
+    CHECK(json["steps"][0]["changed"][0]["from"] == row.expected);
+    CHECK(json["warnings"][0] == row.expected);
+  }
+}
+
+TEST_CASE("json: an input that is no JSON is taken as text") {
+  Report report;
+  report.inputs = {{"a", "h200"}, {"b", "\"x\"y\""}, {"c", "1e999"},     {"d", "\""},
+                   {"e", ""},     {"f", "[1, 2]"},   {"g", "\"a\\nb\""}, {"h", "\"\xff\""}};
+  const Json inputs = read_back(report)["inputs"];
+  CHECK(inputs["a"] == "h200");
+  CHECK(inputs["b"] == "x\"y");
+  CHECK(inputs["c"] == "1e999");
+  CHECK(inputs["d"] == "\"");
+  CHECK(inputs["e"] == "");
+  CHECK(inputs["f"] == Json{1, 2});
+  CHECK(inputs["g"] == "a\nb");
+  CHECK(inputs["h"] == "\\xff");
+}
+
+TEST_CASE("json: huge and tiny numbers survive") {
+  Report report = sample_report();
+  report.memory.weights_bytes = std::numeric_limits<std::int64_t>::max();
+  report.ops[0].flops = 1e300;
+  report.ops[0].total_s = 5e-324;
+  const Json json = read_back(report);
+  CHECK(json["memory"]["weights_bytes"] == std::numeric_limits<std::int64_t>::max());
+  CHECK(json["ops"][0]["flops"] == 1e300);
+  CHECK(json["ops"][0]["total_s"] == 5e-324);
+}
+
+TEST_CASE("json: what is not finite is a bug of ours") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double infinity = std::numeric_limits<double>::infinity();
+  const auto rejects = [](const Report& report) {
+    CHECK_THROWS_AS(write_json(report, true), InternalError);
+  };
+  for (const double bad : {nan, infinity, -infinity}) {
+    Report report = sample_report();
+    report.latency.tpot_s = bad;
+    rejects(report);
+    report = sample_report();
+    report.output_tokens_per_s = bad;
+    rejects(report);
+    report = sample_report();
+    report.ops[1].bytes = bad;
+    rejects(report);
+    report = sample_report();
+    report.ideal = ReportLatency{.ttft_s = bad};
+    rejects(report);
+    report = sample_report();
+    report.steps = {{.decode_step_s = bad}};
+    rejects(report);
+    // Not of a number that the report does not have.
+    report = single_phase_report("prefill");
+    report.latency.tpot_s = bad;
+    CHECK(read_back(report)["latency"]["tpot_s"].is_null());
+  }
+}
+
+TEST_CASE("json: the fields that can be named") {
+  const std::vector<ReportField> fields = report_fields(single_phase_report("prefill"));
+  const auto field = [&](const std::string& path) {
+    for (const ReportField& entry : fields) {
+      if (entry.path == path) return entry;
+    }
+    return ReportField{.path = "missing"};
+  };
+  CHECK(fields.front().path == "schema");
+  CHECK(field("latency.ttft_s").kind == ReportField::Kind::number);
+  CHECK(field("latency.ttft_s").value == 0.0126);
+  CHECK(field("latency.tpot_s").kind == ReportField::Kind::absent);
+  CHECK(field("memory.fits").kind == ReportField::Kind::flag);
+  CHECK(field("memory.fits").value == 1);
+  CHECK(field("device").kind == ReportField::Kind::text);
+  CHECK(field("inputs.batch_size").value == 4);
+  CHECK(field("ops").path == "missing");
+}
+
+}  // namespace
+}  // namespace tcast

@@ -1,0 +1,144 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tcast/report/report.h"
+
+namespace tcast {
+
+/// A small report by hand: two phases, numbers that add up.
+inline Report sample_report() {
+  Report report;
+  report.config_file = "configs/models/tiny.json";
+  report.inputs = {{"batch_size", "4"},
+                   {"input_length", "512"},
+                   {"output_length", "128"},
+                   {"num_devices", "2"},
+                   {"tp", "2"},
+                   {"quantize_linear", "\"fp8\""},
+                   {"quantize_kv_cache", "\"none\""},
+                   {"reuse_layers", "true"},
+                   {"dtype", "null"}};
+  report.model_type = "tiny";
+  report.total_parameters = 8'030'261'248;
+  report.active_parameters = 7'000'000'000;
+  report.device = "h200";
+  report.pipeline = "the nine standard steps";
+  report.memory.weights_bytes = 8'053'063'680;
+  report.memory.kv_cache_bytes = 134'217'728;
+  report.memory.activation_peak_bytes = 33'554'432;
+  report.memory.activation_peak_at = "prefill matmul lm_head";
+  report.memory.workspace_bytes = 1'048'576;
+  report.memory.reserved_bytes = 1'073'741'824;
+  report.memory.total_bytes = 9'295'626'240;
+  report.memory.capacity_bytes = 150'323'855'360;
+  report.memory.fits = true;
+  report.memory.max_batch_size = 4203;
+  report.memory.max_context_length = 672'640;
+  report.memory.min_devices = 1;
+  report.latency = {.prefill_s = 0.0125,
+                    .ttft_s = 0.0126,
+                    .decode_step_s = 0.003,
+                    .tpot_s = 0.0031,
+                    .end_to_end_s = 0.4063};
+  report.output_tokens_per_s = 1260.25;
+  report.output_tokens_per_s_per_device = 630.125;
+  report.ops = {
+      {.phase = "prefill",
+       .name = "gather",
+       .module = "model.embed_tokens",
+       .calls = 1,
+       .total_s = 0.0001,
+       .flops = 0,
+       .bytes = 2048,
+       .bound = "launch",
+       .source = "assumed"},
+      {.phase = "prefill",
+       .name = "rms_norm",
+       .module = "model.layers.*.input_layernorm",
+       .calls = 32,
+       .total_s = 0.0009,
+       .flops = 2048,
+       .bytes = 8192,
+       .bound = "memory",
+       .source = "datasheet"},
+      {.phase = "prefill",
+       .name = "matmul",
+       .module = "model.layers.*.self_attn.q_proj",
+       .calls = 32,
+       .total_s = 0.005,
+       .flops = 1e12,
+       .bytes = 1e9,
+       .bound = "compute",
+       .source = "calibrated"},
+      {.phase = "prefill",
+       .name = "attention",
+       .module = "model.layers.*.self_attn",
+       .calls = 32,
+       .total_s = 0.0015,
+       .flops = 1e10,
+       .bytes = 1e8,
+       .bound = "memory",
+       .source = "measured",
+       .scaled = true},
+      {.phase = "prefill",
+       .name = "matmul",
+       .module = "model.layers.*.mlp.gate_proj",
+       .calls = 32,
+       .total_s = 0.003,
+       .flops = 2e12,
+       .bytes = 2e9,
+       .bound = "compute",
+       .source = "calibrated"},
+      {.phase = "prefill",
+       .name = "all_reduce",
+       .module = "model.layers.*.mlp",
+       .calls = 32,
+       .total_s = 0.001,
+       .flops = 0,
+       .bytes = 1e6,
+       .bound = "network",
+       .source = "datasheet"},
+      {.phase = "prefill",
+       .name = "matmul",
+       .module = "lm_head",
+       .calls = 1,
+       .total_s = 0.001,
+       .flops = 1e9,
+       .bytes = 1e9,
+       .bound = "memory",
+       .source = "calibrated"},
+      {.phase = "decode",
+       .name = "matmul",
+       .module = "model.layers.*.self_attn.q_proj",
+       .calls = 32,
+       .total_s = 0.002,
+       .flops = 1e9,
+       .bytes = 1e9,
+       .bound = "memory",
+       .source = "calibrated"},
+      {.phase = "decode",
+       .name = "matmul",
+       .module = "lm_head",
+       .calls = 1,
+       .total_s = 0.001,
+       .flops = 1e6,
+       .bytes = 1e9,
+       .bound = "memory",
+       .source = "calibrated"},
+  };
+  report.assumptions = {"key 'foo' of the config is not read"};
+  report.warnings = {"the profile is generic"};
+  return report;
+}
+
+/// As sample_report(), with one phase exactly.
+inline Report single_phase_report(const std::string& phase) {
+  Report report = sample_report();
+  report.single_phase = true;
+  std::erase_if(report.ops, [&](const ReportOp& op) { return op.phase != phase; });
+  return report;
+}
+
+}  // namespace tcast
