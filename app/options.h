@@ -46,7 +46,7 @@ struct OutputInputs {
   OutputFormat format = OutputFormat::table;
   std::string file;                     ///< empty: standard output
   std::string trace_file;               ///< Chrome trace; empty: none
-  bool explain = false;                 ///< how each estimate came about
+  std::string explain;                  ///< op whose estimates are to be explained; empty: none
   std::vector<std::string> assertions;  ///< "tpot_s<0.02"
 };
 
