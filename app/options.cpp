@@ -15,7 +15,7 @@
 namespace tcast {
 namespace {
 
-constexpr std::int64_t max_layers = 1 << 20;
+constexpr std::int64_t max_layers = 100'000;  // as in a config
 constexpr std::int64_t max_mtp_tokens = 1024;
 
 constexpr std::string_view format_names[] = {"table", "json", "jsonl", "csv"};
