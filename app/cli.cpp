@@ -17,8 +17,8 @@
 namespace tcast {
 namespace {
 
-constexpr const CommandInfo* commands[] = {&simulate_command, &inspect_command, &models_command, &steps_command,
-                                           &devices_command, &profiles_command};
+constexpr const CommandInfo* commands[] = {&simulate_command, &inspect_command, &models_command,
+                                           &steps_command,    &devices_command, &profiles_command};
 
 void print_overview(std::ostream& out) {
   out << "tcast: memory and latency of large models from a HuggingFace config.json alone\n\n"
@@ -29,7 +29,7 @@ void print_overview(std::ostream& out) {
   out << "\n  -h, --help  this help; 'tcast COMMAND --help' for that of a command\n"
          "  --version   the version\n\n"
          "Example:\n"
-         "  $ tcast inspect configs/models/qwen3-0.6b.json\n";
+         "  $ tcast simulate configs/models/qwen3-8b.json --device h200\n";
 }
 
 const CommandInfo& find_command(const std::string& name) {

@@ -1,3 +1,4 @@
+#include <initializer_list>
 #include <iterator>
 #include <optional>
 #include <ostream>
@@ -92,16 +93,13 @@ class InspectCommand final : public Command {
     line.begin_group("View");
     line.add_flag("--transformed", transformed_, "the tree as the steps or the hook leave it");
     line.add_flag("--diff", diff_, "the tree before and after, line by line");
-    line.add_flag("--steps", steps_, "what each step changed, and what that bought");
-    line.begin_group("What --steps prices");
-    line.add_option("--device", "NAME|FILE", to_text(device_), "device (default TEST_DEVICE)");
-    line.add_option("--batch-size", "N", to_size(workload_.batch_size), "requests (default 1)");
-    line.add_option("--input-length", "N", to_size(workload_.input_length),
-                    "tokens of each request's prompt (default 512)");
-    line.add_option("--output-length", "N", to_size(workload_.output_length),
-                    "tokens to generate for each (default 128)");
+    line.add_flag("--steps", steps_, "what each step changed and what that bought");
     add_model_options(line, model_);
     add_deployment_options(line, model_.options);
+    add_request_options(line, workload_);
+    line.begin_group("Target");
+    line.add_option("--device", "NAME|FILE", to_text(device_),
+                    "where --steps prices the model; default h100");
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
     line.add_check([this, &line] { check(line); });
     line.set_example(
@@ -145,26 +143,27 @@ class InspectCommand final : public Command {
 
   /// What would not show is refused rather than dropped.
   void check(const CommandLine& line) const {
+    if (static_cast<int>(transformed_) + static_cast<int>(diff_) + static_cast<int>(steps_) > 1) {
+      throw Error("--transformed, --diff and --steps are different views", "choose one of them");
+    }
     if (output_.format == OutputFormat::json && (transformed_ || diff_)) {
       throw Error("--format json describes the model before its transformation",
                   "leave out --transformed and --diff, or --format json");
     }
-    if (steps_ && (transformed_ || diff_)) {
-      throw Error("--steps, --transformed and --diff are three views", "choose one of them");
-    }
+    auto refuse = [&line](std::initializer_list<const char*> names, const char* hint) {
+      for (const char* name : names) {
+        if (line.given(name))
+          throw Error(fmt::format("{} changes nothing in this view", name), hint);
+      }
+    };
     if (!steps_) {
-      for (const char* name : {"--device", "--batch-size", "--input-length", "--output-length"}) {
-        if (line.given(name)) throw Error(fmt::format("{} is for --steps", name), "add --steps");
-      }
+      refuse({"--batch-size", "--input-length", "--output-length", "--device"}, "add --steps");
     }
-    if (transformed_ || diff_ || steps_) return;
-    for (const char* name : {"--quantize-linear", "--quantize-kv-cache", "--quantize-ignore",
-                             "--kv-block-size", "--num-devices", "--tp", "--ep", "--expert-skew",
-                             "--num-mtp-tokens", "--skip-step", "--no-reuse-layers"}) {
-      if (line.given(name)) {
-        throw Error(fmt::format("{} changes nothing before the transformation", name),
-                    "add --transformed, --diff or --steps");
-      }
+    if (!steps_ && !transformed_ && !diff_) {
+      refuse({"--quantize-linear", "--quantize-kv-cache", "--quantize-ignore", "--kv-block-size",
+              "--num-devices", "--tp", "--ep", "--expert-skew", "--num-mtp-tokens", "--skip-step",
+              "--no-reuse-layers"},
+             "add --transformed, --diff or --steps");
     }
   }
 
@@ -172,9 +171,9 @@ class InspectCommand final : public Command {
   bool transformed_ = false;
   bool diff_ = false;
   bool steps_ = false;
-  std::string device_ = "TEST_DEVICE";
-  WorkloadInputs workload_;
   ModelInputs model_;
+  WorkloadInputs workload_;
+  std::string device_ = "h100";
   OutputInputs output_;
   std::optional<DType> usual_;
 };

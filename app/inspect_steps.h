@@ -7,9 +7,9 @@
 
 namespace tcast {
 
-/// `tcast inspect --steps`: what each step of the pipeline changed, and what that bought for a workload
-/// on the named device. Returns the exit status. Throws Error.
-int inspect_steps(const std::string& config_path, const ModelInputs& model,
+/// `tcast inspect --steps`: what each step of the pipeline changed and what that bought, for whole
+/// requests on a device. Returns the exit status. Throws Error.
+int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
                   const WorkloadInputs& workload, const std::string& device_name,
                   const OutputInputs& output, Streams streams);
 

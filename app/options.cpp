@@ -152,15 +152,18 @@ void add_deployment_options(CommandLine& line, ModelOptions& options) {
                   "Zipf exponent of how tokens choose experts; default 0: evenly");
 }
 
-void add_workload_options(CommandLine& line, WorkloadInputs& inputs) {
-  line.begin_group("Workload: whole requests");
+void add_request_options(CommandLine& line, WorkloadInputs& inputs) {
+  line.begin_group("Workload");
   line.add_option("--batch-size", "N", to_size(inputs.batch_size),
                   "requests at a time in the whole deployment; default 1");
   line.add_option("--input-length", "TOKENS", to_size(inputs.input_length),
                   "prompt tokens of each request; default 512");
   line.add_option("--output-length", "TOKENS", to_size(inputs.output_length),
                   "generated tokens of each request; default 128");
-  line.begin_group("Workload: one forward pass instead");
+}
+
+void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
+  line.begin_group("Workload of one forward pass instead");
   Workload& pass = inputs.single_phase.emplace();
   pass.query_length = 0;
   pass.context_length = -1;
@@ -232,7 +235,7 @@ void add_report_options(CommandLine& line, OutputInputs& inputs) {
   line.add_option("--trace", "FILE", to_text(inputs.trace_file),
                   "also write a timeline for Perfetto or chrome://tracing");
   line.add_option("--explain", "OP", to_text(inputs.explain),
-                  "the formula behind an op's estimates, with its numbers, instead of the report");
+                  "say how the estimates of an operator of the op table come about");
   line.add_repeated("--assert", "CONDITION", append_to(inputs.assertions),
                     "exit with 3 unless this holds, as 'tpot_s<0.02'; may be repeated");
 }

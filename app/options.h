@@ -59,9 +59,12 @@ void add_model_options(CommandLine& line, ModelInputs& inputs);
 /// --ep, --expert-skew.
 void add_deployment_options(CommandLine& line, ModelOptions& options);
 
-/// --batch-size, --input-length, --output-length; --phase, --num-queries, --query-length,
+/// --batch-size, --input-length, --output-length.
+void add_request_options(CommandLine& line, WorkloadInputs& inputs);
+
+/// Instead of add_request_options()' ones: --phase, --num-queries, --query-length,
 /// --context-length.
-void add_workload_options(CommandLine& line, WorkloadInputs& inputs);
+void add_phase_options(CommandLine& line, WorkloadInputs& inputs);
 
 /// --device, --reserved-memory, --ideal, --threads, --time-budget.
 void add_target_options(CommandLine& line, TargetInputs& inputs);

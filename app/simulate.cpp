@@ -67,7 +67,8 @@ class SimulateCommand final : public Command {
     line.add_positional("CONFIG", append_to(configs_),
                         "config.json, or a directory that holds one (or several *.json)", true,
                         true);
-    add_workload_options(line, workload_);
+    add_request_options(line, workload_);
+    add_phase_options(line, workload_);
     add_target_options(line, target_);
     add_deployment_options(line, model_.options);
     add_model_options(line, model_);
@@ -82,7 +83,8 @@ class SimulateCommand final : public Command {
     });
     line.set_example(
         "  $ tcast simulate configs/models/qwen3-8b.json --device h200\n"
-        "  $ tcast simulate configs/models/deepseek-v3.json --device h200 --num-devices 64 --tp 4 \\\n"
+        "  $ tcast simulate configs/models/deepseek-v3.json --device h200 --num-devices 64 --tp 4 "
+        "\\\n"
         "      --ep 64 --batch-size 128 --format json\n"
         "  $ tcast simulate configs/models --device a100-80g --format jsonl --assert 'fits==1'\n");
   }
@@ -90,9 +92,9 @@ class SimulateCommand final : public Command {
   int run(Streams streams) override {
     const std::vector<std::string> files = expand(configs_);
     if (files.size() > 1 && output_.format != OutputFormat::jsonl) {
-      throw Error(fmt::format("{} configs were given, which only --format jsonl can show",
-                              files.size()),
-                  "add --format jsonl, or name one config");
+      throw Error(
+          fmt::format("{} configs were given, which only --format jsonl can show", files.size()),
+          "add --format jsonl, or name one config");
     }
     if (files.size() > 1 && (!output_.trace_file.empty() || !output_.explain.empty())) {
       throw Error("--trace and --explain take one config", "name one config");
