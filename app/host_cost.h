@@ -10,8 +10,8 @@
 
 namespace tcast {
 
-/// Remembers every distinct op that it is asked about and answers with the fallback's estimate: what
-/// a forecast needs, before anything is timed.
+/// Remembers every distinct op that it is asked about and answers with the fallback's estimate:
+/// what a forecast needs, before anything is timed.
 class RecordingCostModel final : public CostModel {
  public:
   explicit RecordingCostModel(const CostModel& fallback) : fallback_(fallback) {}

@@ -99,7 +99,7 @@ class InspectCommand final : public Command {
     add_request_options(line, workload_);
     line.begin_group("Target");
     line.add_option("--device", "NAME|FILE", to_text(device_),
-                    "where --steps prices the model; default h100");
+                    "what --steps prices the model on; default TEST_DEVICE");
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
     line.add_check([this, &line] { check(line); });
     line.set_example(
@@ -173,7 +173,7 @@ class InspectCommand final : public Command {
   bool steps_ = false;
   ModelInputs model_;
   WorkloadInputs workload_;
-  std::string device_ = "h100";
+  std::string device_ = "TEST_DEVICE";
   OutputInputs output_;
   std::optional<DType> usual_;
 };

@@ -235,7 +235,7 @@ void add_report_options(CommandLine& line, OutputInputs& inputs) {
   line.add_option("--trace", "FILE", to_text(inputs.trace_file),
                   "also write a timeline for Perfetto or chrome://tracing");
   line.add_option("--explain", "OP", to_text(inputs.explain),
-                  "say how the estimates of an operator of the op table come about");
+                  "the formula behind an op's estimates, with its numbers, instead of the report");
   line.add_repeated("--assert", "CONDITION", append_to(inputs.assertions),
                     "exit with 3 unless this holds, as 'tpot_s<0.02'; may be repeated");
 }

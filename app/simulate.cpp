@@ -219,7 +219,7 @@ class SimulateCommand final : public Command {
     add_input(report, "reserved_memory_bytes", target_.reserved_memory_bytes);
   }
 
-  static void fill_steps(Report& report, const TransformerModel& model) {
+  void fill_steps(Report& report, const TransformerModel& model) const {
     for (const StepReport& step : model.reports()) {
       report.steps.push_back(to_report_step(step));
       for (const std::string& warning : step.warnings) {
@@ -228,6 +228,16 @@ class SimulateCommand final : public Command {
     }
     report.assumptions.insert(report.assumptions.begin(), model.assumptions().begin(),
                               model.assumptions().end());
+    const auto positions = model.config().find<std::int64_t>("max_position_embeddings");
+    const std::int64_t longest = workload_.single_phase
+                                     ? workload_.single_phase->sequence_length()
+                                     : workload_.input_length + workload_.output_length;
+    if (positions && longest > *positions) {
+      report.warnings.push_back(
+          fmt::format("{} tokens of context are more than the {} that the config is made for "
+                      "(max_position_embeddings)",
+                      longest, *positions));
+    }
     const std::vector<std::string> unread = model.config().unread_keys();
     if (!unread.empty()) {
       report.assumptions.push_back("config keys that nothing read: " +

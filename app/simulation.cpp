@@ -94,9 +94,11 @@ void append_events(std::vector<TraceEvent>& events, const char* phase_name,
       if (call.member >= 0 && star != std::string::npos) {
         module.replace(star, 1, std::to_string(call.member));
       }
-      event.args = {{"module", std::move(module)},
-                    {"shape", describe(region.ops[i].record)},
-                    {"source", std::string(name_of(estimate->source))}};
+      event.thread = "one rank";
+      event.texts = {{"module", std::move(module)},
+                     {"shape", describe(region.ops[i].record)},
+                     {"source", std::string(name_of(estimate->source))}};
+      event.numbers = {{"flops", estimate->work.flops()}, {"bytes", estimate->work.bytes()}};
       start_s += estimate->total_s;
     }
   }
@@ -183,9 +185,9 @@ void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
     ++scaled;
     least_share = std::min(least_share, measurement.share);
   }
-  notes_.push_back(fmt::format(
-      "{} distinct ops were timed on this host; at most {} of memory was used for that",
-      records.size(), format_bytes(static_cast<double>(timer.memory_used_bytes()))));
+  notes_.push_back(
+      fmt::format("{} distinct ops were timed on this host; at most {} of memory was used for that",
+                  records.size(), format_bytes(static_cast<double>(timer.memory_used_bytes()))));
   if (scaled > 0) {
     notes_.push_back(fmt::format(
         "{} of them were timed smaller and scaled to stay within the time budget, the least at "
@@ -197,8 +199,7 @@ void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
   }
   for (const auto& [reason, names] : unsupported) {
     const std::vector<std::string> list(names.begin(), names.end());
-    notes_.push_back(
-        fmt::format("estimated, not timed: {} ({})", join(list, ", "), reason));
+    notes_.push_back(fmt::format("estimated, not timed: {} ({})", join(list, ", "), reason));
   }
 }
 
@@ -246,8 +247,7 @@ void Simulation::fill_latency(Report& report) {
   report.output_tokens_per_s = static_cast<double>(request_.batch_size) *
                                static_cast<double>(request_.output_length) /
                                report.latency.end_to_end_s;
-  report.output_tokens_per_s_per_device =
-      report.output_tokens_per_s / static_cast<double>(devices);
+  report.output_tokens_per_s_per_device = report.output_tokens_per_s / static_cast<double>(devices);
   if (ideal_ == nullptr) return;
   Forecaster bound(source_, *ideal_, device_);
   row.ideal_s = ideal_->estimate(sampling).total_s;

@@ -29,7 +29,8 @@ struct SimulationRequest {
   std::optional<Workload> phase;
 };
 
-/// Requests that one rank gets: data-parallel replicas share the batch, the busiest has ceil(n / dp).
+/// Requests that one rank gets: data-parallel replicas share the batch, the busiest has ceil(n /
+/// dp).
 std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& parallel);
 
 /// A model's graph for the forecaster.
@@ -88,8 +89,9 @@ class Simulation {
   std::vector<std::string> notes_;
 };
 
-/// The least number of devices on which a model with these options fits, spread by tensor parallelism
-/// (and, with routed experts, expert parallelism); 0 when no power of two up to 1024 does.
+/// The least number of devices on which a model with these options fits, spread by tensor
+/// parallelism (and, with routed experts, expert parallelism); 0 when no power of two up to 1024
+/// does.
 std::int64_t least_devices(const TransformerModel& model, const std::string& assume_base,
                            const SimulationRequest& request, const DeviceProfile& device);
 

@@ -134,7 +134,7 @@ DType usual_dtype(const Module& root) {
 std::vector<std::string> diff_lines(const std::vector<std::string>& before,
                                     const std::vector<std::string>& after) {
   // Time and memory grow with the square of the edits.
-  constexpr std::ptrdiff_t max_edits = 3000;
+  constexpr std::ptrdiff_t max_edits = 1500;
   std::vector<std::string> lines = ShortestEdit(before, after).lines(max_edits);
   if (!lines.empty()) return lines;
   for (const std::string& line : before) lines.push_back("- " + line);

@@ -16,8 +16,8 @@ std::vector<std::string> tree_lines(const Module& root, DType usual);
 DType usual_dtype(const Module& root);
 
 /// Two texts, line by line: "- " in front of lines that only `before` has, "+ " of those that only
-/// `after` has, "  " of common ones. Shortest such list, unless the texts differ in more than a few
-/// thousand lines.
+/// `after` has, "  " of common ones. Shortest such list, unless the texts differ in more than 1500
+/// lines.
 std::vector<std::string> diff_lines(const std::vector<std::string>& before,
                                     const std::vector<std::string>& after);
 
