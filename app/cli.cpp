@@ -1,10 +1,113 @@
 #include "app/cli.h"
 
+#include <exception>
+#include <memory>
+#include <new>
 #include <ostream>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+
+#include "app/command.h"
 
 namespace tcast {
-int run_cli(int, const char* const*, std::ostream& out, std::ostream&) {
-  out << "";
-  return 0;
+namespace {
+
+constexpr const CommandInfo* commands[] = {&simulate_command, &inspect_command, &models_command,
+                                           &steps_command,    &devices_command, &profiles_command};
+
+void print_overview(std::ostream& out) {
+  out << "tcast: memory and latency of large models from a HuggingFace config.json alone\n\n"
+         "Usage: tcast COMMAND [options] ...\n\nCommands:\n";
+  for (const CommandInfo* command : commands) {
+    out << fmt::format("  {:<12}{}\n", command->name, command->summary);
+  }
+  out << "\n  -h, --help  this help; 'tcast COMMAND --help' for that of a command\n"
+         "  --version   the version\n\n"
+         "Example:\n"
+         "  $ tcast simulate configs/models/qwen3-8b.json --device h200\n";
 }
+
+const CommandInfo& find_command(const std::string& name) {
+  std::vector<std::string> names;
+  for (const CommandInfo* command : commands) {
+    if (command->name == name) return *command;
+    names.emplace_back(command->name);
+  }
+  if (!name.empty() && name[0] == '-') {
+    throw UsageError(fmt::format("unknown option '{}' in front of a command", printable(name)),
+                     "options stand behind the command: tcast COMMAND [options]");
+  }
+  throw UsageError(fmt::format("unknown command '{}'", printable(name)),
+                   did_you_mean(name, names, "see 'tcast --help'"));
+}
+
+int run_command(const CommandInfo& info, const std::vector<std::string>& arguments,
+                Streams streams) {
+  const std::unique_ptr<Command> command = info.make();
+  CommandLine line(fmt::format("tcast {}", info.name), std::string(info.summary));
+  command->declare(line);
+  if (!line.parse(arguments)) {
+    line.print_help(streams.out);
+    return 0;
+  }
+  return command->run(streams);
+}
+
+int run_line(std::vector<std::string> arguments, Streams streams) {
+  if (arguments.empty()) {
+    print_overview(streams.err);
+    return 2;
+  }
+  const std::string first = arguments.front();
+  arguments.erase(arguments.begin());
+  if (first == "--version") {
+    streams.out << "tcast " << TCAST_VERSION << '\n';
+    return 0;
+  }
+  if (first == "help" && !arguments.empty()) {
+    return run_command(find_command(arguments.front()), {"--help"}, streams);
+  }
+  if (first == "--help" || first == "-h" || first == "help") {
+    print_overview(streams.out);
+    return 0;
+  }
+  return run_command(find_command(first), arguments, streams);
+}
+
+void print_error(std::ostream& err, const Error& error) {
+  err << "tcast: error: " << error.what() << '\n';
+  if (!error.hint().empty()) err << "  hint: " << error.hint() << '\n';
+}
+
+}  // namespace
+
+int run_cli(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
+  try {
+    const int status = run_line({argv + (argc > 0 ? 1 : 0), argv + argc}, {out, err});
+    // A closed pipe or a full disk shows when the last of it is written.
+    out.flush();
+    if (!out) throw Error("cannot write to the standard output");
+    return status;
+  } catch (const UsageError& error) {
+    print_error(err, error);
+    return 2;
+  } catch (const Error& error) {
+    print_error(err, error);
+    return 1;
+  } catch (const std::bad_alloc&) {
+    print_error(err, Error("not enough memory"));
+    return 1;
+  } catch (const std::exception& error) {
+    print_error(err, Error(fmt::format("internal error: {}", error.what()),
+                           "this is a mistake in tcast; please report it with the command line and "
+                           "the config"));
+    return 70;
+  }
+}
+
 }  // namespace tcast

@@ -2,30 +2,33 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 #include "tcast/transform/pipeline.h"
 
 namespace tcast {
 namespace {
 
-/// Rows of the op table of one phase, merged by op and module.
+/// Rows of the op table of one phase, merged by op, module and what bounds them.
 void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase,
-              const CostModel* ideal) {
-  // Paths are made once per scope of a region, not per op.
+              const CostModel* ideal, const MeasuredCostModel* measured) {
+  // Paths are made once per scope of a region, not once per op.
   std::map<std::pair<std::uint32_t, std::uint32_t>, std::string> paths;
-  std::map<std::tuple<std::string_view, std::string, Bound>, std::size_t> row_of;
+  std::map<std::tuple<std::string_view, std::string_view, Bound, Source>, std::size_t> row_of;
   for (const OpRow& row : phase.ops) {
     const Region& region = phase.graph.regions[row.region];
     const Op& op = region.ops[row.op];
     if (row.estimate.total_s == 0 && row.estimate.work.bytes() == 0) continue;
-    auto [path, added] = paths.try_emplace({row.region, op.scope});
-    if (added) path->second = path_of(region, op.scope);
-    const auto key = std::make_tuple(name_of(op.record), path->second, row.estimate.bound);
+    const auto [path, is_new_path] = paths.try_emplace({row.region, op.scope});
+    if (is_new_path) path->second = path_of(region, op.scope);
+    const auto key = std::make_tuple(name_of(op.record), std::string_view(path->second),
+                                     row.estimate.bound, row.estimate.source);
     const auto [at, is_new] = row_of.try_emplace(key, report.ops.size());
     if (is_new) {
       ReportOp& fresh = report.ops.emplace_back();
@@ -42,20 +45,24 @@ void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase
     target.flops += calls * row.estimate.work.flops();
     target.bytes += calls * row.estimate.work.bytes();
     if (ideal != nullptr) target.ideal_s += calls * ideal->estimate(op.record).total_s;
+    if (measured != nullptr) {
+      const Measurement* measurement = measured->find(op.record);
+      target.scaled = target.scaled || (measurement != nullptr && measurement->scaled);
+    }
   }
 }
 
-/// Choosing the next token from the logits: one pass over them for each request.
+/// Choosing the next token of each request: one pass over its logits, which are what the pass makes
+/// last.
 TopK sampling_op(const PhaseForecast& phase, std::int64_t batch) {
   TopK op;
   op.rows = batch;
   op.k = 1;
-  for (auto region = phase.graph.regions.begin();
-       region != phase.graph.regions.begin() + phase.graph.region_count; ++region) {
-    for (const Op& traced : region->ops) {
-      // The logits are what the last product of the pass makes.
+  for (std::uint32_t r = 0; r < phase.graph.region_count; ++r) {
+    const Region& region = phase.graph.regions[r];
+    for (const Op& traced : region.ops) {
       if (traced.outputs.count == 0) continue;
-      const Tensor& out = region->tensors[traced.outputs[0]];
+      const Tensor& out = region.tensors[traced.outputs[0]];
       op.columns = out.shape[out.shape.rank() - 1];
       op.dtype = out.dtype;
     }
@@ -63,39 +70,36 @@ TopK sampling_op(const PhaseForecast& phase, std::int64_t batch) {
   return op;
 }
 
-void add_sampling(Report& report, const CostModel& cost, const TopK& op, double& seconds) {
-  const OpEstimate estimate = cost.estimate(op);
-  seconds = estimate.total_s;
-  ReportOp& row = report.ops.emplace_back();
-  row.phase = "sampling";
-  row.name = name_of(OpRecord(op));
-  row.module = "";
-  row.calls = 1;
-  row.total_s = estimate.total_s;
-  row.flops = estimate.work.flops();
-  row.bytes = estimate.work.bytes();
-  row.bound = name_of(estimate.bound);
-  row.source = name_of(estimate.source);
-}
-
-void fill_memory(Report& report, const MemoryForecast& memory, const Forecast& forecast) {
-  ReportMemory& out = report.memory;
-  out.weights_bytes = memory.weight_bytes;
-  out.kv_cache_bytes = memory.kv_cache_bytes;
-  out.activation_peak_bytes = memory.activation.bytes;
-  out.workspace_bytes = memory.workspace_bytes;
-  out.reserved_bytes = memory.reserved_bytes;
-  out.total_bytes = memory.total_bytes();
-  out.capacity_bytes = memory.capacity_bytes;
-  out.fits = memory.fits();
-  const bool prefill = memory.activation_phase == Phase::prefill;
-  const Graph& graph = (prefill ? forecast.prefill : forecast.decode).graph;
-  if (memory.activation.region < graph.region_count) {
-    const Region& region = graph.regions[memory.activation.region];
-    if (memory.activation.op < region.ops.size()) {
-      const Op& op = region.ops[memory.activation.op];
-      out.activation_peak_at = fmt::format("{} {} {}", prefill ? "prefill" : "decode",
-                                           name_of(op.record), path_of(region, op.scope));
+void append_events(std::vector<TraceEvent>& events, const char* phase_name,
+                   const PhaseForecast& phase, double start_s) {
+  // Estimates by region and op: rows are in that order.
+  std::vector<std::vector<const OpEstimate*>> estimates(phase.graph.region_count);
+  for (std::uint32_t r = 0; r < phase.graph.region_count; ++r) {
+    estimates[r].assign(phase.graph.regions[r].ops.size(), nullptr);
+  }
+  for (const OpRow& row : phase.ops) estimates[row.region][row.op] = &row.estimate;
+  for (const Call& call : phase.graph.calls) {
+    const Region& region = phase.graph.regions[call.region];
+    for (std::size_t i = 0; i < region.ops.size(); ++i) {
+      const OpEstimate* estimate = estimates[call.region][i];
+      if (estimate == nullptr || estimate->total_s == 0) continue;
+      TraceEvent& event = events.emplace_back();
+      event.process = phase_name;
+      event.name = name_of(region.ops[i].record);
+      event.category = name_of(estimate->bound);
+      event.start_s = start_s;
+      event.duration_s = estimate->total_s;
+      std::string module = path_of(region, region.ops[i].scope);
+      const std::size_t star = module.find('*');
+      if (call.member >= 0 && star != std::string::npos) {
+        module.replace(star, 1, std::to_string(call.member));
+      }
+      event.thread = "one rank";
+      event.texts = {{"module", std::move(module)},
+                     {"shape", describe(region.ops[i].record)},
+                     {"source", std::string(name_of(estimate->source))}};
+      event.numbers = {{"flops", estimate->work.flops()}, {"bytes", estimate->work.bytes()}};
+      start_s += estimate->total_s;
     }
   }
 }
@@ -106,65 +110,226 @@ std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& para
   return ceil_div(batch_size, std::max<std::int64_t>(1, parallel.dp()));
 }
 
-void simulate_into(Report& report, const TransformerModel& model, const SimulationRequest& request,
-                   const CostModel& cost, const CostModel* ideal, const DeviceProfile& device) {
-  const ParallelOptions& parallel = model.options().parallel;
-  const ModelSource source(model);
-  Forecaster forecaster(source, cost, device);
-  ForecastRequest asked;
-  asked.batch = batch_per_rank(request.batch_size, parallel);
-  asked.input_length = request.input_length;
-  asked.output_length = request.output_length;
-  asked.reserved_bytes = request.reserved_bytes;
-  const Forecast& forecast = forecaster.run(asked);
+Simulation::Simulation(const TransformerModel& model, const SimulationRequest& request)
+    : model_(model), request_(request), source_(model) {}
 
-  report.latency.prefill_s = forecast.prefill_s;
-  report.latency.decode_step_s = forecast.decode_step_s;
-  add_rows(report, "prefill", forecast.prefill, ideal);
-  add_rows(report, "decode", forecast.decode, ideal);
-  double sampling_s = 0;
-  add_sampling(report, cost, sampling_op(forecast.prefill, asked.batch), sampling_s);
-  const auto steps = static_cast<double>(request.output_length - 1);
-  report.latency.ttft_s = forecast.prefill_s + sampling_s;
-  report.latency.tpot_s = request.output_length > 1 ? forecast.tpot_s + sampling_s : 0;
-  report.latency.end_to_end_s = report.latency.ttft_s + steps * report.latency.tpot_s;
-  report.output_tokens_per_s =
-      static_cast<double>(request.batch_size) * static_cast<double>(request.output_length) /
-      report.latency.end_to_end_s;
-  report.output_tokens_per_s_per_device =
-      report.output_tokens_per_s / static_cast<double>(parallel.devices());
+void Simulation::forecast(const CostModel& cost) {
+  const ParallelOptions& parallel = model_.options().parallel;
+  forecaster_ = std::make_unique<Forecaster>(source_, cost, device_);
+  if (!request_.phase) {
+    ForecastRequest asked;
+    asked.batch = batch_per_rank(request_.batch_size, parallel);
+    asked.input_length = request_.input_length;
+    asked.output_length = request_.output_length;
+    asked.reserved_bytes = request_.reserved_bytes;
+    forecast_ = forecaster_->run(asked);
+    return;
+  }
+  Workload work = *request_.phase;
+  work.batch = batch_per_rank(work.batch, parallel);
+  const bool prefill = work.phase == Phase::prefill;
+  PhaseForecast& phase = prefill ? forecast_.prefill : forecast_.decode;
+  forecaster_->price(work, phase);
+  (prefill ? forecast_.prefill_s : forecast_.decode_step_s) = phase.total_s;
+  MemoryForecast& memory = forecast_.memory;
+  memory.weight_bytes = source_.weight_bytes();
+  memory.kv_cache_bytes = cache_bytes(phase.graph, work.batch, work.sequence_length());
+  memory.workspace_bytes = phase.graph.constant_bytes;
+  memory.reserved_bytes = request_.reserved_bytes;
+  memory.capacity_bytes = device_.memory_bytes;
+  memory.activation_phase = work.phase;
+  memory.activation = phase.activation;
+}
 
-  fill_memory(report, forecast.memory, forecast);
-  // Data-parallel replicas fill up alike; without a limit by memory there is none to report.
-  const std::int64_t unlimited = 0;
-  report.memory.max_batch_size =
-      forecaster.largest_batch(asked).value_or(unlimited) * parallel.dp();
-  report.memory.max_context_length = forecaster.largest_context(asked).value_or(unlimited);
+void Simulation::run(const DeviceProfile& device, bool ideal) {
+  device_ = device;
+  roofline_ = std::make_unique<RooflineModel>(device_);
+  if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
+  cost_ = roofline_.get();
+  forecast(*cost_);
+}
 
-  if (ideal == nullptr) return;
-  Forecaster bound(source, *ideal, device);
-  const Forecast& best = bound.run(asked);
-  ReportLatency& latency = report.ideal.emplace();
-  latency.prefill_s = best.prefill_s;
-  latency.ttft_s = best.prefill_s;
-  latency.decode_step_s = best.decode_step_s;
-  latency.tpot_s = best.tpot_s;
-  latency.end_to_end_s = best.end_to_end_s;
+void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
+  if (model_.options().parallel.devices() > 1) {
+    throw Error(fmt::format("this host is one device, {} were asked for",
+                            model_.options().parallel.devices()),
+                "name a device with --device ('tcast devices' lists them)");
+  }
+  OpTimer timer(options);
+  device_ = host_device(timer.host(), timer.speed());
+  roofline_ = std::make_unique<RooflineModel>(device_);
+  if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
+  // The forecast itself says which ops it needs; then they are timed, and it is made again.
+  const RecordingCostModel recording(*roofline_);
+  forecast(recording);
+  if (!request_.phase) {
+    recording.estimate(sampling_op(forecast_.prefill, forecast_.request.batch));
+  }
+  const std::vector<OpRecord>& records = recording.records();
+  const std::vector<Measurement> measurements = timer.measure_all(records);
+  measured_ = std::make_unique<MeasuredCostModel>(*roofline_, records, measurements);
+  cost_ = measured_.get();
+  forecast(*cost_);
+
+  std::set<std::string> substituted;
+  std::map<std::string, std::set<std::string>> unsupported;
+  int scaled = 0;
+  double least_share = 1;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const Measurement& measurement = measurements[i];
+    if (!measurement.supported()) {
+      unsupported[measurement.unsupported].insert(std::string(name_of(records[i])));
+    }
+    if (!measurement.substituted.empty()) substituted.insert(measurement.substituted);
+    if (!measurement.scaled) continue;
+    ++scaled;
+    least_share = std::min(least_share, measurement.share);
+  }
+  notes_.push_back(
+      fmt::format("{} distinct ops were timed on this host; at most {} of memory was used for that",
+                  records.size(), format_bytes(static_cast<double>(timer.memory_used_bytes()))));
+  if (scaled > 0) {
+    notes_.push_back(fmt::format(
+        "{} of them were timed smaller and scaled to stay within the time budget, the least at "
+        "{:.1f} % of its work (rows marked 'scaled')",
+        scaled, 100 * least_share));
+  }
+  for (const std::string& text : substituted) {
+    notes_.push_back("this host lacks a dtype: " + text);
+  }
+  for (const auto& [reason, names] : unsupported) {
+    const std::vector<std::string> list(names.begin(), names.end());
+    notes_.push_back(fmt::format("estimated, not timed: {} ({})", join(list, ", "), reason));
+  }
+}
+
+void Simulation::fill(Report& report) {
+  fill_latency(report);
+  fill_memory(report);
+  report.assumptions.insert(report.assumptions.end(), notes_.begin(), notes_.end());
+}
+
+void Simulation::fill_latency(Report& report) {
+  const std::int64_t devices = model_.options().parallel.devices();
+  report.latency.prefill_s = forecast_.prefill_s;
+  report.latency.decode_step_s = forecast_.decode_step_s;
+  if (!forecast_.prefill.ops.empty()) {
+    add_rows(report, "prefill", forecast_.prefill, ideal_.get(), measured_.get());
+  }
+  if (!forecast_.decode.ops.empty()) {
+    add_rows(report, "decode", forecast_.decode, ideal_.get(), measured_.get());
+  }
+  if (request_.phase) {
+    report.single_phase = true;
+    return;
+  }
+  const TopK sampling = sampling_op(forecast_.prefill, forecast_.request.batch);
+  const OpEstimate sampled = cost_->estimate(sampling);
+  ReportOp& row = report.ops.emplace_back();
+  row.phase = "sampling";
+  row.name = name_of(OpRecord(sampling));
+  row.module = "sampling";
+  row.calls = 1;
+  row.total_s = sampled.total_s;
+  row.flops = sampled.work.flops();
+  row.bytes = sampled.work.bytes();
+  row.bound = name_of(sampled.bound);
+  row.source = name_of(sampled.source);
+  auto finish = [&](ReportLatency& latency, const Forecast& forecast, double sampling_s) {
+    latency.prefill_s = forecast.prefill_s;
+    latency.decode_step_s = forecast.decode_step_s;
+    latency.ttft_s = forecast.prefill_s + sampling_s;
+    latency.tpot_s = request_.output_length > 1 ? forecast.tpot_s + sampling_s : 0;
+    latency.end_to_end_s =
+        latency.ttft_s + static_cast<double>(request_.output_length - 1) * latency.tpot_s;
+  };
+  finish(report.latency, forecast_, sampled.total_s);
+  report.output_tokens_per_s = static_cast<double>(request_.batch_size) *
+                               static_cast<double>(request_.output_length) /
+                               report.latency.end_to_end_s;
+  report.output_tokens_per_s_per_device = report.output_tokens_per_s / static_cast<double>(devices);
+  if (ideal_ == nullptr) return;
+  Forecaster bound(source_, *ideal_, device_);
+  row.ideal_s = ideal_->estimate(sampling).total_s;
+  finish(report.ideal.emplace(), bound.run(forecast_.request), row.ideal_s);
+}
+
+void Simulation::fill_memory(Report& report) {
+  const MemoryForecast& memory = forecast_.memory;
+  ReportMemory& out = report.memory;
+  out.weights_bytes = memory.weight_bytes;
+  out.kv_cache_bytes = memory.kv_cache_bytes;
+  out.activation_peak_bytes = memory.activation.bytes;
+  out.workspace_bytes = memory.workspace_bytes;
+  out.reserved_bytes = memory.reserved_bytes;
+  out.total_bytes = memory.total_bytes();
+  out.capacity_bytes = memory.capacity_bytes;
+  out.fits = memory.fits();
+  const bool prefill = memory.activation_phase == Phase::prefill;
+  const Graph& graph = (prefill ? forecast_.prefill : forecast_.decode).graph;
+  const Region& region = graph.regions.at(memory.activation.region);
+  const Op& op = region.ops.at(memory.activation.op);
+  out.activation_peak_at = fmt::format("{} {} {}", prefill ? "prefill" : "decode",
+                                       name_of(op.record), path_of(region, op.scope));
+  if (request_.phase) return;
+  // Nothing: memory does not limit it, and there is no number to give.
+  const std::int64_t dp = model_.options().parallel.dp();
+  if (const auto batch = forecaster_->largest_batch(forecast_.request)) {
+    out.max_batch_size = *batch * dp;
+  }
+  if (const auto context = forecaster_->largest_context(forecast_.request)) {
+    out.max_context_length = *context;
+  }
+}
+
+std::vector<TraceEvent> Simulation::trace_events() const {
+  std::vector<TraceEvent> events;
+  append_events(events, "prefill", forecast_.prefill, 0);
+  append_events(events, "decode step", forecast_.decode, 0);
+  return events;
+}
+
+std::string Simulation::explain(std::string_view op_name) const {
+  std::string text;
+  std::set<std::string> known;
+  std::set<std::string> shown;
+  for (const auto& [phase_name, phase] :
+       {std::pair{"prefill", &forecast_.prefill}, std::pair{"decode", &forecast_.decode}}) {
+    for (const OpRow& row : phase->ops) {
+      const Region& region = phase->graph.regions[row.region];
+      const Op& op = region.ops[row.op];
+      known.insert(std::string(name_of(op.record)));
+      if (name_of(op.record) != op_name) continue;
+      // Equal ops of other modules are priced alike: one explanation does.
+      if (!shown.insert(describe(op.record)).second) continue;
+      text += fmt::format("{} {}, called {} times\n{}\n", phase_name, path_of(region, op.scope),
+                          row.calls, cost_->explain(op.record));
+    }
+  }
+  if (!text.empty()) return text;
+  const std::vector<std::string> names(known.begin(), known.end());
+  throw Error(fmt::format("--explain: the model has no op '{}'", printable(op_name)),
+              did_you_mean(op_name, names, "it has " + join(names, ", ")));
 }
 
 std::int64_t least_devices(const TransformerModel& model, const std::string& assume_base,
                            const SimulationRequest& request, const DeviceProfile& device) {
-  constexpr std::int64_t most = 1024;
+  constexpr std::int64_t most_devices = 1024;
+  constexpr std::int64_t most_tp = 64;
   const ParameterCounts counts = model.count_parameters();
   const bool experts = counts.active < counts.total;
-  for (std::int64_t devices = 1; devices <= most; devices *= 2) {
-    // What a rank must hold at least, before anything is built.
-    if (model.weight_bytes() * model.options().parallel.devices() / (2 * devices) >
-        device.memory_bytes) {
-      continue;
-    }
-    for (std::int64_t tp = devices; tp >= 1; tp /= 2) {
-      if (tp > 64 || (!experts && tp != devices)) continue;
+  const std::int64_t all_bytes =
+      checked_mul(model.weight_bytes(), model.options().parallel.devices());
+  ForecastRequest asked;
+  asked.input_length = request.phase ? request.phase->sequence_length() : request.input_length;
+  asked.output_length = request.phase ? 1 : request.output_length;
+  asked.reserved_bytes = request.reserved_bytes;
+  const std::int64_t batch = request.phase ? request.phase->batch : request.batch_size;
+  for (std::int64_t devices = 1; devices <= most_devices; devices *= 2) {
+    // Replicated parts make all_bytes too large, never more than twofold for what is worth a try.
+    if (all_bytes / (2 * devices) > device.memory_bytes) continue;
+    for (std::int64_t tp = std::min(devices, most_tp); tp >= 1; tp /= 2) {
+      if (!experts && tp != devices) break;
       ModelOptions options = model.options();
       options.parallel.num_devices = devices;
       options.parallel.tp = tp;
@@ -176,18 +341,30 @@ std::int64_t least_devices(const TransformerModel& model, const std::string& ass
         const ModelSource source(candidate);
         const RooflineModel cost(device);
         Forecaster forecaster(source, cost, device);
-        ForecastRequest asked;
-        asked.batch = batch_per_rank(request.batch_size, options.parallel);
-        asked.input_length = request.input_length;
-        asked.output_length = request.output_length;
-        asked.reserved_bytes = request.reserved_bytes;
+        asked.batch = batch_per_rank(batch, options.parallel);
         if (forecaster.memory_of(asked).fits()) return devices;
       } catch (const Error&) {
-        // Heads or experts do not divide by this number: the next one may.
+        // Heads or experts do not divide by this number; the next one may.
       }
     }
   }
   return 0;
+}
+
+ReportStep to_report_step(const StepReport& step) {
+  ReportStep out;
+  out.step = step.step;
+  out.milliseconds = step.milliseconds;
+  out.expected = step.expected;
+  out.changed_modules = step.changed_modules;
+  for (const StepReport::Change& change : step.changed) {
+    out.changed.push_back({change.path, change.from, change.to});
+  }
+  for (const StepReport::Skip& skip : step.skipped) {
+    out.skipped.push_back({skip.path, skip.reason});
+  }
+  out.warnings = step.warnings;
+  return out;
 }
 
 }  // namespace tcast

@@ -4,26 +4,36 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "tcast/cost/forecast.h"
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
+#include "tcast/exec/timer.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
+#include "tcast/report/trace_writer.h"
+
+#include "app/host_cost.h"
 
 namespace tcast {
 
-/// Requests of the whole deployment, and memory set aside.
+/// Requests of the whole deployment, and memory set aside on each device.
 struct SimulationRequest {
   std::int64_t batch_size = 1;
   std::int64_t input_length = 512;
   std::int64_t output_length = 128;
   std::int64_t reserved_bytes = 0;
-  /// One phase exactly, instead of a whole request: batch, query and context are those of `phase`.
+  /// One forward pass exactly, instead of whole requests; its batch is that of the deployment.
   std::optional<Workload> phase;
 };
 
-/// A transformed model as the forecaster sees it.
+/// Requests that one rank gets: data-parallel replicas share the batch, the busiest has ceil(n /
+/// dp).
+std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& parallel);
+
+/// A model's graph for the forecaster.
 class ModelSource final : public GraphSource {
  public:
   explicit ModelSource(const TransformerModel& model)
@@ -39,17 +49,53 @@ class ModelSource final : public GraphSource {
   std::int64_t weight_bytes_;
 };
 
-/// Requests that one rank gets: dp replicas share the batch, the busiest has ceil(n / dp).
-std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& parallel);
+/// One simulation of a transformed model: run it on a device or on this host, then ask for what it
+/// found.
+class Simulation {
+ public:
+  /// Keeps a reference to the model.
+  Simulation(const TransformerModel& model, const SimulationRequest& request);
 
-/// Fills memory, latency, throughput and ops of a report. `ideal`, if given, prices the same ops for
-/// the datasheet bound beside the estimate.
-void simulate_into(Report& report, const TransformerModel& model, const SimulationRequest& request,
-                   const CostModel& cost, const CostModel* ideal, const DeviceProfile& device);
+  /// Prices the model on a device. With `ideal`, the datasheet bound is found as well.
+  void run(const DeviceProfile& device, bool ideal);
+  /// Times every distinct op on this host.
+  void run_on_host(const TimerOptions& options, bool ideal);
 
-/// The least number of devices on which a model with these options fits, spread by tensor parallelism
-/// (and, with routed experts, expert parallelism); 0 when no number up to 1024 does.
+  const DeviceProfile& device() const { return device_; }
+
+  /// Memory, latency, throughput and ops; for the host also what was timed and how.
+  void fill(Report& report);
+  /// The ops of each phase on a time line, in order of execution.
+  std::vector<TraceEvent> trace_events() const;
+  /// How the estimates of an op (by its name in the op table) come about. Throws Error with the
+  /// closest name when the model has no such op.
+  std::string explain(std::string_view op_name) const;
+
+ private:
+  void forecast(const CostModel& cost);
+  void fill_latency(Report& report);
+  void fill_memory(Report& report);
+
+  const TransformerModel& model_;
+  SimulationRequest request_;
+  ModelSource source_;
+  DeviceProfile device_;
+  std::unique_ptr<RooflineModel> roofline_;
+  std::unique_ptr<RooflineModel> ideal_;
+  std::unique_ptr<MeasuredCostModel> measured_;
+  const CostModel* cost_ = nullptr;  // measured_ or roofline_
+  std::unique_ptr<Forecaster> forecaster_;
+  Forecast forecast_;  // for single phases only the pass of that phase and the memory are filled
+  std::vector<std::string> notes_;
+};
+
+/// The least number of devices on which a model with these options fits, spread by tensor
+/// parallelism (and, with routed experts, expert parallelism); 0 when no power of two up to 1024
+/// does.
 std::int64_t least_devices(const TransformerModel& model, const std::string& assume_base,
                            const SimulationRequest& request, const DeviceProfile& device);
+
+/// A step's report as the writers take it, without the figures of the graph.
+ReportStep to_report_step(const StepReport& step);
 
 }  // namespace tcast

@@ -11,6 +11,17 @@
 TCAST_REGISTER_ARCHITECTURE("deepseek_v3", "kimi_k2")
 (const tcast::ArchitectureContext& context) {
   const tcast::HfConfig& config = context.config;
+  // What the published models say of themselves; another answer would be another model.
+  if (config.get_or<std::string>("scoring_func", "sigmoid") != "sigmoid") {
+    config.fail("scoring_func", "this model type scores experts with a sigmoid");
+  }
+  if (config.get_or<std::string>("topk_method", "noaux_tc") != "noaux_tc") {
+    config.fail("topk_method", "this model type selects experts by noaux_tc");
+  }
+  if (config.get_or<std::int64_t>("moe_layer_freq", 1) != 1) {
+    config.fail("moe_layer_freq",
+                "this model type has experts in every layer after the dense ones");
+  }
   tcast::DecoderDefaults defaults;
   defaults.head_dim = 64;  // of the rotary part; latent attention has sizes of its own
   tcast::DecoderSpec spec = tcast::read_decoder_spec(context, "DeepseekV3", defaults);

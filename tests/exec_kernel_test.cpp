@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -910,7 +911,7 @@ TEST_CASE("prefill and decode share a packed weight") {
       const KernelResult result =
           make_kernel(MatMul{.m = m,
                              .n = 512,
-                             .k = 256,
+                             .k = 1024,
                              .input = dtype,
                              .weight = dtype,
                              .output = dtype == DType::i8 ? DType::f32 : dtype,

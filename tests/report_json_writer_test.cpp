@@ -88,6 +88,76 @@ TEST_CASE("json: one line or many, the same content") {
   CHECK(Json::parse(line) == Json::parse(pretty));
 }
 
+TEST_CASE("json: the whole text") {
+  Report report;
+  report.config_file = "a.json";
+  report.inputs = {{"tp", "2"}};
+  report.model_type = "tiny";
+  report.single_phase = true;
+  report.latency.prefill_s = 0.5;
+  report.ops = {{.phase = "prefill",
+                 .name = "matmul",
+                 .module = "lm_head",
+                 .calls = 1,
+                 .total_s = 0.5,
+                 .flops = 2e9,
+                 .bytes = 1e6,
+                 .bound = "compute",
+                 .source = "measured",
+                 .scaled = true},
+                {.phase = "prefill", .name = "gather"}};
+  report.warnings = {"w"};
+  CHECK(write_json(report, false) == R"({
+  "schema": 1,
+  "inputs": {
+    "config": "a.json",
+    "tp": 2
+  },
+  "model": {
+    "model_type": "tiny",
+    "total_parameters": 0,
+    "active_parameters": 0
+  },
+  "device": "",
+  "pipeline": "",
+  "memory": {
+    "weights_bytes": 0,
+    "kv_cache_bytes": 0,
+    "activation_peak_bytes": 0,
+    "activation_peak_at": "",
+    "workspace_bytes": 0,
+    "reserved_bytes": 0,
+    "total_bytes": 0,
+    "capacity_bytes": 0,
+    "fits": false,
+    "max_batch_size": 0,
+    "max_context_length": 0,
+    "min_devices": null
+  },
+  "latency": {
+    "prefill_s": 0.5,
+    "ttft_s": 0.0,
+    "decode_step_s": null,
+    "tpot_s": null,
+    "end_to_end_s": null
+  },
+  "throughput": {
+    "output_tokens_per_s": null,
+    "output_tokens_per_s_per_device": null
+  },
+  "ops": [
+    {"phase":"prefill","name":"matmul","module":"lm_head","calls":1,"total_s":0.5,"flops":2000000000,"bytes":1000000,"bound":"compute","source":"measured","scaled":true},
+    {"phase":"prefill","name":"gather","module":"","calls":0,"total_s":0,"flops":0,"bytes":0,"bound":"","source":""}
+  ],
+  "steps": [],
+  "assumptions": [],
+  "warnings": [
+    "w"
+  ]
+}
+)");
+}
+
 TEST_CASE("json: an empty report") {
   const Json json = read_back(Report{});
   CHECK(json["inputs"] == Json::object());

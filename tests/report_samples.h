@@ -1,6 +1,9 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tcast/report/report.h"
@@ -139,6 +142,20 @@ inline Report single_phase_report(const std::string& phase) {
   report.single_phase = true;
   std::erase_if(report.ops, [&](const ReportOp& op) { return op.phase != phase; });
   return report;
+}
+
+/// Characters of the longest line.
+inline std::size_t longest_line(std::string_view text) {
+  std::size_t longest = 0;
+  std::size_t length = 0;
+  for (const char c : text) {
+    if (c == '\n') {
+      length = 0;
+    } else if ((static_cast<unsigned char>(c) & 0xC0) != 0x80) {
+      longest = std::max(longest, ++length);
+    }
+  }
+  return longest;
 }
 
 }  // namespace tcast

@@ -43,14 +43,15 @@ double ratio(std::int64_t part, std::int64_t whole) {
 struct Shrink {
   double share;
 
-  /// Cuts `size` and returns what is left to cut.
+  /// Cuts `size` to whole multiples; returns the share that the next dimension has to be cut to, 1
+  /// while this one could give more.
   static double cut(std::int64_t& size, double wanted, std::int64_t multiple, double& done) {
     if (wanted >= 1) return wanted;
     const std::int64_t part = part_of(size, wanted, multiple);
     const double got = ratio(part, size);
     size = part;
     done *= got;
-    return std::min(1.0, wanted / got);
+    return part <= multiple ? std::min(1.0, wanted / got) : 1;
   }
 
   ShrunkOp operator()(MatMul op) const {
@@ -91,7 +92,9 @@ struct Shrink {
       const std::int64_t whole = op.query_length;
       op.query_length = part_of(whole, left, 16);
       op.context_length += whole - op.query_length;
-      left *= pairs / attended_pairs(op.span, op.query_length, op.context_length);
+      left = op.query_length <= 16
+                 ? left * pairs / attended_pairs(op.span, op.query_length, op.context_length)
+                 : 1;
     }
     if (left < 1 && op.span.window == 0 && op.span.chunk == 0 && op.context_length > 0) {
       op.context_length = part_of(op.context_length, left, 128);
@@ -361,12 +364,13 @@ MemoryNeed memory_need(const OpRecord& record) {
 }
 
 /// The record with what has no influence on its time brought to sizes that can be held.
-OpRecord bounded(const OpRecord& record) {
+OpRecord bounded(const OpRecord& record, std::int64_t memory_limit_bytes) {
   if (const auto* gather = std::get_if<Gather>(&record)) {
     Gather op = *gather;
     // Scattered rows of a table that the caches do not hold: more of it makes no difference.
-    const std::int64_t enough = std::max<std::int64_t>(
-        op.rows, (gib / 4) / std::max<std::int64_t>(1, bytes_of(op.width, op.dtype)));
+    const std::int64_t row_bytes = std::max<std::int64_t>(1, bytes_of(op.width, op.dtype));
+    const std::int64_t enough =
+        std::max(op.rows, std::min(gib / 4, memory_limit_bytes / 4) / row_bytes);
     op.table_rows = std::min(op.table_rows, std::max<std::int64_t>(1, enough));
     return op;
   }
@@ -526,7 +530,8 @@ class OpTimer::Impl {
     job.op_class = class_of(record);
     job.result.threads = options_.threads;
     job.result.onednn_version = onednn_version();
-    job.record = bounded(host_substitute(record, {}, &job.result.substituted));
+    job.record =
+        bounded(host_substitute(record, {}, &job.result.substituted), options_.memory_limit_bytes);
     job.rough_s = rough_s(job.record);
     // Asks for the smallest version only: primitives of the real size are made when timed.
     const KernelResult probe = make_kernel(shrink(job.record, 1e-6).record);

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/error.h"
-#include "tcast/report/valid_text.h"
+#include "tcast/report/json_text.h"
 
 namespace tcast {
 namespace {
@@ -73,65 +73,82 @@ Json latency_to_json(const ReportLatency& latency, bool prefill, bool decode) {
   return json;
 }
 
-Json op_to_json(const ReportOp& op, bool with_ideal) {
-  Json json;
-  json["phase"] = valid_text(op.phase);
-  json["name"] = valid_text(op.name);
-  json["module"] = valid_text(op.module);
-  json["calls"] = op.calls;
-  json["total_s"] = finite(op.total_s, "total_s of an operator");
-  json["flops"] = finite(op.flops, "flops of an operator");
-  json["bytes"] = finite(op.bytes, "bytes of an operator");
-  json["bound"] = valid_text(op.bound);
-  json["source"] = valid_text(op.source);
-  if (with_ideal || op.ideal_s != 0) {
-    json["ideal_s"] = finite(op.ideal_s, "ideal_s of an operator");
+/// A JSON list with `append(element)` for each element, which writes it; `before` stands in front
+/// of each and `after` behind the last.
+template <class Elements, class Append>
+void append_list(std::string& out, const Elements& elements, const Append& append,
+                 std::string_view before = "", std::string_view after = "") {
+  out += '[';
+  for (const auto& element : elements) {
+    if (&element != &elements.front()) out += ',';
+    out += before;
+    append(element);
   }
-  if (op.scaled) json["scaled"] = true;
-  return json;
+  if (!elements.empty()) out += after;
+  out += ']';
 }
 
-Json texts_to_json(const std::vector<std::string>& texts) {
-  Json json = Json::array();
-  for (const std::string& text : texts) json.push_back(valid_text(text));
-  return json;
+void append_op(std::string& out, const ReportOp& op, bool with_ideal) {
+  JsonObjectWriter object(out);
+  object.text("phase", op.phase);
+  object.text("name", op.name);
+  object.text("module", op.module);
+  object.integer("calls", op.calls);
+  object.number("total_s", op.total_s);
+  object.number("flops", op.flops);
+  object.number("bytes", op.bytes);
+  object.text("bound", op.bound);
+  object.text("source", op.source);
+  if (with_ideal || op.ideal_s != 0) object.number("ideal_s", op.ideal_s);
+  if (op.scaled) {
+    object.name("scaled");
+    out += "true";
+  }
+  object.close();
 }
 
-Json step_to_json(const ReportStep& step) {
-  Json json;
-  json["step"] = valid_text(step.step);
-  json["milliseconds"] = finite(step.milliseconds, "milliseconds of a step");
-  json["expected"] = step.expected ? Json(*step.expected) : Json();
-  json["changed_modules"] = step.changed_modules;
-  Json& changed = json["changed"] = Json::array();
-  for (const ReportStep::Change& change : step.changed) {
-    Json entry;
-    entry["path"] = valid_text(change.path);
-    entry["from"] = valid_text(change.from);
-    entry["to"] = valid_text(change.to);
-    changed.push_back(std::move(entry));
+void append_step(std::string& out, const ReportStep& step) {
+  JsonObjectWriter object(out);
+  object.text("step", step.step);
+  object.number("milliseconds", step.milliseconds);
+  if (step.expected) {
+    object.integer("expected", *step.expected);
+  } else {
+    object.name("expected");
+    out += "null";
   }
-  Json& skipped = json["skipped"] = Json::array();
-  for (const ReportStep::Skip& skip : step.skipped) {
-    Json entry;
-    entry["path"] = valid_text(skip.path);
-    entry["reason"] = valid_text(skip.reason);
-    skipped.push_back(std::move(entry));
-  }
-  json["warnings"] = texts_to_json(step.warnings);
-  json["regions"] = step.regions;
-  json["traced_ops"] = step.traced_ops;
-  json["called_ops"] = step.called_ops;
-  json["weights_bytes"] = step.weights_bytes;
-  json["kv_cache_bytes"] = step.kv_cache_bytes;
-  json["prefill_flops"] = finite(step.prefill_flops, "prefill_flops of a step");
-  json["prefill_bytes"] = finite(step.prefill_bytes, "prefill_bytes of a step");
-  json["decode_flops"] = finite(step.decode_flops, "decode_flops of a step");
-  json["decode_bytes"] = finite(step.decode_bytes, "decode_bytes of a step");
-  json["activation_peak_bytes"] = step.activation_peak_bytes;
-  json["prefill_s"] = finite(step.prefill_s, "prefill_s of a step");
-  json["decode_step_s"] = finite(step.decode_step_s, "decode_step_s of a step");
-  return json;
+  object.integer("changed_modules", step.changed_modules);
+  object.name("changed");
+  append_list(out, step.changed, [&](const ReportStep::Change& change) {
+    JsonObjectWriter entry(out);
+    entry.text("path", change.path);
+    entry.text("from", change.from);
+    entry.text("to", change.to);
+    entry.close();
+  });
+  object.name("skipped");
+  append_list(out, step.skipped, [&](const ReportStep::Skip& skip) {
+    JsonObjectWriter entry(out);
+    entry.text("path", skip.path);
+    entry.text("reason", skip.reason);
+    entry.close();
+  });
+  object.name("warnings");
+  append_list(out, step.warnings,
+              [&](const std::string& warning) { append_json_string(out, warning); });
+  object.integer("regions", step.regions);
+  object.integer("traced_ops", step.traced_ops);
+  object.integer("called_ops", step.called_ops);
+  object.integer("weights_bytes", step.weights_bytes);
+  object.integer("kv_cache_bytes", step.kv_cache_bytes);
+  object.number("prefill_flops", step.prefill_flops);
+  object.number("prefill_bytes", step.prefill_bytes);
+  object.number("decode_flops", step.decode_flops);
+  object.number("decode_bytes", step.decode_bytes);
+  object.integer("activation_peak_bytes", step.activation_peak_bytes);
+  object.number("prefill_s", step.prefill_s);
+  object.number("decode_step_s", step.decode_step_s);
+  object.close();
 }
 
 /// Everything in front of the lists.
@@ -166,16 +183,24 @@ ReportField::Kind kind_of(const Json& json) {
 }  // namespace
 
 std::string write_json(const Report& report, bool one_line) {
-  Json json = summary_to_json(report);
-  Json& ops = json["ops"] = Json::array();
-  for (const ReportOp& op : report.ops) {
-    ops.push_back(op_to_json(op, report.ideal.has_value()));
-  }
-  Json& steps = json["steps"] = Json::array();
-  for (const ReportStep& step : report.steps) steps.push_back(step_to_json(step));
-  json["assumptions"] = texts_to_json(report.assumptions);
-  json["warnings"] = texts_to_json(report.warnings);
-  return json.dump(one_line ? -1 : 2, ' ', /*ensure_ascii=*/true) + "\n";
+  std::string out = summary_to_json(report).dump(one_line ? -1 : 2, ' ', /*ensure_ascii=*/true);
+  // The lists are the bulk: written directly, an element on a line.
+  const std::string_view member = one_line ? "," : ",\n  ";
+  out.resize(out.size() - (one_line ? 1 : 2));  // the closing brace
+  const auto list = [&](std::string_view name, const auto& elements, const auto& append) {
+    out += member;
+    append_json_string(out, name);
+    out += one_line ? ":" : ": ";
+    append_list(out, elements, append, one_line ? "" : "\n    ", one_line ? "" : "\n  ");
+  };
+  list("ops", report.ops,
+       [&](const ReportOp& op) { append_op(out, op, report.ideal.has_value()); });
+  list("steps", report.steps, [&](const ReportStep& step) { append_step(out, step); });
+  const auto text = [&](const std::string& value) { append_json_string(out, value); };
+  list("assumptions", report.assumptions, text);
+  list("warnings", report.warnings, text);
+  out += one_line ? "}\n" : "\n}\n";
+  return out;
 }
 
 std::vector<ReportField> report_fields(const Report& report) {

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <iosfwd>
+#include <memory>
+#include <string_view>
+
+#include "app/command_line.h"
+
+namespace tcast {
+
+/// Where a command writes: results to `out`, everything else to `err`.
+struct Streams {
+  std::ostream& out;
+  std::ostream& err;
+};
+
+/// One command of the program. Its options are members, filled while the line is parsed.
+class Command {
+ public:
+  virtual ~Command() = default;
+
+  /// Declares options, example and checks.
+  virtual void declare(CommandLine& line) = 0;
+
+  /// Runs the command after its line was parsed. Returns the exit status. Throws Error.
+  virtual int run(Streams streams) = 0;
+};
+
+/// A command as the program lists it.
+struct CommandInfo {
+  std::string_view name;
+  std::string_view summary;
+  std::unique_ptr<Command> (*make)();
+};
+
+// One per file of this folder; cli.cpp lists them in the order of the help.
+extern const CommandInfo devices_command;
+extern const CommandInfo inspect_command;
+extern const CommandInfo models_command;
+extern const CommandInfo profiles_command;
+extern const CommandInfo simulate_command;
+extern const CommandInfo steps_command;
+
+/// A command by its class.
+template <class C>
+std::unique_ptr<Command> make_command() {
+  return std::make_unique<C>();
+}
+
+}  // namespace tcast

@@ -1,0 +1,186 @@
+#include <initializer_list>
+#include <iterator>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/transform/pipeline.h"
+
+#include "app/command.h"
+#include "app/inspect_steps.h"
+#include "app/json_text.h"
+#include "app/options.h"
+#include "app/output.h"
+#include "app/tree_text.h"
+
+namespace tcast {
+namespace {
+
+constexpr int schema = 1;
+
+std::string summary_text(const TransformerModel& model) {
+  const ParameterCounts counts = model.count_parameters();
+  std::string text = fmt::format("model type         {}\n", printable(model.config().model_type()));
+  text += fmt::format("parameters         {} ({})\n", format_grouped(counts.total),
+                      format_count(static_cast<double>(counts.total)));
+  text += fmt::format("active parameters  {} ({})\n", format_grouped(counts.active),
+                      format_count(static_cast<double>(counts.active)));
+  text += fmt::format("dtype              {}\n", name_of(usual_dtype(model.root())));
+  return text;
+}
+
+/// What a reader of the numbers has to know.
+std::vector<std::string> remarks(const TransformerModel& model) {
+  std::vector<std::string> list;
+  for (const std::string& assumption : model.assumptions())
+    list.push_back("assumed: " + assumption);
+  for (const StepReport& report : model.reports()) {
+    for (const std::string& warning : report.warnings) {
+      list.push_back(fmt::format("warning: {}: {}", report.step, warning));
+    }
+  }
+  const std::vector<std::string> unread = model.config().unread_keys();
+  if (!unread.empty()) list.push_back("not read: " + printable(join(unread, ", "), 2000));
+  return list;
+}
+
+std::string text_of(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  return text;
+}
+
+/// ,"<key>":[{name, shape, dtype}, ...] of the parameters, or of the buffers.
+void add_list(std::string& text, std::string_view key, bool buffers,
+              const std::vector<NamedParameter>& parameters) {
+  text += fmt::format(",\n\"{}\":[", key);
+  std::string_view separator = "\n";
+  for (const NamedParameter& named : parameters) {
+    const Parameter& parameter = *named.parameter;
+    if (parameter.buffer != buffers || parameter.scale || !parameter.tied_to.empty()) continue;
+    fmt::format_to(std::back_inserter(text), R"({}{{"name":{},"shape":{},"dtype":"{}"}})",
+                   separator, json_text(named.name), to_string(parameter.shape),
+                   name_of(parameter.dtype));
+    separator = ",\n";
+  }
+  text += separator == "\n" ? "]" : "\n]";
+}
+
+/// Written by hand, a parameter a line: DeepSeek-V3 has 90,000 of them.
+std::string json_of(const TransformerModel& model) {
+  const ParameterCounts counts = model.count_parameters();
+  std::string text = fmt::format(
+      "{{\"schema\":{},\n\"model_type\":{},\n\"total_parameters\":{},\n\"active_parameters\":{}",
+      schema, json_text(model.config().model_type()), counts.total, counts.active);
+  const std::vector<NamedParameter> parameters = model.parameters();
+  add_list(text, "parameters", false, parameters);
+  add_list(text, "buffers", true, parameters);
+  text += "}\n";
+  return text;
+}
+
+class InspectCommand final : public Command {
+ public:
+  void declare(CommandLine& line) override {
+    line.add_positional("CONFIG", to_text(config_), "config.json, or a directory that holds one");
+    line.begin_group("View");
+    line.add_flag("--transformed", transformed_, "the tree as the steps or the hook leave it");
+    line.add_flag("--diff", diff_, "the tree before and after, line by line");
+    line.add_flag("--steps", steps_, "what each step changed and what that bought");
+    add_model_options(line, model_);
+    add_deployment_options(line, model_.options);
+    add_request_options(line, workload_);
+    line.begin_group("Target");
+    line.add_option("--device", "NAME|FILE", to_text(device_),
+                    "what --steps prices the model on; default TEST_DEVICE");
+    add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
+    line.add_check([this, &line] { check(line); });
+    line.set_example(
+        "  $ tcast inspect configs/models/mixtral-8x7b.json\n"
+        "  model type         mixtral\n"
+        "  parameters         46,702,792,704 (46.70 B)\n"
+        "  active parameters  12,879,925,248 (12.88 B)\n"
+        "  ...\n"
+        "  $ tcast inspect --diff --tp 2 configs/models/mixtral-8x7b.json\n");
+  }
+
+  int run(Streams streams) override {
+    if (steps_) return inspect_steps(config_, model_, workload_, device_, output_, streams);
+    TransformerModel model = load_model(config_, model_);
+    if (output_.format == OutputFormat::json) {
+      write_result(output_.file, json_of(model), streams.out);
+      for (const std::string& remark : remarks(model)) {
+        streams.err << "tcast: " << remark << '\n';
+      }
+      return 0;
+    }
+    std::string text = summary_text(model);
+    const std::vector<std::string> before = tree(model);
+    if (transformed_ || diff_) {
+      text += fmt::format("transformed by     {}\n", describe_pipeline(model));
+      transform(model);
+    }
+    text += "\n" + text_of(diff_ ? diff_lines(before, tree(model)) : tree(model));
+    const std::vector<std::string> notes = remarks(model);
+    if (!notes.empty()) text += "\n" + text_of(notes);
+    write_result(output_.file, text, streams.out);
+    return 0;
+  }
+
+ private:
+  std::vector<std::string> tree(const TransformerModel& model) {
+    // The untransformed model's: what a step changes shows.
+    if (!usual_) usual_ = usual_dtype(model.root());
+    return tree_lines(model.root(), *usual_);
+  }
+
+  /// What would not show is refused rather than dropped.
+  void check(const CommandLine& line) const {
+    if (static_cast<int>(transformed_) + static_cast<int>(diff_) + static_cast<int>(steps_) > 1) {
+      throw Error("--transformed, --diff and --steps are different views", "choose one of them");
+    }
+    if (output_.format == OutputFormat::json && (transformed_ || diff_)) {
+      throw Error("--format json describes the model before its transformation",
+                  "leave out --transformed and --diff, or --format json");
+    }
+    auto refuse = [&line](std::initializer_list<const char*> names, const char* hint) {
+      for (const char* name : names) {
+        if (line.given(name))
+          throw Error(fmt::format("{} changes nothing in this view", name), hint);
+      }
+    };
+    if (!steps_) {
+      refuse({"--batch-size", "--input-length", "--output-length", "--device"}, "add --steps");
+    }
+    if (!steps_ && !transformed_ && !diff_) {
+      refuse({"--quantize-linear", "--quantize-kv-cache", "--quantize-ignore", "--kv-block-size",
+              "--num-devices", "--tp", "--ep", "--expert-skew", "--num-mtp-tokens", "--skip-step",
+              "--no-reuse-layers"},
+             "add --transformed, --diff or --steps");
+    }
+  }
+
+  std::string config_;
+  bool transformed_ = false;
+  bool diff_ = false;
+  bool steps_ = false;
+  ModelInputs model_;
+  WorkloadInputs workload_;
+  std::string device_ = "TEST_DEVICE";
+  OutputInputs output_;
+  std::optional<DType> usual_;
+};
+
+}  // namespace
+
+constinit const CommandInfo inspect_command = {
+    "inspect", "the module tree, parameters and totals of a model", make_command<InspectCommand>};
+
+}  // namespace tcast

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <string>
+
+#include "app/command.h"
+#include "app/options.h"
+
+namespace tcast {
+
+/// `tcast inspect --steps`: what each step of the pipeline changed and what that bought, for whole
+/// requests on a device. Returns the exit status. Throws Error.
+int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
+                  const WorkloadInputs& workload, const std::string& device_name,
+                  const OutputInputs& output, Streams streams);
+
+}  // namespace tcast

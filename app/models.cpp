@@ -1,0 +1,179 @@
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "tcast/base/embedded.h"
+#include "tcast/base/error.h"
+#include "tcast/base/registry.h"
+#include "tcast/base/text.h"
+#include "tcast/model/transformer_model.h"
+#include "tcast/transform/pipeline.h"
+
+#include "app/command.h"
+#include "app/options.h"
+#include "app/output.h"
+#include "app/table_text.h"
+
+namespace tcast {
+namespace {
+
+using nlohmann::ordered_json;
+
+/// One registration, whatever its group.
+struct Registration {
+  std::string kind;
+  std::string pattern;
+  std::string origin;
+  std::string file;
+  int line = 0;      ///< 0: the file as a whole
+  std::string note;  ///< in explanations: why it stands where it does
+
+  std::string place() const { return line > 0 ? fmt::format("{}:{}", file, line) : file; }
+};
+
+template <class Entry>
+Registration registration(const char* kind, const Entry& entry) {
+  return {kind, entry.pattern, std::string(name_of(entry.origin)), entry.file, entry.line, ""};
+}
+
+template <class T>
+void append(std::vector<Registration>& list, const char* kind, const Registry<T>& registry) {
+  for (const auto& entry : registry.entries()) list.push_back(registration(kind, entry));
+}
+
+std::vector<Registration> all_registrations() {
+  std::vector<Registration> list;
+  append(list, "custom model", custom_models());
+  append(list, "architecture", architectures());
+  append(list, "module class", module_classes());
+  append(list, "operator", operators());
+  return list;
+}
+
+/// The candidates for a model type, in order, with why the first one won.
+template <class T>
+std::vector<Registration> explain(const char* kind, const Registry<T>& registry,
+                                  const std::string& model_type) {
+  std::vector<Registration> list;
+  // Throws when two match equally well.
+  const auto* const winner = registry.find(model_type);
+  for (const auto* entry : registry.candidates(model_type)) {
+    list.push_back(registration(kind, *entry));
+    list.back().note =
+        entry == winner ? "used" : "not used: " + Registry<T>::reason(*winner, *entry);
+  }
+  return list;
+}
+
+/// The compiled-in profiles, ranked by the rules of a registry.
+Registry<const EmbeddedFile*> profiles() {
+  Registry<const EmbeddedFile*> registry("profile");
+  for (const EmbeddedFile& file : embedded_profiles()) {
+    registry.add({file.key, &file, Origin::builtin, file.name, 0});
+  }
+  return registry;
+}
+
+ordered_json json_of(const Registration& one) {
+  ordered_json json = {
+      {"kind", one.kind}, {"pattern", one.pattern}, {"origin", one.origin}, {"file", one.file}};
+  if (one.line > 0) json["line"] = one.line;
+  if (!one.note.empty()) json["note"] = one.note;
+  return json;
+}
+
+ordered_json json_of(const std::vector<Registration>& list) {
+  ordered_json json = ordered_json::array();
+  for (const Registration& one : list) json.push_back(json_of(one));
+  return json;
+}
+
+class ModelsCommand final : public Command {
+ public:
+  void declare(CommandLine& line) override {
+    line.add_positional(
+        "explain",
+        [this](const std::string& text) {
+          const std::string actions[] = {"explain"};
+          find_choice(text, actions);
+          explain_ = true;
+        },
+        "say for the TYPE that follows which registrations match and why one wins", false);
+    line.add_positional("TYPE", to_text(model_type_), "a model type, as in a config's model_type",
+                        false);
+    line.add_check([this] {
+      if (explain_ && model_type_.empty()) {
+        throw Error("TYPE is missing", "as in: tcast models explain llama");
+      }
+    });
+    add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
+    line.set_example(
+        "  $ tcast models explain deepseek_v3\n"
+        "  kind          pattern      origin   place                          \n"
+        "  architecture  deepseek_v3  builtin  builtin_model/deepseek_v3.cpp:37  used\n"
+        "  ...\n");
+  }
+
+  int run(Streams streams) override {
+    const bool json = output_.format == OutputFormat::json;
+    const std::string text = explain_ ? explain_type(json) : list_all(json);
+    write_result(output_.file, text, streams.out);
+    return 0;
+  }
+
+ private:
+  static std::string list_all(bool json) {
+    const std::vector<Registration> list = all_registrations();
+    if (json) {
+      return ordered_json{{"schema", 1}, {"registrations", json_of(list)}}.dump(1) + "\n";
+    }
+    std::vector<std::vector<std::string>> rows = {{"kind", "pattern", "origin", "place"}};
+    for (const Registration& one : list) {
+      rows.push_back({one.kind, one.pattern, one.origin, one.place()});
+    }
+    return table_text(rows);
+  }
+
+  std::string explain_type(bool json) const {
+    std::vector<Registration> list = explain("architecture", architectures(), model_type_);
+    const std::vector<Registration> hooks = explain("custom model", custom_models(), model_type_);
+    const std::vector<Registration> files = explain("profile", profiles(), model_type_);
+    if (list.empty() && hooks.empty() && files.empty()) {
+      throw Error(fmt::format("unknown model type '{}'", printable(model_type_)),
+                  did_you_mean(model_type_, architectures().names(), "see 'tcast models'"));
+    }
+    const bool built = !list.empty();
+    list.insert(list.end(), hooks.begin(), hooks.end());
+    list.insert(list.end(), files.begin(), files.end());
+    if (json) {
+      return ordered_json{{"schema", 1}, {"model_type", model_type_}, {"candidates", json_of(list)}}
+                 .dump(1) +
+             "\n";
+    }
+    std::vector<std::vector<std::string>> rows = {
+        {"kind", "pattern", "origin", "place", "verdict"}};
+    for (const Registration& one : list) {
+      rows.push_back({one.kind, one.pattern, one.origin, one.place(), one.note});
+    }
+    std::string text = table_text(rows);
+    if (!built) text += "\nno architecture: only a profile's base can tell how to build it\n";
+    if (hooks.empty()) text += "\nno hook: the nine standard steps transform it\n";
+    return text;
+  }
+
+  bool explain_ = false;
+  std::string model_type_;
+  OutputInputs output_;
+};
+
+}  // namespace
+
+constinit const CommandInfo models_command = {
+    "models", "every registered model, module class and operator, and why one wins",
+    make_command<ModelsCommand>};
+
+}  // namespace tcast

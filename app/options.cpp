@@ -1,0 +1,260 @@
+#include "app/options.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/base/units.h"
+#include "tcast/config/hf_config.h"
+#include "tcast/transform/pipeline.h"
+
+namespace tcast {
+namespace {
+
+constexpr std::int64_t max_layers = 1 << 20;
+constexpr std::int64_t max_mtp_tokens = 1024;
+
+constexpr std::string_view format_names[] = {"table", "json", "jsonl", "csv"};
+
+std::vector<std::string> step_names() {
+  std::vector<std::string> names;
+  for (const StepInfo& step : standard_steps()) names.emplace_back(step.name);
+  return names;
+}
+
+Reader to_dtype(std::optional<DType>& target) {
+  return [&target](const std::string& text) {
+    const std::optional<DType> dtype = parse_dtype(text);
+    if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) {
+      target = dtype;
+      return;
+    }
+    throw Error(
+        fmt::format("expected bfloat16, float16 or float32, got '{}'", printable(text)),
+        dtype ? "8-bit types are chosen with --quantize-linear and --quantize-kv-cache" : "");
+  };
+}
+
+Reader to_skipped_step(std::vector<std::string>& target) {
+  return [&target](const std::string& text) {
+    const std::vector<std::string> known = step_names();
+    if (std::find(known.begin(), known.end(), text) == known.end()) {
+      throw Error(fmt::format("unknown step '{}'", printable(text)),
+                  did_you_mean(text, known, fmt::format("known are {}", join(known, ", "))));
+    }
+    target.push_back(text);
+  };
+}
+
+Reader to_architecture(std::string& target) {
+  return [&target](const std::string& text) {
+    if (architectures().find(text) == nullptr) {
+      throw Error(
+          fmt::format("unknown model type '{}'", printable(text)),
+          did_you_mean(text, architectures().names(), "see 'tcast models' for the known ones"));
+    }
+    target = text;
+  };
+}
+
+/// For what other tools can do and tcast cannot yet: 1 is harmless.
+Reader refuse_above_one(std::string what) {
+  return [what = std::move(what)](const std::string& text) {
+    std::int64_t size = 0;
+    to_size(size)(text);
+    if (size > 1) {
+      throw Error(fmt::format("{} is not supported yet", what),
+                  "spread the model with --tp and --ep");
+    }
+  };
+}
+
+/// The config of the text model alone, and what that leaves out.
+HfConfig text_part(const HfConfig& config, ModelOptions& options,
+                   std::vector<std::string>& assumptions) {
+  std::optional<HfConfig> text = config.nested("text_config");
+  if (!text) {
+    throw Error(
+        fmt::format("{}: --text-only was given, but there is no text_config", config.file()),
+        "leave out --text-only");
+  }
+  assumptions.push_back(
+      fmt::format("only the text model (text_config) of '{}' is built (--text-only)",
+                  printable(config.model_type())));
+  // The outer class hands its own values of these to the text model.
+  if (!options.dtype && !text->checkpoint_dtype()) options.dtype = config.checkpoint_dtype();
+  if (config.has("quantization_config") && !text->has("quantization_config")) {
+    assumptions.emplace_back("quantization_config stands outside text_config and is not used");
+  }
+  if (config.get_or<bool>("tie_word_embeddings", false) && !text->has("tie_word_embeddings")) {
+    assumptions.emplace_back("tie_word_embeddings stands outside text_config and is not used");
+  }
+  return *std::move(text);
+}
+
+}  // namespace
+
+std::string_view name_of(OutputFormat format) {
+  return format_names[static_cast<std::size_t>(format)];
+}
+
+void add_model_options(CommandLine& line, ModelInputs& inputs) {
+  ModelOptions& options = inputs.options;
+  line.begin_group("Model");
+  line.add_repeated("--profile", "FILE", append_to(inputs.profiles),
+                    "YAML model profile, merged over the builtin one; may be repeated");
+  line.add_option("--assume-base", "TYPE", to_architecture(inputs.assume_base),
+                  "build an unknown model type like this known one");
+  line.add_flag("--text-only", inputs.text_only, "only the text model of a model with more towers");
+  line.add_option("--dtype", "DTYPE", to_dtype(options.dtype),
+                  "bfloat16, float16 or float32 instead of the checkpoint's");
+  line.add_option("--num-hidden-layers", "N", to_size(options.num_hidden_layers, 1, max_layers),
+                  "layers instead of the config's");
+  line.add_option("--num-mtp-tokens", "N", to_size(options.num_mtp_tokens, 0, max_mtp_tokens),
+                  "tokens to predict beyond the next one; default 0");
+  line.add_repeated("--skip-step", "STEP", to_skipped_step(options.skip_steps),
+                    "leave out a step (see 'tcast steps'); may be repeated");
+  line.add_flag("--no-reuse-layers", options.reuse_layers, "trace equal layers one by one", false);
+}
+
+void add_deployment_options(CommandLine& line, ModelOptions& options) {
+  line.begin_group("Quantization");
+  line.add_option(
+      "--quantize-linear", "SCHEME",
+      [&options](const std::string& text) {
+        options.quantize_linear = require_linear_scheme(text);
+      },
+      fmt::format("{}; default checkpoint: what the config says",
+                  join(linear_scheme_names(), ", ")));
+  line.add_option(
+      "--quantize-kv-cache", "SCHEME",
+      [&options](const std::string& text) { options.quantize_kv_cache = require_kv_scheme(text); },
+      fmt::format("{}; default none", join(kv_scheme_names(), ", ")));
+  line.add_repeated("--quantize-ignore", "PATTERN", append_to(options.quantize_ignore),
+                    "module that stays as it is, as 'lm_head' or '*.down_proj'; may be repeated");
+  line.add_option("--kv-block-size", "TOKENS", to_size(options.kv_block_size),
+                  "tokens per block of the KV cache; default 128");
+
+  ParallelOptions& parallel = options.parallel;
+  line.begin_group("Parallelism");
+  line.add_option("--num-devices", "N", to_size(parallel.num_devices),
+                  "devices in total; default that of --tp");
+  line.add_option("--tp", "N", to_size(parallel.tp), "tensor parallel ranks; default 1");
+  line.add_option("--ep", "N", to_size(parallel.ep),
+                  "ranks that the experts are spread over; default 1");
+  line.add_hidden("--pp", refuse_above_one("pipeline parallelism"));
+  line.add_hidden("--cp", refuse_above_one("context parallelism"));
+  line.add_option("--expert-skew", "S", to_number(options.expert_skew, 0, 10),
+                  "Zipf exponent of how tokens choose experts; default 0: evenly");
+}
+
+void add_request_options(CommandLine& line, WorkloadInputs& inputs) {
+  line.begin_group("Workload");
+  line.add_option("--batch-size", "N", to_size(inputs.batch_size),
+                  "requests at a time in the whole deployment; default 1");
+  line.add_option("--input-length", "TOKENS", to_size(inputs.input_length),
+                  "prompt tokens of each request; default 512");
+  line.add_option("--output-length", "TOKENS", to_size(inputs.output_length),
+                  "generated tokens of each request; default 128");
+}
+
+void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
+  line.begin_group("Workload of one forward pass instead");
+  Workload& pass = inputs.single_phase.emplace();
+  pass.query_length = 0;
+  pass.context_length = -1;
+  line.add_option(
+      "--phase", "PHASE",
+      [&pass](const std::string& text) {
+        const std::string names[] = {"prefill", "decode"};
+        pass.phase = find_choice(text, names) == 0 ? Phase::prefill : Phase::decode;
+      },
+      "prefill or decode");
+  line.add_option("--num-queries", "N", to_size(pass.batch), "requests in the pass; default 1");
+  line.add_option("--query-length", "TOKENS", to_size(pass.query_length),
+                  "new tokens of each request; default 512 in prefill, 1 in decode");
+  line.add_option("--context-length", "TOKENS", to_size(pass.context_length, 0),
+                  "tokens of each that are in the cache; default 0 in prefill, 512 in decode");
+  line.add_check([&line, &inputs] {
+    if (!line.given("--phase")) {
+      for (const char* name : {"--num-queries", "--query-length", "--context-length"}) {
+        if (!line.given(name)) continue;
+        throw Error(fmt::format("{} describes one forward pass, but --phase is missing", name),
+                    "add --phase prefill or --phase decode");
+      }
+      inputs.single_phase.reset();
+      return;
+    }
+    for (const char* name : {"--batch-size", "--input-length", "--output-length"}) {
+      if (!line.given(name)) continue;
+      throw Error(fmt::format("{} describes whole requests, --phase one forward pass", name),
+                  "with --phase use --num-queries, --query-length and --context-length");
+    }
+    Workload& workload = *inputs.single_phase;
+    const bool prefill = workload.phase == Phase::prefill;
+    if (!line.given("--query-length")) workload.query_length = prefill ? 512 : 1;
+    if (!line.given("--context-length")) workload.context_length = prefill ? 0 : 512;
+  });
+}
+
+void add_target_options(CommandLine& line, TargetInputs& inputs) {
+  line.begin_group("Target");
+  line.add_option("--device", "NAME|FILE", to_text(inputs.device),
+                  "a device (see 'tcast devices') or a YAML profile of one; default: this host, "
+                  "its kernels timed");
+  line.add_option("--reserved-memory", "BYTES", to_bytes(inputs.reserved_memory_bytes),
+                  "memory that others need on each device, as 2GiB; default 0");
+  line.add_flag("--ideal", inputs.ideal, "show the bound of the datasheet beside the estimate");
+  line.add_option("--threads", "N", to_size(inputs.threads, 1, 4096),
+                  "threads when timing this host; default all");
+  line.add_option("--time-budget", "SECONDS", to_number(inputs.time_budget_s, 0.001, 86400),
+                  "limit of the time spent on timing this host");
+}
+
+void add_output_options(CommandLine& line, OutputInputs& inputs,
+                        const std::vector<OutputFormat>& formats) {
+  std::vector<std::string> names;
+  for (const OutputFormat format : formats) names.emplace_back(name_of(format));
+  line.begin_group("Output");
+  line.add_option(
+      "--format", "FORMAT",
+      [&inputs, formats, names](const std::string& text) {
+        inputs.format = formats[find_choice(text, names)];
+      },
+      fmt::format("{}; default {}", join(names, ", "), names[0]));
+  line.add_option("-o,--output", "FILE", to_text(inputs.file),
+                  "write the result to a file instead of the standard output");
+}
+
+void add_report_options(CommandLine& line, OutputInputs& inputs) {
+  line.begin_group("Output");
+  line.add_option("--trace", "FILE", to_text(inputs.trace_file),
+                  "also write a timeline for Perfetto or chrome://tracing");
+  line.add_option("--explain", "OP", to_text(inputs.explain),
+                  "the formula behind an op's estimates, with its numbers, instead of the report");
+  line.add_repeated("--assert", "CONDITION", append_to(inputs.assertions),
+                    "exit with 3 unless this holds, as 'tpot_s<0.02'; may be repeated");
+}
+
+TransformerModel load_model(const std::string& config_path, const ModelInputs& inputs) {
+  HfConfig config = HfConfig::load(config_path);
+  ModelOptions options = inputs.options;
+  std::vector<std::string> assumptions;
+  if (inputs.text_only) config = text_part(config, options, assumptions);
+  const std::string model_type = config.model_type();
+  if (!inputs.assume_base.empty() && architectures().find(model_type) != nullptr) {
+    assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",
+                                      inputs.assume_base, model_type));
+  }
+  ModelProfile profile = load_profile(model_type, inputs.profiles);
+  TransformerModel model =
+      build_model(std::move(config), std::move(profile), std::move(options), inputs.assume_base);
+  model.assumptions().insert(model.assumptions().begin(), assumptions.begin(), assumptions.end());
+  return model;
+}
+
+}  // namespace tcast

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tcast/config/options.h"
+#include "tcast/graph/workload.h"
+#include "tcast/model/transformer_model.h"
+
+#include "app/command_line.h"
+
+namespace tcast {
+
+/// What turns a config into the model that the user means.
+struct ModelInputs {
+  std::vector<std::string> profiles;  ///< files, later ones over earlier ones
+  std::string assume_base;            ///< architecture of an unknown model type
+  bool text_only = false;             ///< the text_config of a model with more towers
+  ModelOptions options;
+};
+
+/// Requests to simulate: either whole ones, or one forward pass exactly.
+struct WorkloadInputs {
+  std::int64_t batch_size = 1;      ///< requests of the whole deployment
+  std::int64_t input_length = 512;  ///< tokens of each
+  std::int64_t output_length = 128;
+  std::optional<Workload> single_phase;  ///< --phase; then the fields above do not count
+};
+
+/// What the model runs on.
+struct TargetInputs {
+  std::string device;  ///< name or file of a device profile; empty: this host, timed
+  std::int64_t reserved_memory_bytes = 0;
+  bool ideal = false;        ///< show the datasheet bound beside the estimate
+  std::int64_t threads = 0;  ///< for timing this host; 0: all
+  double time_budget_s = 0;  ///< for timing this host; 0: no limit
+};
+
+enum class OutputFormat : std::uint8_t { table, json, jsonl, csv };
+
+/// Where results go, and in which form.
+struct OutputInputs {
+  OutputFormat format = OutputFormat::table;
+  std::string file;                     ///< empty: standard output
+  std::string trace_file;               ///< Chrome trace; empty: none
+  std::string explain;                  ///< op whose estimates are to be explained; empty: none
+  std::vector<std::string> assertions;  ///< "tpot_s<0.02"
+};
+
+/// --profile, --assume-base, --text-only, --dtype, --num-hidden-layers, --num-mtp-tokens,
+/// --skip-step,
+/// --no-reuse-layers; then quantization and parallelism, which `inspect --transformed` shares.
+void add_model_options(CommandLine& line, ModelInputs& inputs);
+
+/// --quantize-linear, --quantize-kv-cache, --quantize-ignore, --kv-block-size; --num-devices, --tp,
+/// --ep, --expert-skew.
+void add_deployment_options(CommandLine& line, ModelOptions& options);
+
+/// --batch-size, --input-length, --output-length.
+void add_request_options(CommandLine& line, WorkloadInputs& inputs);
+
+/// Instead of add_request_options()' ones: --phase, --num-queries, --query-length,
+/// --context-length.
+void add_phase_options(CommandLine& line, WorkloadInputs& inputs);
+
+/// --device, --reserved-memory, --ideal, --threads, --time-budget.
+void add_target_options(CommandLine& line, TargetInputs& inputs);
+
+/// --format (the given ones), -o.
+void add_output_options(CommandLine& line, OutputInputs& inputs,
+                        const std::vector<OutputFormat>& formats);
+
+/// --trace, --explain, --assert.
+void add_report_options(CommandLine& line, OutputInputs& inputs);
+
+/// "json", ...: as the command line spells it.
+std::string_view name_of(OutputFormat format);
+
+/// Reads a config and builds the untransformed model. What had to be assumed is in its assumptions.
+/// Throws Error.
+TransformerModel load_model(const std::string& config_path, const ModelInputs& inputs);
+
+}  // namespace tcast

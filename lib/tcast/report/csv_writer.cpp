@@ -1,0 +1,59 @@
+#include "tcast/report/csv_writer.h"
+
+#include <cmath>
+#include <iterator>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/report/json_text.h"
+
+namespace tcast {
+namespace {
+
+void append_field(std::string& out, std::string_view text) {
+  const std::string field = valid_text(text);
+  if (field.find_first_of(",\"\r\n") == std::string::npos) {
+    out += field;
+    return;
+  }
+  out += '"';
+  for (const char c : field) {
+    if (c == '"') out += '"';
+    out += c;
+  }
+  out += '"';
+}
+
+}  // namespace
+
+std::string write_csv(const Report& report, bool header) {
+  std::string out;
+  if (header) {
+    out += "config,phase,name,module,calls,total_s,flops,bytes,bound,source,ideal_s,scaled\r\n";
+  }
+  for (const ReportOp& op : report.ops) {
+    for (const double value : {op.total_s, op.flops, op.bytes, op.ideal_s}) {
+      TCAST_CHECK(std::isfinite(value), "a number of an operator is not finite");
+    }
+    for (const std::string* text : {&report.config_file, &op.phase, &op.name, &op.module}) {
+      append_field(out, *text);
+      out += ',';
+    }
+    fmt::format_to(std::back_inserter(out), "{},{},{},{},", op.calls, op.total_s, op.flops,
+                   op.bytes);
+    append_field(out, op.bound);
+    out += ',';
+    append_field(out, op.source);
+    // Empty where nobody asked for it: a 0 would be a time.
+    out += ',';
+    if (report.ideal || op.ideal_s != 0) {
+      fmt::format_to(std::back_inserter(out), "{}", op.ideal_s);
+    }
+    out += op.scaled ? ",true\r\n" : ",false\r\n";
+  }
+  return out;
+}
+
+}  // namespace tcast

@@ -1,0 +1,537 @@
+#include "tcast/report/table_writer.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <iterator>
+#include <map>
+#include <numeric>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/report/text_table.h"
+
+// Rounded parts need not add up to their rounded total. So every column of parts is rounded
+// together: each part down to a whole number of quanta (the last digit shown), and the quanta that
+// are missing to the rounded total go to the parts that lost most (the largest-remainder method).
+// Subtotals add quanta, never seconds.
+
+namespace tcast {
+namespace {
+
+/// Parts and their total in whole quanta.
+struct Quanta {
+  std::vector<double> parts;
+  double total = 0;
+};
+
+Quanta round_together(const std::vector<double>& values, double quantum) {
+  Quanta result;
+  result.parts.resize(values.size());
+  if (!(quantum > 0)) return result;
+  std::vector<double> lost(values.size());
+  double floors = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double exact = values[i] / quantum;
+    result.parts[i] = std::floor(exact);
+    lost[i] = exact - result.parts[i];
+    floors += result.parts[i];
+  }
+  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+  result.total = std::max(std::round(sum / quantum), floors);
+  std::vector<std::size_t> order(values.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return lost[a] > lost[b]; });
+  const auto missing =
+      static_cast<std::size_t>(std::min(result.total - floors, static_cast<double>(values.size())));
+  for (std::size_t i = 0; i < missing; ++i) result.parts[order[i]] += 1;
+  result.total = std::accumulate(result.parts.begin(), result.parts.end(), 0.0);
+  return result;
+}
+
+/// A unit of which a thousandth is one quantum.
+struct Unit {
+  std::string_view name;
+  double size;
+
+  double quantum() const { return size / 1000; }
+};
+
+/// Quanta as a number with three decimals.
+std::string show(double quanta) {
+  const double value = quanta / 1000;
+  return std::abs(value) < 1e9 ? fmt::format("{:.3f}", value) : fmt::format("{:.3e}", value);
+}
+
+/// The largest unit that the amount fills.
+template <std::size_t count>
+Unit unit_for(double amount, const std::array<Unit, count>& units) {
+  for (const Unit& unit : units) {
+    if (amount >= unit.size) return unit;
+  }
+  return units.back();
+}
+
+Unit time_unit(double seconds) {
+  static constexpr std::array<Unit, 4> units = {
+      Unit{"s", 1}, {"ms", 1e-3}, {"us", 1e-6}, {"ns", 1e-9}};
+  return unit_for(seconds, units);
+}
+
+Unit memory_unit(double bytes) {
+  static constexpr std::array<Unit, 5> units = {
+      Unit{"PiB", 0x1p50}, {"TiB", 0x1p40}, {"GiB", 0x1p30}, {"MiB", 0x1p20}, {"KiB", 0x1p10}};
+  return unit_for(bytes, units);
+}
+
+/// Quanta of a thousandth as "12.3 %"; "-" where there is nothing to have a share in.
+std::string show_share(double quanta, double whole) {
+  return whole > 0 ? fmt::format("{:.1f} %", quanta / 10) : "-";
+}
+
+void check_finite(const Report& report) {
+  const auto check = [](double value) {
+    TCAST_CHECK(std::isfinite(value), "a time in the report is not a finite number");
+  };
+  for (const ReportOp& op : report.ops) {
+    check(op.total_s);
+    check(op.ideal_s);
+  }
+}
+
+// ---- what was run
+
+/// An input's value for a person; empty when there is nothing to say.
+std::string show_value(std::string_view json) {
+  if (json == "true") return "yes";
+  if (json == "false") return "no";
+  if (json == "null" || json == "[]" || json == "{}") return {};
+  if (json.size() >= 2 && json.front() == '"' && json.back() == '"') {
+    json = json.substr(1, json.size() - 2);
+  }
+  return std::string(json);
+}
+
+std::string spaced(std::string text) {
+  std::replace(text.begin(), text.end(), '_', ' ');
+  return text;
+}
+
+/// The line of the header in which an input stands; "" for those that have a line of their own.
+std::string_view header_line_of(std::string_view input) {
+  struct Entry {
+    std::string_view input;
+    std::string_view line;
+  };
+  static constexpr Entry entries[] = {
+      {"config", ""},
+      {"device", ""},
+      {"phase", "workload"},
+      {"batch_size", "workload"},
+      {"input_length", "workload"},
+      {"output_length", "workload"},
+      {"num_queries", "workload"},
+      {"query_length", "workload"},
+      {"context_length", "workload"},
+      {"num_mtp_tokens", "workload"},
+      {"num_devices", "parallelism"},
+      {"tp", "parallelism"},
+      {"dp", "parallelism"},
+      {"pp", "parallelism"},
+      {"ep", "parallelism"},
+      {"quantize_linear", "quantization"},
+      {"quantize_kv_cache", "quantization"},
+      {"quantize_ignore", "quantization"},
+  };
+  for (const Entry& entry : entries) {
+    if (entry.input == input) return entry.line;
+  }
+  return "options";
+}
+
+std::string write_header(const Report& report) {
+  std::map<std::string_view, std::vector<std::string>> lines;
+  for (const ReportInput& input : report.inputs) {
+    const std::string value = show_value(input.value);
+    if (value.empty()) continue;
+    std::string_view name = input.name;
+    const std::string_view line = header_line_of(name);
+    constexpr std::string_view prefix = "quantize_";
+    if (line == "quantization") name.remove_prefix(prefix.size());
+    lines[line].push_back(spaced(std::string(name)) + " " + value);
+  }
+  std::string result;
+  const auto line = [&](std::string_view label, std::string_view text) {
+    if (!text.empty()) result += wrap(fmt::format("{:<14}", label), text);
+  };
+  std::string model = report.model_type;
+  if (!report.config_file.empty()) model += " (" + report.config_file + ")";
+  line("model", model);
+  line("parameters", fmt::format("{} total, {} active per token",
+                                 format_count(static_cast<double>(report.total_parameters)),
+                                 format_count(static_cast<double>(report.active_parameters))));
+  line("device", report.device);
+  for (const std::string_view label : {"parallelism", "quantization", "workload", "options"}) {
+    line(label, join(lines[label], ", "));
+  }
+  line("pipeline", report.pipeline);
+  return result;
+}
+
+// ---- memory
+
+std::string write_memory(const ReportMemory& memory) {
+  struct Part {
+    std::string_view name;
+    std::int64_t bytes;
+    std::string_view note;
+  };
+  const Part parts[] = {
+      {"weights", memory.weights_bytes, ""},
+      {"KV cache", memory.kv_cache_bytes, ""},
+      {"activations, peak", memory.activation_peak_bytes, memory.activation_peak_at},
+      {"workspace", memory.workspace_bytes, ""},
+      {"reserved", memory.reserved_bytes, ""},
+  };
+  std::vector<double> bytes;
+  for (const Part& part : parts) bytes.push_back(static_cast<double>(part.bytes));
+  const double total = std::accumulate(bytes.begin(), bytes.end(), 0.0);
+  const auto capacity = static_cast<double>(memory.capacity_bytes);
+  const Unit unit = memory_unit(total);
+  const Quanta amounts = round_together(bytes, unit.quantum());
+  const Quanta shares = round_together(bytes, capacity / 1000);
+
+  TextTable table({{"memory of one device"}, {std::string(unit.name), true}, {"share", true}, {}});
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    table.add_row({fmt::format("  {}", parts[i].name), show(amounts.parts[i]),
+                   show_share(shares.parts[i], capacity), std::string(parts[i].note)});
+  }
+  table.add_row({"  total", show(amounts.total), show_share(shares.total, capacity)});
+  if (capacity > 0) {
+    table.add_row({"  capacity", show(std::round(capacity / unit.quantum())), "100.0 %"});
+  }
+
+  std::string verdict = memory.fits ? "fits" : "does not fit";
+  if (capacity <= 0) {
+    verdict = "unknown: the capacity of the device is not known";
+  } else if (memory.fits && capacity > total) {
+    verdict += ", " + format_bytes(capacity - total) + " to spare";
+  } else if (!memory.fits && total > capacity) {
+    verdict += ", " + format_bytes(total - capacity) + " too much";
+  }
+  if (!memory.fits && memory.min_devices > 0) {
+    verdict += fmt::format("; {} devices would do", format_grouped(memory.min_devices));
+  }
+  const std::string batch = memory.max_batch_size > 0
+                                ? format_grouped(memory.max_batch_size) + " with these lengths"
+                                : "none: a single request does not fit";
+  const std::string context =
+      memory.max_context_length > 0
+          ? format_grouped(memory.max_context_length) + " tokens with this batch"
+          : "none: a single token does not fit";
+  return table.text() + wrap("  verdict            ", verdict) +
+         wrap("  largest batch      ", batch) + wrap("  longest context    ", context);
+}
+
+// ---- latency
+
+/// Tokens per second: whole ones where there are many.
+std::string show_rate(double rate) {
+  if (std::abs(rate) < 99.95) return fmt::format("{:.1f}", rate);
+  return std::abs(rate) < 1e15 ? format_grouped(std::llround(rate)) : fmt::format("{:.3e}", rate);
+}
+
+std::string write_latency(const Report& report) {
+  const bool prefill = has_phase(report, "prefill");
+  const bool decode = has_phase(report, "decode");
+  struct Row {
+    bool present;
+    std::string_view name;
+    double ReportLatency::*value;
+  };
+  const Row rows[] = {
+      {prefill, "prefill", &ReportLatency::prefill_s},
+      {prefill, "time to first token (TTFT)", &ReportLatency::ttft_s},
+      {decode, "decode step", &ReportLatency::decode_step_s},
+      {decode, "time per output token (TPOT)", &ReportLatency::tpot_s},
+      {prefill && decode, "end to end", &ReportLatency::end_to_end_s},
+  };
+  TextTable table({{"latency"}, {"estimate", true}, {report.ideal ? "ideal" : "", true}});
+  for (const Row& row : rows) {
+    if (!row.present) continue;
+    table.add_row({fmt::format("  {}", row.name), format_seconds(report.latency.*row.value),
+                   report.ideal ? format_seconds((*report.ideal).*row.value) : ""});
+  }
+  if (decode) {
+    table.add_row({"  output tokens/s", show_rate(report.output_tokens_per_s)});
+    table.add_row({"  output tokens/s/device", show_rate(report.output_tokens_per_s_per_device)});
+  }
+  return table.text();
+}
+
+// ---- operators
+
+/// The rows of one phase with their rounded columns.
+struct PhaseOps {
+  std::string phase;
+  std::vector<const ReportOp*> ops;  ///< longest first
+  Unit unit{};
+  double total_s = 0;
+  Quanta times;
+  Quanta ideals;
+  Quanta shares;
+};
+
+PhaseOps ops_of(const Report& report, const std::string& phase) {
+  PhaseOps result;
+  result.phase = phase;
+  for (const ReportOp& op : report.ops) {
+    if (op.phase == phase) result.ops.push_back(&op);
+  }
+  std::stable_sort(result.ops.begin(), result.ops.end(),
+                   [](const ReportOp* a, const ReportOp* b) { return a->total_s > b->total_s; });
+  std::vector<double> seconds;
+  std::vector<double> ideals;
+  for (const ReportOp* op : result.ops) {
+    seconds.push_back(op->total_s);
+    ideals.push_back(op->ideal_s);
+  }
+  result.total_s = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  result.unit = time_unit(result.total_s);
+  result.times = round_together(seconds, result.unit.quantum());
+  result.ideals = round_together(ideals, result.unit.quantum());
+  result.shares = round_together(seconds, result.total_s / 1000);
+  return result;
+}
+
+/// "compute 64.0 %, memory 28.0 %", largest first.
+std::string bounds_of(const PhaseOps& phase) {
+  std::vector<std::pair<std::string, double>> bounds;
+  for (std::size_t i = 0; i < phase.ops.size(); ++i) {
+    const std::string& bound = phase.ops[i]->bound;
+    auto at = std::find_if(bounds.begin(), bounds.end(),
+                           [&](const auto& entry) { return entry.first == bound; });
+    if (at == bounds.end()) at = bounds.insert(at, {bound, 0.0});
+    at->second += phase.shares.parts[i];
+  }
+  std::stable_sort(bounds.begin(), bounds.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::vector<std::string> texts;
+  for (const auto& [bound, share] : bounds) {
+    texts.push_back(fmt::format("{} {}", bound, show_share(share, phase.total_s)));
+  }
+  return join(texts, ", ");
+}
+
+std::string write_ops(const PhaseOps& phase, bool with_ideal, std::size_t max_rows) {
+  std::vector<TextColumn> columns = {{"  op"}, {"module"}, {"calls", true}};
+  columns.push_back({fmt::format("total {}", phase.unit.name), true});
+  if (with_ideal) columns.push_back({fmt::format("ideal {}", phase.unit.name), true});
+  columns.insert(columns.end(), {{"share", true}, {"bound"}, {"source"}});
+  TextTable table(columns);
+
+  const auto add = [&](std::string name, std::string module, double calls, double time,
+                       double ideal, double share, std::string bound, std::string source) {
+    std::vector<std::string> cells = {"  " + std::move(name), std::move(module),
+                                      fmt::format("{:.0f}", calls), show(time)};
+    if (with_ideal) cells.push_back(show(ideal));
+    cells.push_back(show_share(share, phase.total_s));
+    cells.push_back(std::move(bound));
+    cells.push_back(std::move(source));
+    table.add_row(std::move(cells));
+  };
+  // One row less would be no shorter.
+  const std::size_t shown = phase.ops.size() <= max_rows + 1 ? phase.ops.size() : max_rows;
+  bool any_scaled = false;
+  double calls = 0;
+  double other_calls = 0;
+  double other_time = 0;
+  double other_ideal = 0;
+  double other_share = 0;
+  for (std::size_t i = 0; i < phase.ops.size(); ++i) {
+    const ReportOp& op = *phase.ops[i];
+    calls += static_cast<double>(op.calls);
+    if (i < shown) {
+      add(op.name, op.module, static_cast<double>(op.calls), phase.times.parts[i],
+          phase.ideals.parts[i], phase.shares.parts[i], op.bound,
+          op.scaled ? op.source + "*" : op.source);
+      any_scaled = any_scaled || op.scaled;
+    } else {
+      other_calls += static_cast<double>(op.calls);
+      other_time += phase.times.parts[i];
+      other_ideal += phase.ideals.parts[i];
+      other_share += phase.shares.parts[i];
+    }
+  }
+  if (shown < phase.ops.size()) {
+    add(fmt::format("[{} others]", phase.ops.size() - shown), "", other_calls, other_time,
+        other_ideal, other_share, "", "");
+  }
+  add("total", "", calls, phase.times.total, phase.ideals.total, phase.shares.total, "", "");
+  std::string result =
+      wrap(phase.phase + ": ",
+           fmt::format("{}; limited by {}", format_seconds(phase.total_s), bounds_of(phase)));
+  result += table.text();
+  if (any_scaled) result += "  * timed on a smaller size and scaled\n";
+  return result;
+}
+
+// ---- modules
+
+/// Quanta of time and of share of one phase after the other.
+using Amounts = std::vector<double>;
+
+/// A module with everything below it.
+struct ModuleTime {
+  std::string name;
+  Amounts amounts;
+  std::vector<ModuleTime> children{};
+};
+
+/// At most three names under which the time of a module is shown: the layer (everything up to the
+/// first list member) or, outside layers, the module; its part; the part's part.
+std::vector<std::string> levels_of(const std::string& path) {
+  if (path.empty()) return {"(model)"};
+  const std::vector<std::string> parts = split(path, '.');
+  const auto star = std::find(parts.begin(), parts.end(), "*");
+  const bool in_layer = star != parts.end();
+  const auto top_end =
+      in_layer ? star + 1 : parts.begin() + std::min<std::ptrdiff_t>(2, std::ssize(parts));
+  std::vector<std::string> levels = {join({parts.begin(), top_end}, ".")};
+  for (auto part = top_end; in_layer && part != parts.end() && levels.size() < 3; ++part) {
+    if (*part != "*") levels.push_back(*part);
+  }
+  return levels;
+}
+
+ModuleTime& child_of(ModuleTime& node, const std::string& name) {
+  for (ModuleTime& child : node.children) {
+    if (child.name == name) return child;
+  }
+  node.children.push_back({name, Amounts(node.amounts.size())});
+  return node.children.back();
+}
+
+ModuleTime module_times(const Report& report, const std::vector<PhaseOps>& phases) {
+  ModuleTime root{"total", Amounts(2 * phases.size())};
+  // Modules in the order of the report, which is that of execution; not of their times.
+  for (const ReportOp& op : report.ops) {
+    ModuleTime* node = &root;
+    for (const std::string& level : levels_of(op.module)) node = &child_of(*node, level);
+  }
+  for (std::size_t p = 0; p < phases.size(); ++p) {
+    for (std::size_t i = 0; i < phases[p].ops.size(); ++i) {
+      const auto add = [&](ModuleTime& node) {
+        node.amounts[2 * p] += phases[p].times.parts[i];
+        node.amounts[2 * p + 1] += phases[p].shares.parts[i];
+      };
+      add(root);
+      ModuleTime* node = &root;
+      for (const std::string& level : levels_of(phases[p].ops[i]->module)) {
+        node = &child_of(*node, level);
+        add(*node);
+      }
+    }
+  }
+  return root;
+}
+
+/// Lays out a tree of module times: parents in front of their children, the total last.
+class ModuleTable {
+ public:
+  explicit ModuleTable(const std::vector<PhaseOps>& phases) : phases_(phases) {}
+
+  std::string text(const ModuleTime& root) const {
+    std::vector<TextColumn> columns = {{"module"}};
+    for (const PhaseOps& phase : phases_) {
+      columns.push_back({fmt::format("{} {}", phase.phase, phase.unit.name), true});
+      columns.push_back({"share", true});
+    }
+    TextTable table(columns);
+    add_children(table, root, 1);
+    add_row(table, root.name, root.amounts, 1);
+    return table.text();
+  }
+
+ private:
+  void add_row(TextTable& table, const std::string& name, const Amounts& amounts,
+               std::size_t depth) const {
+    std::vector<std::string> cells = {std::string(2 * depth, ' ') + name};
+    for (std::size_t p = 0; p < phases_.size(); ++p) {
+      cells.push_back(show(amounts[2 * p]));
+      cells.push_back(show_share(amounts[2 * p + 1], phases_[p].total_s));
+    }
+    table.add_row(std::move(cells));
+  }
+
+  /// Less than half a percent of every phase.
+  static bool is_small(const Amounts& amounts) {
+    for (std::size_t i = 1; i < amounts.size(); i += 2) {
+      if (amounts[i] >= 5) return false;
+    }
+    return true;
+  }
+
+  void add_children(TextTable& table, const ModuleTime& node, std::size_t depth) const {
+    if (node.children.empty()) return;
+    // Few rows are shown whatever their time; of many, small ones are one row.
+    constexpr std::size_t few = 8;
+    Amounts others(node.amounts.size());
+    Amounts own = node.amounts;
+    std::size_t folded = 0;
+    for (const ModuleTime& child : node.children) {
+      const bool fold = node.children.size() > few && is_small(child.amounts);
+      for (std::size_t i = 0; i < own.size(); ++i) {
+        own[i] -= child.amounts[i];
+        if (fold) others[i] += child.amounts[i];
+      }
+      if (fold) {
+        ++folded;
+      } else {
+        add_row(table, child.name, child.amounts, depth);
+        add_children(table, child, depth + 1);
+      }
+    }
+    if (folded > 0) add_row(table, fmt::format("[{} others]", folded), others, depth);
+    const bool has_own = std::any_of(own.begin(), own.end(), [](double part) { return part > 0; });
+    if (has_own) add_row(table, "(itself)", own, depth);
+  }
+
+  const std::vector<PhaseOps>& phases_;
+};
+
+std::string write_list(std::string_view title, const std::vector<std::string>& texts) {
+  if (texts.empty()) return {};
+  std::string result = fmt::format("\n{}\n", title);
+  for (const std::string& text : texts) result += wrap("  - ", text);
+  return result;
+}
+
+}  // namespace
+
+std::string write_table(const Report& report, const TableOptions& options) {
+  check_finite(report);
+  std::string result = write_header(report);
+  result += "\n" + write_memory(report.memory);
+  result += "\n" + write_latency(report);
+  std::vector<PhaseOps> phases;
+  for (const std::string phase : {"prefill", "decode"}) {
+    if (has_phase(report, phase)) phases.push_back(ops_of(report, phase));
+  }
+  for (const PhaseOps& phase : phases) {
+    if (phase.ops.empty()) continue;
+    result += "\n" + write_ops(phase, report.ideal.has_value(), options.max_op_rows);
+  }
+  if (!report.ops.empty()) result += "\n" + ModuleTable(phases).text(module_times(report, phases));
+  result += write_list("assumptions", report.assumptions);
+  result += write_list("warnings", report.warnings);
+  return result;
+}
+
+}  // namespace tcast

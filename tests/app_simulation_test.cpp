@@ -1,0 +1,212 @@
+// Properties that every estimate must have, for every shipped model on every shipped device.
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "tcast/base/error.h"
+#include "tcast/cost/forecast.h"
+#include "tcast/cost/roofline.h"
+#include "tcast/device/device_profile.h"
+#include "tcast/model/transformer_model.h"
+#include "tcast/report/report.h"
+#include "tcast/transform/pipeline.h"
+
+#include "app/simulation.h"
+
+namespace {
+
+using namespace tcast;
+namespace fs = std::filesystem;
+
+std::vector<std::string> all_models() {
+  std::vector<std::string> files;
+  for (const auto& entry :
+       fs::directory_iterator(std::string(TCAST_SOURCE_DIR) + "/configs/models")) {
+    files.push_back(entry.path().string());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+TransformerModel transformed(const std::string& file, const ModelOptions& options) {
+  HfConfig config = HfConfig::load(file);
+  ModelProfile profile = load_profile(config.model_type(), {});
+  TransformerModel model = build_model(std::move(config), std::move(profile), options);
+  transform(model);
+  return model;
+}
+
+/// Parallelism that every shipped model can take.
+ModelOptions spread(bool experts) {
+  ModelOptions options;
+  options.parallel.num_devices = 8;
+  options.parallel.tp = 4;
+  options.parallel.ep = experts ? 8 : 1;
+  return options;
+}
+
+bool has_experts(const std::string& file) {
+  const HfConfig config = HfConfig::load(file);
+  return config.has("num_experts");
+}
+
+double near(double value) { return 1e-9 * value; }
+
+}  // namespace
+
+TEST_CASE("estimates keep to physics, and their parts sum to their totals") {
+  for (const std::string& file : all_models()) {
+    for (const std::string& device_name : device_names()) {
+      for (const bool parallel : {false, true}) {
+        CAPTURE(file);
+        CAPTURE(device_name);
+        CAPTURE(parallel);
+        const DeviceProfile device = load_device(device_name);
+        ModelOptions options;
+        if (parallel) options = spread(has_experts(file));
+        if (parallel && device.interconnect.levels.empty()) continue;
+        const TransformerModel model = transformed(file, options);
+        SimulationRequest request;
+        request.batch_size = 4;
+        request.input_length = 300;
+        request.output_length = 50;
+        Simulation simulation(model, request);
+        try {
+          simulation.run(device, true);
+        } catch (const Error&) {
+          // The interconnect of this device may end below eight ranks.
+          CHECK(parallel);
+          continue;
+        }
+        Report report;
+        simulation.fill(report);
+
+        double prefill_s = 0;
+        double decode_s = 0;
+        double prefill_flops = 0;
+        double decode_bytes = 0;
+        double best_peak = 0;
+        for (const double peak : device.matrix.flops_per_s) best_peak = std::max(best_peak, peak);
+        for (const double peak : device.vector.flops_per_s) best_peak = std::max(best_peak, peak);
+        for (const ReportOp& op : report.ops) {
+          CAPTURE(op.module);
+          CAPTURE(op.name);
+          CHECK(op.calls > 0);
+          CHECK(op.total_s > 0);
+          CHECK(op.total_s >= op.ideal_s - near(op.ideal_s));
+          if (op.phase == "prefill") {
+            prefill_s += op.total_s;
+            prefill_flops += op.flops;
+          }
+          if (op.phase == "decode") {
+            decode_s += op.total_s;
+            decode_bytes += op.bytes;
+          }
+        }
+        CHECK(prefill_s == doctest::Approx(report.latency.prefill_s).epsilon(1e-9));
+        CHECK(decode_s == doctest::Approx(report.latency.decode_step_s).epsilon(1e-9));
+        CHECK(report.latency.prefill_s >= prefill_flops / best_peak);
+        CHECK(report.latency.decode_step_s >= decode_bytes / device.memory_bandwidth_bytes_per_s);
+        CHECK(report.latency.ttft_s > report.latency.prefill_s);
+        CHECK(report.latency.end_to_end_s ==
+              doctest::Approx(report.latency.ttft_s + 49 * report.latency.tpot_s).epsilon(1e-12));
+        const ReportMemory& memory = report.memory;
+        CHECK(memory.total_bytes == memory.weights_bytes + memory.kv_cache_bytes +
+                                        memory.activation_peak_bytes + memory.workspace_bytes +
+                                        memory.reserved_bytes);
+        CHECK(memory.fits == (memory.total_bytes <= memory.capacity_bytes));
+        CHECK(report.ideal->end_to_end_s <= report.latency.end_to_end_s);
+      }
+    }
+  }
+}
+
+TEST_CASE("weights are parameters times bytes") {
+  for (const std::string& file : all_models()) {
+    CAPTURE(file);
+    ModelOptions options;
+    options.quantize_linear = LinearScheme::none;
+    const TransformerModel model = transformed(file, options);
+    std::int64_t buffers = 0;
+    for (const NamedParameter& named : model.parameters()) {
+      if (named.parameter->buffer) buffers += named.parameter->local_bytes();
+    }
+    CHECK(model.weight_bytes() == 2 * model.count_parameters().total + buffers);
+  }
+}
+
+TEST_CASE("more requests and longer contexts never take less") {
+  const DeviceProfile device = load_device("h200");
+  const RooflineModel cost(device);
+  for (const std::string& file : all_models()) {
+    CAPTURE(file);
+    const TransformerModel model = transformed(file, {});
+    const ModelSource source(model);
+    Forecaster forecaster(source, cost, device);
+    double last_prefill = 0;
+    double last_step = 0;
+    std::int64_t last_cache = 0;
+    for (const std::int64_t batch : {1, 2, 7, 32, 200}) {
+      const Forecast& forecast = forecaster.run({batch, 128, 32, 0});
+      CAPTURE(batch);
+      CHECK(forecast.prefill_s >= last_prefill);
+      CHECK(forecast.decode_step_s >= last_step);
+      CHECK(forecast.memory.kv_cache_bytes > last_cache);
+      last_prefill = forecast.prefill_s;
+      last_step = forecast.decode_step_s;
+      last_cache = forecast.memory.kv_cache_bytes;
+    }
+    last_prefill = 0;
+    last_step = 0;
+    for (const std::int64_t length : {16, 100, 1000, 4097, 20000}) {
+      const Forecast& forecast = forecaster.run({2, length, 32, 0});
+      CAPTURE(length);
+      CHECK(forecast.prefill_s >= last_prefill);
+      CHECK(forecast.decode_step_s >= last_step);
+      last_prefill = forecast.prefill_s;
+      last_step = forecast.decode_step_s;
+    }
+  }
+}
+
+TEST_CASE("layer reuse changes no number") {
+  const DeviceProfile device = load_device("h100");
+  for (const std::string& file : all_models()) {
+    for (const bool ignore_one : {false, true}) {
+      CAPTURE(file);
+      CAPTURE(ignore_one);
+      Report reports[2];
+      for (const bool reuse : {true, false}) {
+        ModelOptions options;
+        options.num_hidden_layers = 6;
+        options.reuse_layers = reuse;
+        options.quantize_linear = LinearScheme::fp8;
+        if (ignore_one) options.quantize_ignore = {"model.layers.4"};
+        const TransformerModel model = transformed(file, options);
+        Simulation simulation(model, {3, 200, 20, 0, {}});
+        simulation.run(device, false);
+        simulation.fill(reports[reuse ? 0 : 1]);
+      }
+      const Report& a = reports[0];
+      const Report& b = reports[1];
+      CHECK(a.memory.total_bytes == b.memory.total_bytes);
+      CHECK(a.memory.activation_peak_bytes == b.memory.activation_peak_bytes);
+      CHECK(a.latency.prefill_s == doctest::Approx(b.latency.prefill_s).epsilon(1e-12));
+      CHECK(a.latency.tpot_s == doctest::Approx(b.latency.tpot_s).epsilon(1e-12));
+      REQUIRE(a.ops.size() == b.ops.size());
+      for (std::size_t i = 0; i < a.ops.size(); ++i) {
+        const auto same = std::find_if(b.ops.begin(), b.ops.end(), [&](const ReportOp& op) {
+          return op.phase == a.ops[i].phase && op.name == a.ops[i].name &&
+                 op.module == a.ops[i].module && op.bound == a.ops[i].bound;
+        });
+        CAPTURE(a.ops[i].module);
+        REQUIRE(same != b.ops.end());
+        CHECK(same->calls == a.ops[i].calls);
+        CHECK(same->total_s == doctest::Approx(a.ops[i].total_s).epsilon(1e-12));
+      }
+    }
+  }
+}

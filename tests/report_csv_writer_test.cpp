@@ -1,0 +1,115 @@
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "tcast/base/error.h"
+#include "tcast/report/csv_writer.h"
+
+#include "report_samples.h"
+
+namespace tcast {
+namespace {
+
+/// Reads RFC 4180 back.
+std::vector<std::vector<std::string>> parse_csv(const std::string& text) {
+  std::vector<std::vector<std::string>> rows;
+  std::vector<std::string> row = {""};
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted) {
+      if (c == '"' && i + 1 < text.size() && text[i + 1] == '"') {
+        row.back() += c;
+        ++i;
+      } else if (c == '"') {
+        quoted = false;
+      } else {
+        row.back() += c;
+      }
+    } else if (c == '"') {
+      REQUIRE(row.back().empty());
+      quoted = true;
+    } else if (c == ',') {
+      row.emplace_back();
+    } else if (c == '\r') {
+      REQUIRE(text[i + 1] == '\n');
+      ++i;
+      rows.push_back(row);
+      row = {""};
+    } else {
+      row.back() += c;
+    }
+  }
+  REQUIRE_FALSE(quoted);
+  REQUIRE(row == std::vector<std::string>{""});
+  return rows;
+}
+
+TEST_CASE("csv: the whole text") {
+  Report report = sample_report();
+  report.ops = {report.ops[2], report.ops[3]};
+  CHECK(write_csv(report) ==
+        "config,phase,name,module,calls,total_s,flops,bytes,bound,source,ideal_s,scaled\r\n"
+        "configs/models/tiny.json,prefill,matmul,model.layers.*.self_attn.q_proj,32,0.005,"
+        "1000000000000,1000000000,compute,calibrated,,false\r\n"
+        "configs/models/tiny.json,prefill,attention,model.layers.*.self_attn,32,0.0015,"
+        "10000000000,100000000,memory,measured,,true\r\n");
+  report.ideal = ReportLatency{};
+  report.ops.pop_back();
+  CHECK(write_csv(report, false) ==
+        "configs/models/tiny.json,prefill,matmul,model.layers.*.self_attn.q_proj,32,0.005,"
+        "1000000000000,1000000000,compute,calibrated,0,false\r\n");
+}
+
+TEST_CASE("csv: no operators") {
+  CHECK(write_csv(Report{}).find("\r\n") == write_csv(Report{}).size() - 2);
+  CHECK(write_csv(Report{}, false).empty());
+}
+
+TEST_CASE("csv: texts come back") {
+  struct Row {
+    std::string text;
+    std::string expected;
+  };
+  const std::vector<Row> rows = {
+      {"", ""},
+      {"a,b", "a,b"},
+      {"\"", "\""},
+      {"a \"quoted\" word", "a \"quoted\" word"},
+      {"two\nlines", "two\nlines"},
+      {"two\r\nlines", "two\r\nlines"},
+      {"\r", "\r"},
+      {" blanks ", " blanks "},
+      {"\xc3\xa9", "\xc3\xa9"},
+      {"\xff,", "\\xff,"},
+      {std::string("nul\0", 4), std::string("nul\0", 4)},
+      {",,,\"\"\"\n", ",,,\"\"\"\n"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.text);
+    Report report;
+    report.config_file = row.text;
+    report.ops = {{.phase = row.text,
+                   .name = row.text,
+                   .module = row.text,
+                   .bound = row.text,
+                   .source = row.text}};
+    const auto parsed = parse_csv(write_csv(report));
+    REQUIRE(parsed.size() == 2);
+    CHECK(parsed[0].size() == 12);
+    const std::string& text = row.expected;
+    CHECK(parsed[1] == std::vector<std::string>{text, text, text, text, "0", "0", "0", "0", text,
+                                                text, "", "false"});
+  }
+}
+
+TEST_CASE("csv: what is not finite is a bug of ours") {
+  Report report = sample_report();
+  report.ops[1].flops = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_AS(write_csv(report), InternalError);
+}
+
+}  // namespace
+}  // namespace tcast
