@@ -63,7 +63,7 @@ std::string follow_links(const std::string& path) {
     const std::string link(buffer, static_cast<std::size_t>(length));
     const std::size_t slash = target.rfind('/');
     const bool absolute = link[0] == '/' || slash == std::string::npos;
-    target = absolute ? link : target.substr(0, slash + 1) + link;
+    target = absolute ? link : target.substr(0, slash + 1).append(link);
   }
   return target;
 }
