@@ -212,7 +212,7 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.add_option("--threads", "N", to_size(inputs.threads, 1, 4096),
                   "threads when timing this host; default all");
   line.add_option("--time-budget", "SECONDS", to_number(inputs.time_budget_s, 0.001, 86400),
-                  "limit of the time spent on timing this host");
+                  "limit of the time spent on timing this host (default 10)");
   line.add_check([&line] {
     for (const char* name : {"--threads", "--time-budget"}) {
       if (!line.given("--device") || !line.given(name)) continue;
