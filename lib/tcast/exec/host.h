@@ -34,4 +34,7 @@ struct HostSpeed {
 /// Takes the canary on current_threads() threads: about 0.2 s, up to 256 MiB for that time.
 HostSpeed measure_host_speed();
 
+/// How far two canaries differ: the largest relative change of their figures, 0.1 = 10 %.
+double drift(const HostSpeed& before, const HostSpeed& after);
+
 }  // namespace tcast

@@ -409,7 +409,7 @@ class IntegerMatMul final : public MatMulBase {
 };
 
 /// Rows up to which reading a byte per weight wins over widening the weight for oneDNN.
-constexpr std::int64_t few_rows = 16;
+constexpr std::int64_t few_rows = 8;
 /// Channels of the weight that are widened at a time.
 constexpr std::int64_t strip_channels = 512;
 
