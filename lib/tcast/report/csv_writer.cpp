@@ -33,6 +33,7 @@ std::string write_csv(const Report& report, bool header) {
   if (header) {
     out += "config,phase,name,module,calls,total_s,flops,bytes,bound,source,ideal_s,scaled\r\n";
   }
+  const bool with_ideal = has_ideal(report);
   for (const ReportOp& op : report.ops) {
     for (const double value : {op.total_s, op.flops, op.bytes, op.ideal_s}) {
       TCAST_CHECK(std::isfinite(value), "a number of an operator is not finite");
@@ -48,7 +49,7 @@ std::string write_csv(const Report& report, bool header) {
     append_field(out, op.source);
     // Empty where nobody asked for it: a 0 would be a time.
     out += ',';
-    if (report.ideal || op.ideal_s != 0) {
+    if (with_ideal) {
       fmt::format_to(std::back_inserter(out), "{}", op.ideal_s);
     }
     out += op.scaled ? ",true\r\n" : ",false\r\n";

@@ -25,6 +25,10 @@ Json number_or_null(bool exists, double value, std::string_view field) {
   return exists ? Json(finite(value, field)) : Json();
 }
 
+Json integer_or_null(const std::optional<std::int64_t>& value) {
+  return value ? Json(*value) : Json();
+}
+
 /// An input's value, which is JSON already. What is not (a quoted text with raw bytes in it) is
 /// taken as text.
 Json input_value(std::string_view value) {
@@ -56,20 +60,23 @@ Json memory_to_json(const ReportMemory& memory) {
   json["total_bytes"] = memory.total_bytes;
   json["capacity_bytes"] = memory.capacity_bytes;
   json["fits"] = memory.fits;
-  json["max_batch_size"] = memory.max_batch_size;
-  json["max_context_length"] = memory.max_context_length;
+  json["max_batch_size"] = integer_or_null(memory.max_batch_size);
+  json["max_context_length"] = integer_or_null(memory.max_context_length);
   // A 0 would pass every "at most" assertion.
   json["min_devices"] = memory.min_devices > 0 ? Json(memory.min_devices) : Json();
   return json;
 }
 
-Json latency_to_json(const ReportLatency& latency, bool prefill, bool decode) {
+Json latency_to_json(const Report& report, const ReportLatency& latency) {
+  const bool both = !report.single_phase;
   Json json;
-  json["prefill_s"] = number_or_null(prefill, latency.prefill_s, "prefill_s");
-  json["ttft_s"] = number_or_null(prefill, latency.ttft_s, "ttft_s");
-  json["decode_step_s"] = number_or_null(decode, latency.decode_step_s, "decode_step_s");
-  json["tpot_s"] = number_or_null(decode, latency.tpot_s, "tpot_s");
-  json["end_to_end_s"] = number_or_null(prefill && decode, latency.end_to_end_s, "end_to_end_s");
+  json["prefill_s"] = number_or_null(has_phase(report, "prefill"), latency.prefill_s, "prefill_s");
+  json["ttft_s"] = number_or_null(both, latency.ttft_s, "ttft_s");
+  json["decode_step_s"] =
+      number_or_null(has_phase(report, "decode"), latency.decode_step_s, "decode_step_s");
+  // Of a single token there is no time per further token; a 0 would pass every "at most".
+  json["tpot_s"] = number_or_null(both && latency.tpot_s != 0, latency.tpot_s, "tpot_s");
+  json["end_to_end_s"] = number_or_null(both, latency.end_to_end_s, "end_to_end_s");
   return json;
 }
 
@@ -99,7 +106,7 @@ void append_op(std::string& out, const ReportOp& op, bool with_ideal) {
   object.number("bytes", op.bytes);
   object.text("bound", op.bound);
   object.text("source", op.source);
-  if (with_ideal || op.ideal_s != 0) object.number("ideal_s", op.ideal_s);
+  if (with_ideal) object.number("ideal_s", op.ideal_s);
   if (op.scaled) {
     object.name("scaled");
     out += "true";
@@ -151,10 +158,8 @@ void append_step(std::string& out, const ReportStep& step) {
   object.close();
 }
 
-/// Everything in front of the lists.
-Json summary_to_json(const Report& report) {
-  const bool prefill = has_phase(report, "prefill");
-  const bool decode = has_phase(report, "decode");
+/// What was run.
+Json head_to_json(const Report& report) {
   Json json;
   json["schema"] = Report::schema;
   json["inputs"] = inputs_to_json(report);
@@ -163,15 +168,62 @@ Json summary_to_json(const Report& report) {
   json["model"]["active_parameters"] = report.active_parameters;
   json["device"] = valid_text(report.device);
   json["pipeline"] = valid_text(report.pipeline);
-  json["memory"] = memory_to_json(report.memory);
-  json["latency"] = latency_to_json(report.latency, prefill, decode);
-  json["throughput"]["output_tokens_per_s"] =
-      number_or_null(decode, report.output_tokens_per_s, "output_tokens_per_s");
-  json["throughput"]["output_tokens_per_s_per_device"] = number_or_null(
-      decode, report.output_tokens_per_s_per_device, "output_tokens_per_s_per_device");
-  if (report.ideal) json["ideal"] = latency_to_json(*report.ideal, prefill, decode);
   return json;
 }
+
+/// Everything in front of the lists.
+Json summary_to_json(const Report& report) {
+  const bool both = !report.single_phase;
+  Json json = head_to_json(report);
+  json["memory"] = memory_to_json(report.memory);
+  json["latency"] = latency_to_json(report, report.latency);
+  json["throughput"]["output_tokens_per_s"] =
+      number_or_null(both, report.output_tokens_per_s, "output_tokens_per_s");
+  json["throughput"]["output_tokens_per_s_per_device"] =
+      number_or_null(both, report.output_tokens_per_s_per_device, "output_tokens_per_s_per_device");
+  if (report.ideal) json["ideal"] = latency_to_json(report, *report.ideal);
+  return json;
+}
+
+/// A JSON object to which lists are added: they are the bulk of a report, so they are written
+/// directly, an element on a line.
+class JsonWithLists {
+ public:
+  JsonWithLists(const Json& head, bool one_line)
+      : one_line_(one_line), out_(head.dump(one_line ? -1 : 2, ' ', /*ensure_ascii=*/true)) {
+    out_.resize(out_.size() - (one_line ? 1 : 2));  // the closing brace
+  }
+
+  void add_ops(const Report& report) {
+    const bool with_ideal = has_ideal(report);
+    add("ops", report.ops, [&](const ReportOp& op) { append_op(out_, op, with_ideal); });
+  }
+  void add_steps(const Report& report) {
+    add("steps", report.steps, [&](const ReportStep& step) { append_step(out_, step); });
+  }
+  void add_notes(const Report& report) {
+    const auto text = [&](const std::string& value) { append_json_string(out_, value); };
+    add("assumptions", report.assumptions, text);
+    add("warnings", report.warnings, text);
+  }
+
+  std::string close() {
+    out_ += one_line_ ? "}\n" : "\n}\n";
+    return std::move(out_);
+  }
+
+ private:
+  template <class Elements, class Append>
+  void add(std::string_view name, const Elements& elements, const Append& append) {
+    out_ += one_line_ ? "," : ",\n  ";
+    append_json_string(out_, name);
+    out_ += one_line_ ? ":" : ": ";
+    append_list(out_, elements, append, one_line_ ? "" : "\n    ", one_line_ ? "" : "\n  ");
+  }
+
+  bool one_line_;
+  std::string out_;
+};
 
 ReportField::Kind kind_of(const Json& json) {
   if (json.is_number()) return ReportField::Kind::number;
@@ -183,24 +235,18 @@ ReportField::Kind kind_of(const Json& json) {
 }  // namespace
 
 std::string write_json(const Report& report, bool one_line) {
-  std::string out = summary_to_json(report).dump(one_line ? -1 : 2, ' ', /*ensure_ascii=*/true);
-  // The lists are the bulk: written directly, an element on a line.
-  const std::string_view member = one_line ? "," : ",\n  ";
-  out.resize(out.size() - (one_line ? 1 : 2));  // the closing brace
-  const auto list = [&](std::string_view name, const auto& elements, const auto& append) {
-    out += member;
-    append_json_string(out, name);
-    out += one_line ? ":" : ": ";
-    append_list(out, elements, append, one_line ? "" : "\n    ", one_line ? "" : "\n  ");
-  };
-  list("ops", report.ops,
-       [&](const ReportOp& op) { append_op(out, op, report.ideal.has_value()); });
-  list("steps", report.steps, [&](const ReportStep& step) { append_step(out, step); });
-  const auto text = [&](const std::string& value) { append_json_string(out, value); };
-  list("assumptions", report.assumptions, text);
-  list("warnings", report.warnings, text);
-  out += one_line ? "}\n" : "\n}\n";
-  return out;
+  JsonWithLists json(summary_to_json(report), one_line);
+  json.add_ops(report);
+  json.add_steps(report);
+  json.add_notes(report);
+  return json.close();
+}
+
+std::string write_steps_json(const Report& report) {
+  JsonWithLists json(head_to_json(report), /*one_line=*/false);
+  json.add_steps(report);
+  json.add_notes(report);
+  return json.close();
 }
 
 std::vector<ReportField> report_fields(const Report& report) {

@@ -19,7 +19,7 @@ struct ReportInput {
 
 /// One row of the op table: all calls of one operator of one module in one phase.
 struct ReportOp {
-  std::string phase{};   ///< "prefill" or "decode"
+  std::string phase{};   ///< "prefill", "decode", or a part of a run that is neither: "sampling"
   std::string name{};    ///< "matmul", "attention", ...
   std::string module{};  ///< "model.layers.*.self_attn.q_proj"
   std::int64_t calls = 0;
@@ -43,9 +43,11 @@ struct ReportMemory {
   std::int64_t total_bytes = 0;  ///< sum of the parts above
   std::int64_t capacity_bytes = 0;
   bool fits = false;
-  std::int64_t max_batch_size = 0;      ///< largest that fits with these lengths; 0: none
-  std::int64_t max_context_length = 0;  ///< input + output that fits with this batch; 0: none
-  std::int64_t min_devices = 0;         ///< least number of devices that would do; 0: unknown
+  /// Largest batch that fits with these lengths, largest input + output that fits with this batch:
+  /// 0 when none does, nothing when memory does not limit it or nobody asked.
+  std::optional<std::int64_t> max_batch_size{};
+  std::optional<std::int64_t> max_context_length{};
+  std::int64_t min_devices = 0;  ///< least number of devices that would do; 0: unknown
 };
 
 struct ReportLatency {
@@ -112,6 +114,9 @@ struct Report {
   std::vector<std::string> warnings{};
   std::optional<ReportLatency> ideal{};  ///< datasheet bound beside the estimate
 };
+
+/// Whether there are ideal times: in `ideal`, or of the operators of a single phase.
+TCAST_API bool has_ideal(const Report& report);
 
 /// Whether the report has numbers for the phase ("prefill" or "decode"): always, unless the run was
 /// one phase exactly and has no operator of it.

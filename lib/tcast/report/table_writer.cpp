@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -155,38 +157,10 @@ std::string_view header_line_of(std::string_view input) {
   return "options";
 }
 
-std::string write_header(const Report& report) {
-  std::map<std::string_view, std::vector<std::string>> lines;
-  for (const ReportInput& input : report.inputs) {
-    const std::string value = show_value(input.value);
-    if (value.empty()) continue;
-    std::string_view name = input.name;
-    const std::string_view line = header_line_of(name);
-    constexpr std::string_view prefix = "quantize_";
-    if (line == "quantization") name.remove_prefix(prefix.size());
-    lines[line].push_back(spaced(std::string(name)) + " " + value);
-  }
-  std::string result;
-  const auto line = [&](std::string_view label, std::string_view text) {
-    if (!text.empty()) result += wrap(fmt::format("{:<14}", label), text);
-  };
-  std::string model = report.model_type;
-  if (!report.config_file.empty()) model += " (" + report.config_file + ")";
-  line("model", model);
-  line("parameters", fmt::format("{} total, {} active per token",
-                                 format_count(static_cast<double>(report.total_parameters)),
-                                 format_count(static_cast<double>(report.active_parameters))));
-  line("device", report.device);
-  for (const std::string_view label : {"parallelism", "quantization", "workload", "options"}) {
-    line(label, join(lines[label], ", "));
-  }
-  line("pipeline", report.pipeline);
-  return result;
-}
-
 // ---- memory
 
-std::string write_memory(const ReportMemory& memory) {
+std::string write_memory(const Report& report) {
+  const ReportMemory& memory = report.memory;
   struct Part {
     std::string_view name;
     std::int64_t bytes;
@@ -228,15 +202,19 @@ std::string write_memory(const ReportMemory& memory) {
   if (!memory.fits && memory.min_devices > 0) {
     verdict += fmt::format("; {} devices would do", format_grouped(memory.min_devices));
   }
-  const std::string batch = memory.max_batch_size > 0
-                                ? format_grouped(memory.max_batch_size) + " with these lengths"
-                                : "none: a single request does not fit";
-  const std::string context =
-      memory.max_context_length > 0
-          ? format_grouped(memory.max_context_length) + " tokens with this batch"
-          : "none: a single token does not fit";
-  return table.text() + wrap("  verdict            ", verdict) +
-         wrap("  largest batch      ", batch) + wrap("  longest context    ", context);
+  std::string result = table.text() + wrap("  verdict            ", verdict);
+  if (report.single_phase) return result;
+  const auto limit = [](const std::optional<std::int64_t>& value, std::string_view what,
+                        std::string_view none) {
+    if (!value) return std::string("not limited by memory");
+    return *value > 0 ? fmt::format("{} {}", format_grouped(*value), what)
+                      : fmt::format("none: {} does not fit", none);
+  };
+  result += wrap("  largest batch      ",
+                 limit(memory.max_batch_size, "with these lengths", "a single request"));
+  result += wrap("  longest context    ",
+                 limit(memory.max_context_length, "tokens with this batch", "a single token"));
+  return result;
 }
 
 // ---- latency
@@ -248,30 +226,22 @@ std::string show_rate(double rate) {
 }
 
 std::string write_latency(const Report& report) {
-  const bool prefill = has_phase(report, "prefill");
-  const bool decode = has_phase(report, "decode");
-  struct Row {
-    bool present;
-    std::string_view name;
-    double ReportLatency::*value;
+  const bool both = !report.single_phase;
+  const ReportLatency* const ideal = report.ideal ? &*report.ideal : nullptr;
+  TextTable table({{"latency"}, {"estimate", true}, {ideal != nullptr ? "ideal" : "", true}});
+  const auto add = [&](std::string_view name, double ReportLatency::*value) {
+    table.add_row({fmt::format("  {}", name), format_seconds(report.latency.*value),
+                   ideal != nullptr ? format_seconds(ideal->*value) : ""});
   };
-  const Row rows[] = {
-      {prefill, "prefill", &ReportLatency::prefill_s},
-      {prefill, "time to first token (TTFT)", &ReportLatency::ttft_s},
-      {decode, "decode step", &ReportLatency::decode_step_s},
-      {decode, "time per output token (TPOT)", &ReportLatency::tpot_s},
-      {prefill && decode, "end to end", &ReportLatency::end_to_end_s},
-  };
-  TextTable table({{"latency"}, {"estimate", true}, {report.ideal ? "ideal" : "", true}});
-  for (const Row& row : rows) {
-    if (!row.present) continue;
-    table.add_row({fmt::format("  {}", row.name), format_seconds(report.latency.*row.value),
-                   report.ideal ? format_seconds((*report.ideal).*row.value) : ""});
-  }
-  if (decode) {
-    table.add_row({"  output tokens/s", show_rate(report.output_tokens_per_s)});
-    table.add_row({"  output tokens/s/device", show_rate(report.output_tokens_per_s_per_device)});
-  }
+  if (has_phase(report, "prefill")) add("prefill", &ReportLatency::prefill_s);
+  if (both) add("time to first token (TTFT)", &ReportLatency::ttft_s);
+  if (has_phase(report, "decode")) add("decode step", &ReportLatency::decode_step_s);
+  if (!both) return table.text();
+  // Of a single token there is no time per further token.
+  if (report.latency.tpot_s != 0) add("time per output token (TPOT)", &ReportLatency::tpot_s);
+  add("end to end", &ReportLatency::end_to_end_s);
+  table.add_row({"  output tokens/s", show_rate(report.output_tokens_per_s)});
+  table.add_row({"  output tokens/s/device", show_rate(report.output_tokens_per_s_per_device)});
   return table.text();
 }
 
@@ -418,12 +388,16 @@ ModuleTime& child_of(ModuleTime& node, const std::string& name) {
   return node.children.back();
 }
 
-ModuleTime module_times(const Report& report, const std::vector<PhaseOps>& phases) {
+ModuleTime module_times(const std::vector<PhaseOps>& phases) {
   ModuleTime root{"total", Amounts(2 * phases.size())};
   // Modules in the order of the report, which is that of execution; not of their times.
-  for (const ReportOp& op : report.ops) {
-    ModuleTime* node = &root;
-    for (const std::string& level : levels_of(op.module)) node = &child_of(*node, level);
+  for (const PhaseOps& phase : phases) {
+    std::vector<const ReportOp*> ops = phase.ops;
+    std::sort(ops.begin(), ops.end(), std::less<>());
+    for (const ReportOp* op : ops) {
+      ModuleTime* node = &root;
+      for (const std::string& level : levels_of(op->module)) node = &child_of(*node, level);
+    }
   }
   for (std::size_t p = 0; p < phases.size(); ++p) {
     for (std::size_t i = 0; i < phases[p].ops.size(); ++i) {
@@ -515,20 +489,52 @@ std::string write_list(std::string_view title, const std::vector<std::string>& t
 
 }  // namespace
 
+std::string write_header(const Report& report) {
+  std::map<std::string_view, std::vector<std::string>> lines;
+  for (const ReportInput& input : report.inputs) {
+    const std::string value = show_value(input.value);
+    if (value.empty()) continue;
+    std::string_view name = input.name;
+    const std::string_view line = header_line_of(name);
+    constexpr std::string_view prefix = "quantize_";
+    if (line == "quantization") name.remove_prefix(prefix.size());
+    lines[line].push_back(spaced(std::string(name)) + " " + value);
+  }
+  std::string result;
+  const auto line = [&](std::string_view label, std::string_view text) {
+    if (!text.empty()) result += wrap(fmt::format("{:<14}", label), text);
+  };
+  std::string model = report.model_type;
+  if (!report.config_file.empty()) model += " (" + report.config_file + ")";
+  line("model", model);
+  line("parameters", fmt::format("{} total, {} active per token",
+                                 format_count(static_cast<double>(report.total_parameters)),
+                                 format_count(static_cast<double>(report.active_parameters))));
+  line("device", report.device);
+  for (const std::string_view label : {"parallelism", "quantization", "workload", "options"}) {
+    line(label, join(lines[label], ", "));
+  }
+  line("pipeline", report.pipeline);
+  return result;
+}
+
 std::string write_table(const Report& report, const TableOptions& options) {
   check_finite(report);
   std::string result = write_header(report);
-  result += "\n" + write_memory(report.memory);
+  result += "\n" + write_memory(report);
   result += "\n" + write_latency(report);
   std::vector<PhaseOps> phases;
-  for (const std::string phase : {"prefill", "decode"}) {
-    if (has_phase(report, phase)) phases.push_back(ops_of(report, phase));
+  for (const ReportOp& op : report.ops) {
+    const bool known = std::any_of(phases.begin(), phases.end(),
+                                   [&](const PhaseOps& phase) { return phase.phase == op.phase; });
+    if (!known) phases.push_back(ops_of(report, op.phase));
   }
   for (const PhaseOps& phase : phases) {
-    if (phase.ops.empty()) continue;
-    result += "\n" + write_ops(phase, report.ideal.has_value(), options.max_op_rows);
+    result += "\n" + write_ops(phase, has_ideal(report), options.max_op_rows);
   }
-  if (!report.ops.empty()) result += "\n" + ModuleTable(phases).text(module_times(report, phases));
+  // The modules of one operator are in its row already.
+  std::erase_if(phases, [](const PhaseOps& phase) { return phase.ops.size() < 2; });
+  if (!phases.empty()) result += "\n" + ModuleTable(phases).text(module_times(phases));
   result += write_list("assumptions", report.assumptions);
   result += write_list("warnings", report.warnings);
   return result;

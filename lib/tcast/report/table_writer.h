@@ -13,6 +13,10 @@ struct TableOptions {
   std::size_t max_op_rows = 20;
 };
 
+/// The lines that say what was run: model, parameters, device, parallelism, quantization, workload,
+/// other options, pipeline; those of which the report knows something.
+TCAST_API std::string write_header(const Report& report);
+
 /// The report for a person at a terminal: what was run, memory, latency, where the time goes by
 /// operator and by module, assumptions and warnings. At most 100 columns, no colours. Shown totals
 /// equal the sums of the shown parts to the last digit. Throws InternalError for times that are not

@@ -25,7 +25,8 @@ struct TraceEvent {
 /// line. Processes and threads are numbered in the order in which they first occur, events are
 /// sorted by start within each thread. Times are microseconds, precise to a millionth of one; an
 /// event that takes time never has the duration 0, and events that follow each other without a gap
-/// do not overlap. Throws InternalError for times that are negative, not finite or above 10^6 s.
+/// do not overlap. Throws Error for times beyond 4 * 10^6 s, InternalError for times that are
+/// negative or not numbers.
 TCAST_API std::string write_trace(std::span<const TraceEvent> events);
 
 }  // namespace tcast
