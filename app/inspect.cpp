@@ -11,6 +11,8 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/base/units.h"
+#include "tcast/model/module.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
@@ -73,8 +75,26 @@ void add_list(std::string& text, std::string_view key, bool buffers,
   text += separator == "\n" ? "]" : "\n]";
 }
 
+/// Nobody has a model of that many, and a list of them would fill the memory.
+constexpr std::int64_t max_listed = 10'000'000;
+
+void refuse_endless_list(const TransformerModel& model) {
+  std::int64_t listed = 0;
+  walk(model.root(), [&listed](const Module& module, const ModulePath& path) {
+    const auto own = static_cast<std::int64_t>(module.parameters().size());
+    listed = checked_add(listed, checked_mul(own, path.count(), "list of parameters"),
+                         "list of parameters");
+  });
+  if (listed > max_listed) {
+    throw Error(
+        fmt::format("{} parameters are too many to list one by one", format_grouped(listed)),
+        "leave out --format json: the tree shows equal ones once");
+  }
+}
+
 /// Written by hand, a parameter a line: DeepSeek-V3 has 90,000 of them.
 std::string json_of(const TransformerModel& model) {
+  refuse_endless_list(model);
   const ParameterCounts counts = model.count_parameters();
   std::string text = fmt::format(
       "{{\"schema\":{},\n\"model_type\":{},\n\"total_parameters\":{},\n\"active_parameters\":{}",

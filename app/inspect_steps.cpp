@@ -1,7 +1,9 @@
 #include "app/inspect_steps.h"
 
-#include <optional>
+#include <algorithm>
 #include <string>
+
+#include <nlohmann/json.hpp>
 
 #include "tcast/cost/forecast.h"
 #include "tcast/cost/roofline.h"
@@ -71,6 +73,16 @@ class PricingObserver final : public StepObserver {
   RooflineModel cost_;
 };
 
+/// The parts of the report's JSON that this view fills.
+std::string steps_json(const Report& report) {
+  const auto whole = nlohmann::ordered_json::parse(write_json(report, true));
+  nlohmann::ordered_json part;
+  for (const char* key : {"schema", "model", "device", "pipeline", "steps", "assumptions"}) {
+    part[key] = whole.at(key);
+  }
+  return part.dump(2) + "\n";
+}
+
 }  // namespace
 
 int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
@@ -97,7 +109,7 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   model.set_observer(nullptr);
   report.assumptions = model.assumptions();
   const bool json = output.format == OutputFormat::json;
-  write_result(output.file, json ? write_steps_json(report) : write_steps_table(report),
+  write_result(output.file, json ? steps_json(report) : write_steps_table(report),
                streams.out);
   return 0;
 }

@@ -1,12 +1,13 @@
 #include "app/json_text.h"
 
-#include <nlohmann/json.hpp>
+#include "tcast/report/json_text.h"
 
 namespace tcast {
 
 std::string json_text(std::string_view text) {
-  using nlohmann::json;
-  return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
+  std::string json;
+  append_json_string(json, text);
+  return json;
 }
 
 }  // namespace tcast

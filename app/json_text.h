@@ -5,7 +5,7 @@
 
 namespace tcast {
 
-/// A text as JSON, with its quotes; bytes that are no UTF-8 become U+FFFD.
+/// A text as a JSON string, with its quotes, in pure ASCII.
 std::string json_text(std::string_view text);
 
 }  // namespace tcast

@@ -68,6 +68,12 @@ class StepsCommand final : public ListCommand {
   }
 };
 
+/// "4.80 TB/s", "23.4 GFLOP/s".
+std::string rate_text(double per_s, const char* unit) {
+  return per_s >= 1e12 ? fmt::format("{:.2f} T{}/s", per_s / 1e12, unit)
+                       : fmt::format("{:.1f} G{}/s", per_s / 1e9, unit);
+}
+
 std::vector<DeviceProfile> all_devices() {
   std::vector<DeviceProfile> list;
   for (const std::string& name : device_names()) list.push_back(load_device(name));
@@ -84,11 +90,10 @@ class DevicesCommand final : public ListCommand {
     std::vector<std::vector<std::string>> list = {
         {"device", "memory", "bandwidth", "bf16 peak", "source", "description"}};
     for (const DeviceProfile& device : all_devices()) {
-      list.push_back(
-          {device.name, format_bytes(static_cast<double>(device.memory_bytes)),
-           fmt::format("{:.2f} TB/s", device.memory_bandwidth_bytes_per_s / 1e12),
-           fmt::format("{:.0f} TFLOP/s", device.matrix_peak(DType::bf16).flops_per_s / 1e12),
-           std::string(name_of(device.matrix.basis)), device.description});
+      list.push_back({device.name, format_bytes(static_cast<double>(device.memory_bytes)),
+                      rate_text(device.memory_bandwidth_bytes_per_s, "B"),
+                      rate_text(device.matrix_peak(DType::bf16).flops_per_s, "FLOP"),
+                      std::string(name_of(device.matrix.basis)), device.description});
     }
     return list;
   }

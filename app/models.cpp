@@ -98,8 +98,10 @@ class ModelsCommand final : public Command {
     line.add_positional(
         "explain",
         [this](const std::string& text) {
-          const std::string actions[] = {"explain"};
-          find_choice(text, actions);
+          if (text != "explain") {
+            throw Error(fmt::format("expected the word explain, got '{}'", printable(text)),
+                        "as in: tcast models explain llama");
+          }
           explain_ = true;
         },
         "say for the TYPE that follows which registrations match and why one wins", false);
@@ -112,10 +114,10 @@ class ModelsCommand final : public Command {
     });
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
     line.set_example(
-        "  $ tcast models explain deepseek_v3\n"
-        "  kind          pattern      origin   place                          \n"
-        "  architecture  deepseek_v3  builtin  builtin_model/deepseek_v3.cpp:37  used\n"
-        "  ...\n");
+        "  $ tcast models explain mixtral\n"
+        "  kind          pattern  origin   place                          verdict\n"
+        "  architecture  mixtral  builtin  builtin_model/mixtral.cpp:5    used\n"
+        "  profile       mixtral  builtin  configs/profiles/mixtral.yaml  used\n");
   }
 
   int run(Streams streams) override {

@@ -15,7 +15,7 @@
 namespace tcast {
 namespace {
 
-constexpr std::int64_t max_layers = 1 << 20;
+constexpr std::int64_t max_layers = 100'000;  // as in a config
 constexpr std::int64_t max_mtp_tokens = 1024;
 
 constexpr std::string_view format_names[] = {"table", "json", "jsonl", "csv"};
@@ -213,6 +213,13 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
                   "threads when timing this host; default all");
   line.add_option("--time-budget", "SECONDS", to_number(inputs.time_budget_s, 0.001, 86400),
                   "limit of the time spent on timing this host");
+  line.add_check([&line] {
+    for (const char* name : {"--threads", "--time-budget"}) {
+      if (!line.given("--device") || !line.given(name)) continue;
+      throw Error(fmt::format("{} is for timing this host, but --device was given", name),
+                  "leave out one of them");
+    }
+  });
 }
 
 void add_output_options(CommandLine& line, OutputInputs& inputs,

@@ -75,6 +75,7 @@ void write_atomically(const std::string& path, std::string_view text) {
   struct stat old {};
   mode_t mode = 0666;
   const bool exists = stat(target.c_str(), &old) == 0;
+  if (!exists && errno != ENOENT) fail(path, errno);
   if (exists) {
     if (S_ISDIR(old.st_mode)) fail(path, EISDIR);
     if (access(target.c_str(), W_OK) != 0) fail(path, errno);

@@ -64,10 +64,10 @@ TEST_CASE("command line: help wins over everything that is wrong") {
 TEST_CASE("command line: what makes no sense") {
   struct Row {
     std::vector<std::string> arguments;
-    const char* message;
-    const char* hint;
+    std::string message;
+    std::string hint;
   };
-  const char* const help = "see 'tcast sample --help'";
+  const std::string help = "see 'tcast sample --help'";
   const Row rows[] = {
       {{}, "CONFIG is missing", "the config; see 'tcast sample --help'"},
       {{"a", "b"}, "unexpected argument 'b'", help},
@@ -77,7 +77,7 @@ TEST_CASE("command line: what makes no sense") {
       {{"a", "--zzzz", "3"}, "unknown option '--zzzz'", help},
       {{"--zzzz"}, "unknown option '--zzzz'", help},
       {{"a", "-x"}, "unknown option '-x'", help},
-      {{"a", "-5"}, "unknown option '-5'", help},
+      {{"a", "-5"}, "unexpected argument '-5'", help},
       {{"a", "--tp"}, "--tp needs a value", help},
       {{"a", "--tp="}, "--tp= has no value behind it", help},
       {{"a", "--tp", "--diff"}, "--tp needs a value, got the option '--diff'", help},
@@ -166,8 +166,8 @@ TEST_CASE("command line: help lists options by group, without hidden ones") {
 
 TEST_CASE("command line: sizes") {
   struct Row {
-    const char* text;
-    const char* message;
+    std::string text;
+    std::string message;
   };
   const Row rows[] = {
       {"0", "expected a whole number >= 1, got 0"},
@@ -216,7 +216,7 @@ TEST_CASE("command line: numbers") {
 
 TEST_CASE("command line: bytes") {
   struct Row {
-    const char* text;
+    std::string text;
     std::int64_t bytes;
   };
   const Row rows[] = {{"0", 0},

@@ -104,6 +104,23 @@ TEST_CASE("options: the two kinds of workload do not mix") {
         }) == "--phase: expected one of prefill, decode, got 'prefil' | did you mean 'prefill'?");
 }
 
+TEST_CASE("options: how this host is timed means nothing for another device") {
+  auto read = [](const std::vector<std::string>& arguments) {
+    tcast::TargetInputs inputs;
+    CommandLine line("tcast sample", "a sample");
+    add_target_options(line, inputs);
+    line.parse(arguments);
+    return inputs;
+  };
+  CHECK(read({"--threads", "2", "--time-budget", "0.5"}).threads == 2);
+  CHECK(read({"--device", "h200", "--reserved-memory", "2GiB"}).reserved_memory_bytes ==
+        std::int64_t{2} << 30);
+  CHECK(error_of([&] {
+          read({"--device", "h200", "--time-budget", "1"});
+        }) ==
+        "--time-budget is for timing this host, but --device was given | leave out one of them");
+}
+
 // --- model ---------------------------------------------------------------------------------------
 
 TEST_CASE("options: every option of the model and its deployment") {

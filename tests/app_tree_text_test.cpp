@@ -34,9 +34,9 @@ TEST_CASE("tree text: ranges, parameters and attributes") {
 
 TEST_CASE("tree text: differences") {
   struct Row {
-    const char* before;
-    const char* after;
-    const char* difference;
+    std::string before;
+    std::string after;
+    std::string difference;
   };
   const Row rows[] = {
       {"a b c", "a b c", " a| b| c"},
@@ -44,7 +44,7 @@ TEST_CASE("tree text: differences") {
       {"a b c", "b c d", "-a| b| c|+d"},
       {"a b", "", "-a|-b"},
       {"", "a b", "+a|+b"},
-      {"a a a", "a a", "-a| a| a"},
+      {"a a a", "a a", " a| a|-a"},
       {"a b c a b b a", "c b a b a c", ""},
   };
   for (const Row& row : rows) {
@@ -67,7 +67,7 @@ TEST_CASE("tree text: differences") {
     }
     CHECK(left == before);
     CHECK(right == after);
-    if (*row.difference != '\0') CHECK(text == row.difference);
+    if (!row.difference.empty()) CHECK(text == row.difference);
   }
   // The example of Myers' paper has an edit script of 5.
   const Lines classic =

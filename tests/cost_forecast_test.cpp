@@ -319,32 +319,47 @@ TEST_CASE("with short inputs the last decode step can be the peak") {
 }
 
 TEST_CASE("the largest batch and context are those after which it no longer fits") {
+  const Decoder decoder({LayerKind{8}});
+  // From "not even one" over a few to many; with blocks of 16 tokens memory grows in stairs.
+  for (const std::int64_t capacity : {3'000'000LL, 5'000'000LL, 9'000'000LL, 20'000'000LL,
+                                      50'000'000LL, 123'456'789LL, 2'000'000'000LL}) {
+    for (const std::int64_t other : {1, 3, 40, 700}) {
+      CAPTURE(capacity);
+      CAPTURE(other);
+      DeviceProfile device = device_with(2);
+      device.memory_bytes = capacity;
+      const RooflineModel cost(device);
+      Forecaster forecaster(decoder, cost, device);
+
+      ForecastRequest request{.input_length = other, .output_length = 20};
+      const auto batch = forecaster.largest_batch(request);
+      REQUIRE(batch.has_value());
+      request.batch = *batch + 1;
+      CHECK_FALSE(forecaster.memory_of(request).fits());
+      request.batch = *batch;
+      if (*batch > 0) CHECK(forecaster.memory_of(request).fits());
+
+      request.batch = other;
+      const auto context = forecaster.largest_context(request);
+      REQUIRE(context.has_value());
+      request.input_length = *context > 0 ? *context - request.output_length + 1 : 1;
+      CHECK_FALSE(forecaster.memory_of(request).fits());
+      request.input_length -= 1;
+      if (*context > 0) CHECK(forecaster.memory_of(request).fits());
+    }
+  }
+}
+
+TEST_CASE("the inverse questions need few passes") {
   const DeviceProfile device = device_with(2);
   const RooflineModel cost(device);
   const Decoder decoder({LayerKind{8}});
   Forecaster forecaster(decoder, cost, device);
-  ForecastRequest request{.input_length = 1000, .output_length = 100};
-
-  const auto batch = forecaster.largest_batch(request);
-  REQUIRE(batch.has_value());
-  REQUIRE(*batch > 1);
-  request.batch = *batch;
-  CHECK(forecaster.memory_of(request).fits());
-  request.batch = *batch + 1;
-  CHECK_FALSE(forecaster.memory_of(request).fits());
-
-  request.batch = 3;
-  const auto context = forecaster.largest_context(request);
-  REQUIRE(context.has_value());
-  REQUIRE(*context > 1000);
-  request.input_length = *context - request.output_length;
-  CHECK(forecaster.memory_of(request).fits());
-  request.input_length += 1;
-  CHECK_FALSE(forecaster.memory_of(request).fits());
-
-  request.reserved_bytes = device.memory_bytes;
-  CHECK(forecaster.largest_batch(request) == 0);
-  CHECK(forecaster.largest_context(request) == 0);
+  REQUIRE(forecaster.largest_batch({.input_length = 1000, .output_length = 100}).has_value());
+  CHECK(decoder.traces <= 2 * 16);
+  decoder.traces = 0;
+  REQUIRE(*forecaster.largest_context({.input_length = 1000, .output_length = 100}) > 10'000);
+  CHECK(decoder.traces <= 2 * 24);
 }
 
 /// Takes no memory that grows.

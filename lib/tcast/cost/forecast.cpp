@@ -60,26 +60,52 @@ Workload decode_workload(const ForecastRequest& request, std::int64_t context_le
           .context_length = context_length};
 }
 
-/// The largest 1 <= x <= limit with fits(x), where fits never holds again once it does not; 0 when
-/// there is none, nothing when it is the limit itself.
-template <class Fits>
-std::optional<std::int64_t> largest(std::int64_t limit, Fits&& fits) {
-  if (!fits(1)) return 0;
+/// The largest 1 <= x <= limit for which bytes(x), which never falls, is within `capacity`; 0 when
+/// there is none, nothing when it is the limit itself. Memory grows almost linearly, so the search
+/// starts where a straight line through two points meets the capacity and widens from there.
+template <class Bytes>
+std::optional<std::int64_t> largest(std::int64_t limit, std::int64_t capacity, Bytes&& bytes) {
+  const std::int64_t least = bytes(1);
+  if (least > capacity) return 0;
+  if (limit == 1) return std::nullopt;
+  const std::int64_t second = std::min<std::int64_t>(limit, 256);
+  const double slope = static_cast<double>(bytes(second) - least) / static_cast<double>(second - 1);
+  const double guess = static_cast<double>(capacity - least) / std::max(slope, 1e-9);
+  const std::int64_t start =
+      guess < static_cast<double>(limit) ? 1 + static_cast<std::int64_t>(guess) : limit;
+
+  const auto fits = [&](std::int64_t x) { return bytes(x) <= capacity; };
   std::int64_t good = 1;
   std::int64_t bad = limit + 1;
-  while (good < limit) {
-    const std::int64_t next = std::min(limit, 2 * good);
-    if (!fits(next)) {
-      bad = next;
-      break;
+  std::int64_t step = 1 + start / 1024;
+  if (fits(start)) {
+    good = start;
+    while (good < limit) {
+      const std::int64_t next = std::min(limit, good + step);
+      if (!fits(next)) {
+        bad = next;
+        break;
+      }
+      good = next;
+      step *= 2;
     }
-    good = next;
+  } else {
+    bad = start;
+    while (bad > 2) {
+      const std::int64_t next = std::max<std::int64_t>(1, bad - step);
+      if (next == 1 || fits(next)) {
+        good = next;
+        break;
+      }
+      bad = next;
+      step *= 2;
+    }
   }
-  if (bad > limit) return std::nullopt;
   while (bad - good > 1) {
     const std::int64_t middle = good + (bad - good) / 2;
     (fits(middle) ? good : bad) = middle;
   }
+  if (good == limit) return std::nullopt;
   return good;
 }
 
@@ -245,20 +271,21 @@ const Forecast& Forecaster::run(const ForecastRequest& request) & {
 std::optional<std::int64_t> Forecaster::largest_batch(ForecastRequest request) {
   require_valid(request);
   const std::int64_t length = request.input_length + request.output_length;
-  return largest(std::clamp<std::int64_t>(most_tokens / length, 1, search_limit),
-                 [&](std::int64_t batch) {
-                   request.batch = batch;
-                   return memory_of(request).fits();
-                 });
+  const std::int64_t limit = std::clamp<std::int64_t>(most_tokens / length, 1, search_limit);
+  return largest(limit, device_.memory_bytes, [&](std::int64_t batch) {
+    request.batch = batch;
+    return memory_of(request).total_bytes();
+  });
 }
 
 std::optional<std::int64_t> Forecaster::largest_context(ForecastRequest request) {
   require_valid(request);
   const std::int64_t most_input = most_tokens / request.batch - request.output_length;
+  const std::int64_t limit = std::clamp<std::int64_t>(most_input, 1, search_limit);
   const std::optional<std::int64_t> input =
-      largest(std::clamp<std::int64_t>(most_input, 1, search_limit), [&](std::int64_t length) {
+      largest(limit, device_.memory_bytes, [&](std::int64_t length) {
         request.input_length = length;
-        return memory_of(request).fits();
+        return memory_of(request).total_bytes();
       });
   if (!input || *input == 0) return input;
   return *input + request.output_length;

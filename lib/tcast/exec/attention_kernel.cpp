@@ -36,6 +36,9 @@ KeyRange visible(const AttentionSpan& span, std::int64_t position, std::int64_t 
   return range;
 }
 
+/// Rows of any element type as the 32-bit words that transpose16 moves.
+const std::uint32_t* words_of(const void* row) { return static_cast<const std::uint32_t*>(row); }
+
 /// A block of query rows of one request and one K/V head, and the part of its keys to look at.
 struct Item {
   std::int64_t request = 0;
@@ -54,6 +57,8 @@ class AttentionKernel final : public Kernel {
         group_(op.heads / op.kv_heads),
         key_width_(round_up(op.qk_head_dim, 32)),
         value_width_(round_up(op.v_head_dim, 32)),
+        key_bytes_(bytes_of(op.qk_head_dim, op.cache)),
+        value_bytes_(bytes_of(op.v_head_dim, op.cache)),
         total_(op.context_length + op.query_length) {
     implementation_ = own_implementation(context);
     tokens_per_block_ =
@@ -302,75 +307,79 @@ class AttentionKernel final : public Kernel {
     return staging;
   }
 
-  /// Where key `position` of the item's request and head lies, and its value.
+  /// Where the keys of the item's request and head lie, from `position` on to the end of its block,
+  /// and their values: row after row.
   struct Place {
-    const std::byte* key;
-    const std::byte* value;
+    const std::byte* keys = nullptr;
+    const std::byte* values = nullptr;
+    std::int64_t count = 0;
   };
   Place locate(const CacheView& cache, const Item& item, std::int64_t position) const {
     const CacheLayout& layout = cache.layout;
     const std::int64_t block = cache.block_table[static_cast<std::size_t>(
         item.request * cache.blocks_per_request + position / layout.block_tokens)];
     const std::int64_t slot = position % layout.block_tokens;
-    const std::int64_t head_bytes =
-        bytes_of(layout.block_tokens * (layout.qk_head_dim + layout.v_head_dim), layout.dtype);
+    const std::int64_t all_keys = layout.block_tokens * key_bytes_;
+    const std::int64_t all_values = op_.value_in_key ? 0 : layout.block_tokens * value_bytes_;
     const std::byte* head =
-        cache.data + block * layout.bytes_per_block() + item.kv_head * head_bytes;
-    const std::byte* key = head + bytes_of(slot * layout.qk_head_dim, layout.dtype);
-    if (layout.v_head_dim == 0) return {key, key};
-    return {key,
-            head + bytes_of(layout.block_tokens * layout.qk_head_dim + slot * layout.v_head_dim,
-                            layout.dtype)};
+        cache.data + (block * op_.kv_heads + item.kv_head) * (all_keys + all_values);
+    const std::byte* keys = head + slot * key_bytes_;
+    return {keys, op_.value_in_key ? keys : head + all_keys + slot * value_bytes_,
+            layout.block_tokens - slot};
   }
 
   /// Brings keys [first, first + count) and their values into the operand layouts.
   void pack(const CacheView& cache, const Item& item, std::int64_t first, std::int64_t count,
             Scratch& scratch) const {
     const std::int64_t padded = round_up(count, 32);
-    Place places[16];
+    const std::int64_t value_step = op_.value_in_key ? key_bytes_ : value_bytes_;
+    const std::byte* keys[16];
+    const std::byte* values[16];
+    Place place;
     for (std::int64_t base = 0; base < padded; base += 16) {
       const std::int64_t here = std::clamp<std::int64_t>(count - base, 0, 16);
-      for (std::int64_t i = 0; i < here; ++i) places[i] = locate(cache, item, first + base + i);
-      pack_keys(places, here, base, scratch);
-      pack_values(places, here, base, scratch);
+      for (std::int64_t i = 0; i < here; ++i) {
+        if (place.count == 0) place = locate(cache, item, first + base + i);
+        keys[i] = place.keys;
+        values[i] = place.values;
+        place.keys += key_bytes_;
+        place.values += value_step;
+        --place.count;
+      }
+      pack_keys(keys, here, base, scratch);
+      pack_values(values, here, base, scratch);
     }
   }
 
-  void pack_keys(const Place* places, std::int64_t count, std::int64_t base,
+  void pack_keys(const std::byte* const* keys, std::int64_t count, std::int64_t base,
                  Scratch& scratch) const {
     constexpr std::int64_t per_word = 4 / static_cast<std::int64_t>(sizeof(T));
-    const auto words = [](auto* p) {
-      return static_cast<std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(p)>>,
-                                            const std::uint32_t*, std::uint32_t*>>(
-          static_cast<std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(p)>>,
-                                         const void*, void*>>(p));
-    };
-    std::uint32_t* packed = words(scratch.keys) + base;
+    void* keys_memory = scratch.keys;
+    std::uint32_t* packed = static_cast<std::uint32_t*>(keys_memory) + base;
     const bool direct =
         std::is_same_v<T, Bf16> ? op_.cache == DType::bf16 : op_.cache == DType::f32;
     // Rows of one cache block follow each other, and need no copy if they need no padding either.
-    const std::int64_t row_bytes = bytes_of(op_.qk_head_dim, op_.cache);
     if (direct && count == 16 && op_.qk_head_dim == key_width_ &&
-        places[15].key == places[0].key + 15 * row_bytes) {
-      functions_.transpose16(words(cache_row(places[0].key, 0, nullptr)), key_width_ / per_word,
+        keys[15] == keys[0] + 15 * key_bytes_) {
+      functions_.transpose16(words_of(cache_row(keys[0], 0, nullptr)), key_width_ / per_word,
                              packed, key_block, key_width_ / per_word);
       return;
     }
     for (std::int64_t i = 0; i < 16; ++i) {
       T* line = scratch.staging + i * key_width_;
       if (i < count) {
-        const T* row = cache_row(places[i].key, op_.qk_head_dim, line);
+        const T* row = cache_row(keys[i], op_.qk_head_dim, line);
         if (row != line) std::copy_n(row, op_.qk_head_dim, line);
         std::fill(line + op_.qk_head_dim, line + key_width_, T{});
       } else {
         std::fill(line, line + key_width_, T{});
       }
     }
-    functions_.transpose16(words(static_cast<const T*>(scratch.staging)), key_width_ / per_word,
-                           packed, key_block, key_width_ / per_word);
+    functions_.transpose16(words_of(scratch.staging), key_width_ / per_word, packed, key_block,
+                           key_width_ / per_word);
   }
 
-  void pack_values(const Place* places, std::int64_t count, std::int64_t base,
+  void pack_values(const std::byte* const* values, std::int64_t count, std::int64_t base,
                    Scratch& scratch) const {
     const std::int64_t width = op_.v_head_dim;
     if constexpr (std::is_same_v<T, Bf16>) {
@@ -378,10 +387,9 @@ class AttentionKernel final : public Kernel {
       std::fill(zeros, zeros + value_width_, T{});
       for (std::int64_t i = 0; i < 16; i += 2) {
         T* line = scratch.values + (base + i) * value_width_;
-        const T* even = i < count ? cache_row(places[i].value, width, scratch.staging) : zeros;
-        const T* odd = i + 1 < count
-                           ? cache_row(places[i + 1].value, width, scratch.staging + value_width_)
-                           : zeros;
+        const T* even = i < count ? cache_row(values[i], width, scratch.staging) : zeros;
+        const T* odd =
+            i + 1 < count ? cache_row(values[i + 1], width, scratch.staging + value_width_) : zeros;
         functions_.interleave(even, odd, line, width);
         std::fill(line + 2 * width, line + 2 * value_width_, T{});
       }
@@ -389,7 +397,7 @@ class AttentionKernel final : public Kernel {
       for (std::int64_t i = 0; i < 16; ++i) {
         T* line = scratch.values + (base + i) * value_width_;
         if (i < count) {
-          const T* row = cache_row(places[i].value, width, line);
+          const T* row = cache_row(values[i], width, line);
           if (row != line) std::copy_n(row, width, line);
           std::fill(line + width, line + value_width_, T{});
         } else {
@@ -423,6 +431,8 @@ class AttentionKernel final : public Kernel {
   std::int64_t group_;
   std::int64_t key_width_;
   std::int64_t value_width_;
+  std::int64_t key_bytes_;
+  std::int64_t value_bytes_;
   std::int64_t total_;
   std::int64_t tokens_per_block_ = 1;
   std::int64_t rows_ = 1;

@@ -65,7 +65,8 @@ struct VectorFunctions {
   /// of rows interleaved; k is a multiple of 32.
   void (*multiply_bf16)(int m, int n, int k, const Bf16* a, std::int64_t lda, const Bf16* b,
                         std::int64_t ldb, float* c, std::int64_t ldc, bool accumulate);
-  /// dst[column * dst_stride + row] = src[row * src_stride + column] for 32-bit words, 16 rows.
+  /// dst[column * dst_stride + row] = src[row * src_stride + column] for 32-bit words, 16 rows;
+  /// `columns` is a multiple of 16.
   void (*transpose16)(const std::uint32_t* src, std::int64_t src_stride, std::uint32_t* dst,
                       std::int64_t dst_stride, std::int64_t columns);
   /// dst[2 * i] = even[i], dst[2 * i + 1] = odd[i].

@@ -19,18 +19,40 @@ typedef UnalignedU UnalignedI;
 
 TCAST_INLINE F splat(float value) { return F{} + value; }
 TCAST_INLINE F load(const float* p) { return *reinterpret_cast<const UnalignedF*>(p); }
-TCAST_INLINE F load(const Bf16* p) {
-  const H half = *reinterpret_cast<const UnalignedH*>(p);
-  return (F)(__builtin_convertvector(half, U) << 16);
+
+// Conversions between lane sizes. A file may bring them as intrinsics (TCAST_NATIVE_CONVERSIONS):
+// GCC 12 takes vectors apart to convert their elements.
+#if defined(TCAST_NATIVE_CONVERSIONS)
+TCAST_INLINE U load_u16(const Bf16* p) { return (U)native_load_u16(p); }
+TCAST_INLINE F load_i8(const std::int8_t* p) { return (F)native_load_i8(p); }
+// `v` holds whole numbers in the range of int8.
+TCAST_INLINE void store_i8(std::int8_t* p, F v) { native_store_i8(p, (NativeF)v); }
+#else
+TCAST_INLINE U load_u16(const Bf16* p) {
+  return __builtin_convertvector(*reinterpret_cast<const UnalignedH*>(p), U);
 }
+TCAST_INLINE F load_i8(const std::int8_t* p) {
+  const B bytes = *reinterpret_cast<const UnalignedB*>(p);
+  return __builtin_convertvector(__builtin_convertvector(bytes, I), F);
+}
+TCAST_INLINE void store_i8(std::int8_t* p, F v) {
+  *reinterpret_cast<UnalignedB*>(p) = __builtin_convertvector(__builtin_convertvector(v, I), B);
+}
+#endif
+
+TCAST_INLINE F load(const Bf16* p) { return (F)(load_u16(p) << 16); }
 TCAST_INLINE void store(float* p, F v) { *reinterpret_cast<UnalignedF*>(p) = v; }
 // Rounds to nearest even. NaN does not occur in what is computed here, or stays one: its quiet bit
 // is the highest of the mantissa.
+#if defined(TCAST_NATIVE_CONVERSIONS)
+TCAST_INLINE void store(Bf16* p, F v) { native_store_bf16(p, (NativeF)v); }
+#else
 TCAST_INLINE void store(Bf16* p, F v) {
   const U bits = (U)v;
   const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   *reinterpret_cast<UnalignedH*>(p) = __builtin_convertvector(rounded, H);
 }
+#endif
 TCAST_INLINE float scalar(float v) { return v; }
 TCAST_INLINE float scalar(Bf16 v) {
   const std::uint32_t bits = static_cast<std::uint32_t>(v.bits) << 16;
@@ -327,8 +349,7 @@ static float quantize(const T* x, std::int8_t* y, std::int64_t count, float fixe
   for (std::int64_t i = 0; i < whole; i += width) {
     F v = minimum(maximum(load(x + i) * inverse, splat(-127.0f)), splat(127.0f));
     v = (v + magic) - magic;
-    *reinterpret_cast<UnalignedB*>(y + i) =
-        __builtin_convertvector(__builtin_convertvector(v, I), B);
+    store_i8(y + i, v);
   }
   if (whole < count) {
     F v = load_part(x + whole, count - whole, 0) * inverse;
@@ -378,11 +399,6 @@ static void scale_i32(const std::int32_t* x, const float* scale, float row_scale
     if (bias != nullptr) v += bias[i];
     put(y + i, v);
   }
-}
-
-TCAST_INLINE F load_i8(const std::int8_t* p) {
-  const B bytes = *reinterpret_cast<const UnalignedB*>(p);
-  return __builtin_convertvector(__builtin_convertvector(bytes, I), F);
 }
 
 template <class T>
@@ -468,11 +484,15 @@ static void multiply_f32(int m, int n, int k, const float* a, std::int64_t lda, 
 }
 
 #if !defined(TCAST_HAVE_TRANSPOSE16)
+// The words are pairs of bf16, or floats.
+typedef std::uint32_t AliasingWord __attribute__((may_alias));
 static void transpose16(const std::uint32_t* src, std::int64_t src_stride, std::uint32_t* dst,
                         std::int64_t dst_stride, std::int64_t columns) {
+  const AliasingWord* from = src;
+  AliasingWord* to = dst;
   for (std::int64_t column = 0; column < columns; ++column) {
     for (int row = 0; row < 16; ++row) {
-      dst[column * dst_stride + row] = src[row * src_stride + column];
+      to[column * dst_stride + row] = from[row * src_stride + column];
     }
   }
 }
@@ -481,10 +501,7 @@ static void transpose16(const std::uint32_t* src, std::int64_t src_stride, std::
 static void interleave(const Bf16* even, const Bf16* odd, Bf16* dst, std::int64_t count) {
   std::int64_t i = 0;
   for (; i + width <= count; i += width) {
-    const H low = *reinterpret_cast<const UnalignedH*>(even + i);
-    const H high = *reinterpret_cast<const UnalignedH*>(odd + i);
-    *reinterpret_cast<UnalignedU*>(dst + 2 * i) =
-        __builtin_convertvector(low, U) | (__builtin_convertvector(high, U) << 16);
+    *reinterpret_cast<UnalignedU*>(dst + 2 * i) = load_u16(even + i) | (load_u16(odd + i) << 16);
   }
   for (; i < count; ++i) {
     dst[2 * i] = even[i];

@@ -199,9 +199,13 @@ DType Trace::dtype(Value value) const {
   return graph_.regions[frames_[value.frame].region].tensors[value.tensor].dtype;
 }
 
-Value Trace::input(const Shape& shape, DType dtype) {
+Value Trace::input(std::string_view name, const Shape& shape, DType dtype) {
+  for (const NamedInput& known : inputs_) {
+    if (known.name == name) return capture(Value{graph_frame, known.id});
+  }
   const auto id = static_cast<ValueId>(graph_.values.size());
   graph_.values.push_back({shape, dtype});
+  inputs_.push_back({name, id});
   return capture(Value{graph_frame, id});
 }
 

@@ -104,8 +104,9 @@ class TCAST_API Trace {
   Shape shape(Value value) const;
   DType dtype(Value value) const;
 
-  /// Values that come from outside the model: token ids, positions.
-  Value input(const Shape& shape, DType dtype);
+  /// A value that comes from outside the model, by its name: token ids, positions, the causal mask.
+  /// Whoever asks for it again gets the same one.
+  Value input(std::string_view name, const Shape& shape, DType dtype);
   /// A parameter of the module at hand; `stacked` list members side by side, 0 = the one.
   Value parameter(const Parameter& parameter, std::int64_t stacked = 0);
   /// This layer's cache.
@@ -162,6 +163,10 @@ class TCAST_API Trace {
     std::int64_t group;
     Value result;
   };
+  struct NamedInput {
+    std::string_view name;
+    ValueId id;
+  };
   struct RotarySet {
     std::string_view name;
     RotaryValues values;
@@ -194,6 +199,7 @@ class TCAST_API Trace {
   MemberRegion last_member_;
   std::vector<Capture> captures_;
   std::vector<QuantizedValue> quantized_;
+  std::vector<NamedInput> inputs_;
   std::vector<RotarySet> rotary_;
   std::vector<PendingScope> scopes_;
 };

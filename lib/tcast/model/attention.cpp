@@ -80,7 +80,7 @@ Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape&
   }
   Value scores = trace.batch_matmul(q, k, batch * s.heads, query, keys, s.qk_dim);
   scores = trace.unary(ElementwiseKind::scale, scores, s.scale);
-  const Value mask = trace.input({query, keys}, dtype);
+  const Value mask = trace.input("causal mask", {query, keys}, dtype);
   scores = trace.binary(ElementwiseKind::mask_add, scores, mask);
   const Value weights = trace.softmax(scores, batch * s.heads * query, keys);
   Value out = trace.batch_matmul(weights, v, batch * s.heads, query, s.v_dim, keys);
@@ -120,7 +120,7 @@ GroupedQueryAttention::GroupedQueryAttention(std::string class_name,
 
 GroupedQueryAttention::Projected GroupedQueryAttention::project(Trace& trace, Value hidden) const {
   if (const auto* rotary = dynamic_cast<const RotaryEmbedding*>(find_child("rotary_emb"))) {
-    rotary->provide(trace, trace.input({trace.workload().tokens()}, DType::i64));
+    rotary->provide(trace, trace.input("positions", {trace.workload().tokens()}, DType::i64));
   }
   Projected result;
   const std::int64_t q_width = local_heads_ * config_.head_dim;

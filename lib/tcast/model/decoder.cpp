@@ -96,7 +96,7 @@ DecoderModel::DecoderModel(std::string class_name, DecoderNames names)
 Value DecoderModel::before_norm(Trace& trace, Value ids) const {
   const Value hidden = embed(trace, ids);
   if (const auto* rotary = dynamic_cast<const RotaryEmbedding*>(find_child(names_.rotary))) {
-    rotary->provide(trace, trace.input({trace.workload().tokens()}, DType::i64));
+    rotary->provide(trace, trace.input("positions", {trace.workload().tokens()}, DType::i64));
   }
   return call(trace, names_.layers, hidden);
 }
@@ -125,7 +125,7 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
   // The last row of each request; all rows when every token's logits are wanted.
   auto select = [&](Value rows) {
     if (work.phase == Phase::decode || work.query_length == 1) return rows;
-    const Value indices = trace.input({work.batch}, DType::i64);
+    const Value indices = trace.input("last rows", {work.batch}, DType::i64);
     return trace.gather(rows, indices, work.batch, trace.shape(rows)[1]);
   };
   Value hidden;

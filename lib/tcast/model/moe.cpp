@@ -133,7 +133,7 @@ Value EagerMoe::forward(Trace& trace, Value input) const {
   const Module& list = child(names_.experts);
   const ScopeGuard in_list(trace, list.name(), list.class_name(), false);
   const std::int64_t total = tokens * config_.top_k;
-  Value sum = trace.input(shape, dtype);
+  Value sum = trace.unary(ElementwiseKind::scale, input, 0);
   for (const auto& node : list.children()) {
     for (std::int64_t i = 0; i < node->members().count; ++i) {
       const std::int64_t expert = node->members().first + i;

@@ -161,7 +161,7 @@ std::int64_t TransformerModel::weight_bytes() const {
 
 void TransformerModel::trace(const Workload& workload, Graph& graph) const {
   Trace tracer(graph, workload);
-  (*root_)(tracer, tracer.input({workload.tokens()}, DType::i64));
+  (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
   tracer.finish();
 }
 
