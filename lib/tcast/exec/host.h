@@ -26,8 +26,8 @@ struct HostSpeed {
   double read_bytes_per_s = 0;  ///< all threads reading more than the last-level cache holds
   double f32_flops_per_s = 0;   ///< a product of 256 x 1024 x 1024 through oneDNN
   double bf16_flops_per_s = 0;  ///< the same in bf16; 0 where there is none
-  std::string f32_implementation;
-  std::string bf16_implementation;
+  std::string f32_implementation{};
+  std::string bf16_implementation{};
   double took_s = 0;
 };
 
