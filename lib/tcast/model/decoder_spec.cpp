@@ -381,6 +381,15 @@ void require_divides(const HfConfig& config, const char* key, std::int64_t whole
   config.fail(key, fmt::format("{} does not divide {} {}", part, whole_name, whole));
 }
 
+/// No matrix of a model comes near 2^46 elements: larger ones are mistakes, and would overflow
+/// later.
+void require_sane_matrix(const HfConfig& config, const char* key, std::int64_t rows,
+                         std::int64_t columns) {
+  constexpr std::int64_t most_elements = std::int64_t{1} << 46;
+  if (rows <= most_elements / columns) return;
+  config.fail(key, fmt::format("a matrix of {} x {} is larger than any model has", rows, columns));
+}
+
 }  // namespace
 
 DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string class_prefix,
@@ -479,6 +488,12 @@ MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spe
 
 std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContext& context) {
   apply_profile(context, spec);
+  const HfConfig& config = context.config;
+  require_sane_matrix(config, "vocab_size", spec.vocab_size, spec.hidden_size);
+  require_sane_matrix(config, "intermediate_size", spec.intermediate_size, spec.hidden_size);
+  require_sane_matrix(config, "head_dim", spec.num_attention_heads, spec.head_dim);
+  require_sane_matrix(config, "num_attention_heads", spec.num_attention_heads * spec.head_dim,
+                      spec.hidden_size);
   if (spec.num_attention_heads % spec.num_key_value_heads != 0) {
     context.config.fail("num_key_value_heads",
                         fmt::format("{} does not divide num_attention_heads {}",
@@ -486,6 +501,8 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
   }
   if (spec.moe) {
     MoeSpec& moe = *spec.moe;
+    require_sane_matrix(config, "moe_intermediate_size", moe.intermediate_size, spec.hidden_size);
+    require_sane_matrix(config, "num_experts", moe.routing.num_experts, spec.hidden_size);
     if (moe.intermediate_size <= 0) {
       context.config.fail("moe_intermediate_size", "the experts have no intermediate size");
     }

@@ -73,6 +73,12 @@ void validate(TransformerModel& model, std::string_view step) {
 
 void run_pipeline(TransformerModel& model) {
   for (const PipelineStep& step : model.profile().pipeline) {
+    if (step.arguments) {
+      for (const std::string& key : step.arguments->keys()) {
+        if (key == "type") continue;
+        step.arguments->at(key).fail(fmt::format("the step '{}' takes no arguments", step.name));
+      }
+    }
     find_step(step.name, "profile, pipeline").function(model);
   }
 }
