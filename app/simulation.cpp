@@ -111,7 +111,7 @@ std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& para
 }
 
 Simulation::Simulation(const TransformerModel& model, const SimulationRequest& request)
-    : model_(model), request_(request), source_(model) {}
+    : model_(model), request_(request), source_(model, !request.phase) {}
 
 void Simulation::forecast(const CostModel& cost) {
   const ParallelOptions& parallel = model_.options().parallel;

@@ -217,7 +217,7 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
   }
   if (best != nullptr) {
     profile.merge(Node::parse_yaml(std::string_view(best->text, best->size), best->name));
-    profile.sources.emplace_back(fmt::format("{} (builtin)", best->name));
+    profile.sources.back() += " (builtin)";
   }
   for (const std::string& file : files) {
     const Node yaml = Node::load_yaml(file);
@@ -228,7 +228,6 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
                     "pass a profile for this model type, or widen its model_type pattern");
     }
     profile.merge(yaml);
-    profile.sources.push_back(file);
   }
   profile.model_type = model_type;
   return profile;
