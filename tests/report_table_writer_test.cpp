@@ -392,6 +392,25 @@ TEST_CASE("table: small modules among many are one row") {
   check_module_table(lines);
 }
 
+TEST_CASE("table: shares of parents do not drift with the number of their children") {
+  Report report;
+  const auto add = [&](const std::string& module, double seconds) {
+    report.ops.push_back({.phase = "prefill",
+                          .name = "op",
+                          .module = module,
+                          .calls = 1,
+                          .total_s = seconds,
+                          .bound = module == "lm_head" ? "memory" : "compute",
+                          .source = "assumed"});
+  };
+  for (int i = 0; i < 7; ++i) add("layers.*.part" + std::to_string(i), 0.0049);
+  add("lm_head", 0.9657);
+  const std::string text = write_table(report);
+  CHECK(amounts(block(text, "module")[1])[0].second == 34);
+  CHECK(text.find("limited by memory 96.6 %, compute 3.4 %\n") != std::string::npos);
+  check_module_table(block(text, "module"));
+}
+
 TEST_CASE("table: nasty reports") {
   const std::string nasty_texts[] = {
       "",
