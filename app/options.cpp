@@ -257,7 +257,13 @@ TransformerModel load_model(const std::string& config_path, const ModelInputs& i
     assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",
                                       inputs.assume_base, model_type));
   }
-  ModelProfile profile = load_profile(model_type, inputs.profiles);
+  const bool unknown = architectures().find(model_type) == nullptr;
+  ModelProfile profile =
+      load_profile(model_type, inputs.profiles, unknown ? inputs.assume_base : std::string());
+  if (profile.base && !inputs.assume_base.empty()) {
+    assumptions.push_back(fmt::format("--assume-base {} is not used: the profile's base is '{}'",
+                                      inputs.assume_base, *profile.base));
+  }
   TransformerModel model =
       build_model(std::move(config), std::move(profile), std::move(options), inputs.assume_base);
   model.assumptions().insert(model.assumptions().begin(), assumptions.begin(), assumptions.end());

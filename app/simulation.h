@@ -41,7 +41,7 @@ class ModelSource final : public GraphSource {
   explicit ModelSource(const TransformerModel& model, bool whole_requests = true)
       : model_(model),
         weight_bytes_(model.weight_bytes()),
-        extra_tokens_(whole_requests ? model.options().num_mtp_tokens : 0) {}
+        extra_tokens_(whole_requests ? predicted_tokens(model) : 0) {}
 
   void trace(const Workload& workload, Graph& graph) const override {
     Workload work = workload;
@@ -51,6 +51,12 @@ class ModelSource final : public GraphSource {
   std::int64_t weight_bytes() const override { return weight_bytes_; }
 
  private:
+  /// Tokens that the model as it stands predicts beyond the next one.
+  static std::int64_t predicted_tokens(const TransformerModel& model) {
+    const auto* wrapper = dynamic_cast<const LanguageModelWrapper*>(&model.root());
+    return wrapper == nullptr ? 0 : wrapper->mtp_tokens();
+  }
+
   const TransformerModel& model_;
   std::int64_t weight_bytes_;
   std::int64_t extra_tokens_;

@@ -144,7 +144,9 @@ void transform(TransformerModel& model) {
     std::string hint = "leave the option out";
     for (const StepReport& report : model.reports()) {
       for (const StepReport::Skip& skip : report.skipped) {
-        if (report.disabled || (report.step == "shard_model" && skip.path.empty())) {
+        const bool no_experts =
+            report.step == "shard_model" && skip.path.empty() && model.options().parallel.ep > 1;
+        if (report.disabled || no_experts) {
           hint = fmt::format("step '{}': {}", report.step, skip.reason);
         }
       }
