@@ -109,8 +109,7 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   model.set_observer(nullptr);
   report.assumptions = model.assumptions();
   const bool json = output.format == OutputFormat::json;
-  write_result(output.file, json ? steps_json(report) : write_steps_table(report),
-               streams.out);
+  write_result(output.file, json ? steps_json(report) : write_steps_table(report), streams.out);
   return 0;
 }
 

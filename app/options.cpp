@@ -212,7 +212,7 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.add_option("--threads", "N", to_size(inputs.threads, 1, 4096),
                   "threads when timing this host; default all");
   line.add_option("--time-budget", "SECONDS", to_number(inputs.time_budget_s, 0.001, 86400),
-                  "limit of the time spent on timing this host");
+                  "limit of the time spent on timing this host (default 10)");
   line.add_check([&line] {
     for (const char* name : {"--threads", "--time-budget"}) {
       if (!line.given("--device") || !line.given(name)) continue;
@@ -257,7 +257,13 @@ TransformerModel load_model(const std::string& config_path, const ModelInputs& i
     assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",
                                       inputs.assume_base, model_type));
   }
-  ModelProfile profile = load_profile(model_type, inputs.profiles);
+  const bool unknown = architectures().find(model_type) == nullptr;
+  ModelProfile profile =
+      load_profile(model_type, inputs.profiles, unknown ? inputs.assume_base : std::string());
+  if (profile.base && !inputs.assume_base.empty()) {
+    assumptions.push_back(fmt::format("--assume-base {} is not used: the profile's base is '{}'",
+                                      inputs.assume_base, *profile.base));
+  }
   TransformerModel model =
       build_model(std::move(config), std::move(profile), std::move(options), inputs.assume_base);
   model.assumptions().insert(model.assumptions().begin(), assumptions.begin(), assumptions.end());

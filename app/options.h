@@ -34,9 +34,9 @@ struct WorkloadInputs {
 struct TargetInputs {
   std::string device;  ///< name or file of a device profile; empty: this host, timed
   std::int64_t reserved_memory_bytes = 0;
-  bool ideal = false;        ///< show the datasheet bound beside the estimate
-  std::int64_t threads = 0;  ///< for timing this host; 0: all
-  double time_budget_s = 0;  ///< for timing this host; 0: no limit
+  bool ideal = false;         ///< show the datasheet bound beside the estimate
+  std::int64_t threads = 0;   ///< for timing this host; 0: all
+  double time_budget_s = 10;  ///< for timing this host
 };
 
 enum class OutputFormat : std::uint8_t { table, json, jsonl, csv };

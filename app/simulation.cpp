@@ -111,7 +111,7 @@ std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& para
 }
 
 Simulation::Simulation(const TransformerModel& model, const SimulationRequest& request)
-    : model_(model), request_(request), source_(model) {}
+    : model_(model), request_(request), source_(model, !request.phase) {}
 
 void Simulation::forecast(const CostModel& cost) {
   const ParallelOptions& parallel = model_.options().parallel;
@@ -312,39 +312,75 @@ std::string Simulation::explain(std::string_view op_name) const {
               did_you_mean(op_name, names, "it has " + join(names, ", ")));
 }
 
+namespace {
+
+/// Bytes of the whole model as its tensors are stored, however they are spread.
+double whole_bytes(const TransformerModel& model) {
+  double bytes = 0;
+  walk(model.root(), [&bytes](const Module& module, const ModulePath& path) {
+    for (const Parameter& parameter : module.parameters()) {
+      if (!parameter.tied_to.empty()) continue;
+      bytes += static_cast<double>(parameter.shape.elements()) * static_cast<double>(path.count()) *
+               bits_of(parameter.dtype) / 8;
+    }
+  });
+  return bytes;
+}
+
+bool fits(const TransformerModel& model, const SimulationRequest& request,
+          const DeviceProfile& device) {
+  const ModelSource source(model, !request.phase);
+  const RooflineModel cost(device);
+  Forecaster forecaster(source, cost, device);
+  const ParallelOptions& parallel = model.options().parallel;
+  if (!request.phase) {
+    ForecastRequest asked;
+    asked.batch = batch_per_rank(request.batch_size, parallel);
+    asked.input_length = request.input_length;
+    asked.output_length = request.output_length;
+    asked.reserved_bytes = request.reserved_bytes;
+    return forecaster.memory_of(asked).fits();
+  }
+  Workload work = *request.phase;
+  work.batch = batch_per_rank(work.batch, parallel);
+  Graph graph;
+  source.trace(work, graph);
+  MemoryPlanner planner;
+  return source.weight_bytes() + cache_bytes(graph, work.batch, work.sequence_length()) +
+             planner.peak_of(graph).bytes + graph.constant_bytes + request.reserved_bytes <=
+         device.memory_bytes;
+}
+
+}  // namespace
+
 std::int64_t least_devices(const TransformerModel& model, const std::string& assume_base,
                            const SimulationRequest& request, const DeviceProfile& device) {
   constexpr std::int64_t most_devices = 1024;
   constexpr std::int64_t most_tp = 64;
   const ParameterCounts counts = model.count_parameters();
   const bool experts = counts.active < counts.total;
-  const std::int64_t all_bytes =
-      checked_mul(model.weight_bytes(), model.options().parallel.devices());
-  ForecastRequest asked;
-  asked.input_length = request.phase ? request.phase->sequence_length() : request.input_length;
-  asked.output_length = request.phase ? 1 : request.output_length;
-  asked.reserved_bytes = request.reserved_bytes;
-  const std::int64_t batch = request.phase ? request.phase->batch : request.batch_size;
+  const double least_bytes = whole_bytes(model);
   for (std::int64_t devices = 1; devices <= most_devices; devices *= 2) {
-    // Replicated parts make all_bytes too large, never more than twofold for what is worth a try.
-    if (all_bytes / (2 * devices) > device.memory_bytes) continue;
+    // No spreading makes a rank hold less than its share of every tensor.
+    if (least_bytes / static_cast<double>(devices) > static_cast<double>(device.memory_bytes)) {
+      continue;
+    }
     for (std::int64_t tp = std::min(devices, most_tp); tp >= 1; tp /= 2) {
-      if (!experts && tp != devices) break;
-      ModelOptions options = model.options();
-      options.parallel.num_devices = devices;
-      options.parallel.tp = tp;
-      options.parallel.ep = experts ? devices : 1;
-      try {
-        TransformerModel candidate =
-            build_model(model.config(), model.profile(), options, assume_base);
-        transform(candidate);
-        const ModelSource source(candidate);
-        const RooflineModel cost(device);
-        Forecaster forecaster(source, cost, device);
-        asked.batch = batch_per_rank(batch, options.parallel);
-        if (forecaster.memory_of(asked).fits()) return devices;
-      } catch (const Error&) {
-        // Heads or experts do not divide by this number; the next one may.
+      for (const std::int64_t ep : {devices, std::int64_t{1}}) {
+        if (ep > 1 && !experts) continue;
+        ModelOptions options = model.options();
+        options.parallel.num_devices = devices;
+        options.parallel.tp = tp;
+        options.parallel.ep = ep;
+        try {
+          TransformerModel candidate =
+              build_model(model.config(), model.profile(), options, assume_base);
+          transform(candidate);
+          if (fits(candidate, request, device)) return devices;
+        } catch (const Error&) {
+          // Heads or experts do not divide by this number; the next one may.
+        }
+        if (devices == 1) break;
       }
     }
   }

@@ -36,17 +36,30 @@ std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& para
 /// A model's graph for the forecaster.
 class ModelSource final : public GraphSource {
  public:
-  explicit ModelSource(const TransformerModel& model)
-      : model_(model), weight_bytes_(model.weight_bytes()) {}
+  /// `whole_requests`: decode steps are those of a generation, which with multi-token prediction
+  /// check the predicted tokens along with the last one; else passes are traced exactly as asked.
+  explicit ModelSource(const TransformerModel& model, bool whole_requests = true)
+      : model_(model),
+        weight_bytes_(model.weight_bytes()),
+        extra_tokens_(whole_requests ? predicted_tokens(model) : 0) {}
 
   void trace(const Workload& workload, Graph& graph) const override {
-    model_.trace(workload, graph);
+    Workload work = workload;
+    if (work.phase == Phase::decode) work.query_length += extra_tokens_;
+    model_.trace(work, graph);
   }
   std::int64_t weight_bytes() const override { return weight_bytes_; }
 
  private:
+  /// Tokens that the model as it stands predicts beyond the next one.
+  static std::int64_t predicted_tokens(const TransformerModel& model) {
+    const auto* wrapper = dynamic_cast<const LanguageModelWrapper*>(&model.root());
+    return wrapper == nullptr ? 0 : wrapper->mtp_tokens();
+  }
+
   const TransformerModel& model_;
   std::int64_t weight_bytes_;
+  std::int64_t extra_tokens_;
 };
 
 /// One simulation of a transformed model: run it on a device or on this host, then ask for what it

@@ -3,11 +3,17 @@
 
 TCAST_REGISTER_MODULE_CLASS("MultiheadLatentAttention")
 (tcast::Module& original, const tcast::ModelProfile&, const tcast::ModelOptions& options) {
-  auto& attention = dynamic_cast<tcast::LatentAttention&>(original);
+  auto* attention = dynamic_cast<tcast::LatentAttention*>(&original);
+  if (attention == nullptr) {
+    throw tcast::Error(
+        "MultiheadLatentAttention cannot take the place of a " + original.class_name(),
+        "name it in mla_module_class_type only");
+  }
   tcast::CacheOptions cache;
-  cache.dtype = attention.child(attention.names().kv_b_proj).parameters().at(0).dtype;
+  // Norms stay in the dtype of the activations, whatever was quantized before.
+  cache.dtype = attention->child(attention->names().kv_a_layernorm).parameters().at(0).dtype;
   cache.block_size = options.kv_block_size;
-  return std::make_unique<tcast::MultiheadLatentAttention>(attention, cache);
+  return std::make_unique<tcast::MultiheadLatentAttention>(*attention, cache);
 }
 
 TCAST_REGISTER_MODULE_CLASS("GroupedExperts")

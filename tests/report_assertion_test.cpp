@@ -145,7 +145,7 @@ TEST_CASE("assertion: the absent phase has no numbers") {
   } catch (const Error& error) {
     CHECK(error.hint() == "a run with --phase has numbers of that phase only");
   }
-  CHECK(evaluate(parse_assertion("ttft_s<1"), report).passed);
+  CHECK(evaluate(parse_assertion("prefill_s<1"), report).passed);
 }
 
 }  // namespace

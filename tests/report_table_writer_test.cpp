@@ -1,5 +1,6 @@
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <string_view>
@@ -204,14 +205,9 @@ TEST_CASE("table: does not fit, ideal times, one phase") {
   total               8.657  108.2 %
   capacity            8.000  100.0 %
   verdict            does not fit, 673 MiB too much; 4 devices would do
-  largest batch      none: a single request does not fit
-  longest context    none: a single token does not fit
 
-latency                         estimate    ideal
-  decode step                    3.00 ms  2.80 ms
-  time per output token (TPOT)   3.10 ms  2.90 ms
-  output tokens/s                  1,260
-  output tokens/s/device             630
+latency        estimate    ideal
+  decode step   3.00 ms  2.80 ms
 
 decode: 3.00 ms; limited by memory 100.0 %
   op      module                           calls  total ms  ideal ms    share  bound   source
@@ -226,6 +222,57 @@ module            decode ms    share
   lm_head             1.000   33.3 %
   total               3.000  100.0 %
 )");
+}
+
+TEST_CASE("table: limits of memory") {
+  struct Row {
+    std::optional<std::int64_t> batch;
+    std::optional<std::int64_t> context;
+    std::string lines;
+  };
+  const std::vector<Row> rows = {
+      {0, 0,
+       "\n  largest batch      none: a single request does not fit\n"
+       "  longest context    none: a single token does not fit\n\n"},
+      {std::nullopt, std::nullopt,
+       "\n  largest batch      not limited by memory\n"
+       "  longest context    not limited by memory\n\n"},
+      {1, 1234,
+       "\n  largest batch      1 with these lengths\n"
+       "  longest context    1,234 tokens with this batch\n\n"},
+  };
+  for (const Row& row : rows) {
+    Report report = sample_report();
+    report.memory.max_batch_size = row.batch;
+    report.memory.max_context_length = row.context;
+    const std::string text = write_table(report);
+    CAPTURE(text);
+    CHECK(text.find(row.lines) != std::string::npos);
+  }
+}
+
+TEST_CASE("table: a single output token has no time per further token") {
+  Report report = sample_report();
+  report.latency.tpot_s = 0;
+  CHECK(write_table(report).find("TPOT") == std::string::npos);
+}
+
+TEST_CASE("table: a part of the run that is neither prefill nor decode") {
+  Report report = sample_report();
+  report.ops.push_back({.phase = "sampling",
+                        .name = "top_k",
+                        .module = "sampling",
+                        .calls = 1,
+                        .total_s = 1e-5,
+                        .bound = "memory",
+                        .source = "measured"});
+  const std::string text = write_table(report);
+  CHECK(join(block(text, "sampling: "), "\n") ==
+        "sampling: 10.0 us; limited by memory 100.0 %\n"
+        "  op     module    calls  total us    share  bound   source\n"
+        "  top_k  sampling      1    10.000  100.0 %  memory  measured\n"
+        "  total                1    10.000  100.0 %");
+  CHECK(text.find("sampling us") == std::string::npos);  // not in the module table
 }
 
 TEST_CASE("table: shown parts add up to shown totals") {
@@ -340,9 +387,28 @@ TEST_CASE("table: small modules among many are one row") {
   for (int i = 0; i < 8; ++i) add("small" + std::to_string(i), 0.001);
   const std::vector<std::string> lines = block(write_table(report), "module");
   REQUIRE(lines.size() == 6);
-  CHECK(lines[3] == "      large           1.000   99.2 %      0.000      -");
-  CHECK(lines[4] == "      [8 others]      0.008    0.8 %      0.000      -");
+  CHECK(lines[3] == "      large           1.000   99.2 %");
+  CHECK(lines[4] == "      [8 others]      0.008    0.8 %");
   check_module_table(lines);
+}
+
+TEST_CASE("table: shares of parents do not drift with the number of their children") {
+  Report report;
+  const auto add = [&](const std::string& module, double seconds) {
+    report.ops.push_back({.phase = "prefill",
+                          .name = "op",
+                          .module = module,
+                          .calls = 1,
+                          .total_s = seconds,
+                          .bound = module == "lm_head" ? "memory" : "compute",
+                          .source = "assumed"});
+  };
+  for (int i = 0; i < 7; ++i) add("layers.*.part" + std::to_string(i), 0.0049);
+  add("lm_head", 0.9657);
+  const std::string text = write_table(report);
+  CHECK(amounts(block(text, "module")[1])[0].second == 34);
+  CHECK(text.find("limited by memory 96.6 %, compute 3.4 %\n") != std::string::npos);
+  check_module_table(block(text, "module"));
 }
 
 TEST_CASE("table: nasty reports") {

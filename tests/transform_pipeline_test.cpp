@@ -204,6 +204,46 @@ TEST_CASE("shards times ranks are the whole, replicated parts apart") {
   }
 }
 
+TEST_CASE("tables of layers that have their own are counted for each layer, reused or not") {
+  const std::string text =
+      R"({"model_type": "bailing_moe", "torch_dtype": "bfloat16", "vocab_size": 101,
+          "hidden_size": 48, "num_hidden_layers": 5, "intermediate_size": 80,
+          "num_attention_heads": 6, "num_key_value_heads": 3, "num_experts": 4,
+          "num_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16})";
+  for (const bool reuse : {true, false}) {
+    ModelOptions options;
+    options.reuse_layers = reuse;
+    tcast::HfConfig config = tcast::HfConfig::parse(text, "ling.json");
+    tcast::ModelProfile profile = tcast::load_profile("bailing_moe", {});
+    TransformerModel model = tcast::build_model(std::move(config), std::move(profile), options);
+    tcast::transform(model);
+    tcast::Graph graph;
+    model.trace(prefill(1, 10), graph);
+    model.trace(prefill(1, 10), graph);  // what an earlier trace noted is forgotten
+    CHECK(graph.constant_bytes == 5 * 2 * 10 * 8 * 2);
+  }
+}
+
+TEST_CASE("a padded slice of tokens routes no more rows than there are tokens") {
+  ModelOptions options;
+  options.parallel.tp = 8;
+  options.parallel.ep = 8;
+  const TransformerModel model = transformed("deepseek-v3", options);
+  tcast::Graph graph;
+  model.trace(decode(1, 100), graph);
+  std::int64_t grouped = 0;
+  for (std::uint32_t r = 0; r < graph.region_count; ++r) {
+    for (const tcast::Op& op : graph.regions[r].ops) {
+      const auto* matmul = std::get_if<tcast::GroupedMatMul>(&op.record);
+      if (matmul == nullptr) continue;
+      ++grouped;
+      CHECK(matmul->rows == 1);  // one token, eight experts, eight ranks
+      CHECK(matmul->active_experts == 1);
+    }
+  }
+  CHECK(grouped == 3);
+}
+
 TEST_CASE("what is asked for is done or refused") {
   ModelOptions ep;
   ep.parallel.ep = 8;
@@ -228,6 +268,11 @@ TEST_CASE("what is asked for is done or refused") {
   ranks.parallel.tp = 2;
   ranks.parallel.num_devices = 3;
   CHECK(error_of("qwen3-8b", ranks) == "--num-devices 3 cannot be divided into groups of --tp 2");
+  ModelOptions nothing;
+  nothing.quantize_linear = tcast::LinearScheme::fp8;
+  nothing.quantize_ignore = {"model.layers.99"};
+  CHECK(error_of("qwen3-8b", nothing) ==
+        "--quantize-ignore 'model.layers.99' matches no linear of the model");
   ModelOptions typo;
   typo.skip_steps = {"patch_atention"};
   CHECK(error_of("qwen3-8b", typo) == "--skip-step: unknown step 'patch_atention'");

@@ -125,6 +125,14 @@ Forecaster::Forecaster(const GraphSource& source, const CostModel& cost,
     : source_(source), cost_(cost), device_(device) {}
 
 void Forecaster::price(const Workload& workload, PhaseForecast& phase) {
+  const std::int64_t length =
+      checked_add(workload.query_length, workload.context_length, "length of a request");
+  if (workload.batch < 1 || workload.query_length < 1 || length > most_tokens / workload.batch) {
+    throw Error(
+        fmt::format("{} requests of {} tokens are more than the {} tokens that tcast "
+                    "calculates with",
+                    workload.batch, length, most_tokens));
+  }
   source_.trace(workload, phase.graph);
   const Graph& graph = phase.graph;
   calls_of_region_.assign(graph.region_count, 0);

@@ -153,4 +153,13 @@ HostSpeed measure_host_speed() {
   return speed;
 }
 
+double drift(const HostSpeed& before, const HostSpeed& after) {
+  const auto change = [](double a, double b) {
+    return a > 0 && b > 0 ? std::max(a, b) / std::min(a, b) - 1 : 0.0;
+  };
+  return std::max({change(before.read_bytes_per_s, after.read_bytes_per_s),
+                   change(before.f32_flops_per_s, after.f32_flops_per_s),
+                   change(before.bf16_flops_per_s, after.bf16_flops_per_s)});
+}
+
 }  // namespace tcast

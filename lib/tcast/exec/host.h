@@ -26,12 +26,15 @@ struct HostSpeed {
   double read_bytes_per_s = 0;  ///< all threads reading more than the last-level cache holds
   double f32_flops_per_s = 0;   ///< a product of 256 x 1024 x 1024 through oneDNN
   double bf16_flops_per_s = 0;  ///< the same in bf16; 0 where there is none
-  std::string f32_implementation;
-  std::string bf16_implementation;
+  std::string f32_implementation{};
+  std::string bf16_implementation{};
   double took_s = 0;
 };
 
 /// Takes the canary on current_threads() threads: about 0.2 s, up to 256 MiB for that time.
 HostSpeed measure_host_speed();
+
+/// How far two canaries differ: the largest relative change of their figures, 0.1 = 10 %.
+double drift(const HostSpeed& before, const HostSpeed& after);
 
 }  // namespace tcast

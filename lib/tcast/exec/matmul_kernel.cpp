@@ -409,7 +409,7 @@ class IntegerMatMul final : public MatMulBase {
 };
 
 /// Rows up to which reading a byte per weight wins over widening the weight for oneDNN.
-constexpr std::int64_t few_rows = 16;
+constexpr std::int64_t few_rows = 8;
 /// Channels of the weight that are widened at a time.
 constexpr std::int64_t strip_channels = 512;
 
@@ -625,17 +625,18 @@ class GroupedKernel final : public Kernel {
 
   /// Empty when it works, else the reason.
   std::string prepare() {
+    // The layout of the weights is that for sixteen rows, whatever the routing does later.
+    std::string reason;
+    Kernel* const usual = kernel_for(padding, reason);
+    if (usual == nullptr) return reason;
+    expert_bytes_ = usual->packed_bytes();
+    packed_layout_ = usual->packed_layout();
+    packed_bytes_ = checked_mul(expert_bytes_, op_.experts, "grouped matmul");
     const std::int64_t active = std::max<std::int64_t>(1, op_.active_experts);
-    const std::int64_t expected = std::max<std::int64_t>(1, op_.rows / active);
-    for (const std::int64_t rows :
-         {expected, ceil_div(std::max<std::int64_t>(1, op_.rows), active)}) {
-      std::string reason;
-      const Kernel* kernel = expert_kernel(rows, reason);
-      if (kernel == nullptr) return reason;
-      implementation_ = kernel->implementation();
-      expert_bytes_ = kernel->packed_bytes();
-      packed_layout_ = kernel->packed_layout();
-      packed_bytes_ = checked_mul(expert_bytes_, op_.experts, "grouped matmul");
+    for (const std::int64_t rows : {op_.rows / active, ceil_div(op_.rows, active)}) {
+      const Expert expert = expert_for(std::max<std::int64_t>(1, rows), reason);
+      if (expert.kernel == nullptr) return reason;
+      implementation_ = expert.kernel->implementation();
     }
     return {};
   }
@@ -644,7 +645,8 @@ class GroupedKernel final : public Kernel {
     if (packed_bytes_ == 0) return Kernel::pack_weight(plain, packed);
     expect(plain, plain.dtype, op_.experts * op_.n * op_.k, "experts");
     TCAST_CHECK(packed.bytes >= packed_bytes_, "packed experts");
-    Kernel& kernel = *kernels_.begin()->second;
+    std::string reason;
+    Kernel& kernel = *kernel_for(padding, reason);
     const std::int64_t plain_bytes = bytes_of(op_.n * op_.k, plain.dtype);
     for (std::int64_t expert = 0; expert < op_.experts; ++expert) {
       kernel.pack_weight({plain.data + expert * plain_bytes, plain_bytes, plain.dtype, {}},
@@ -670,21 +672,37 @@ class GroupedKernel final : public Kernel {
       TCAST_CHECK(count > 0 && x.bytes >= (row + count) * x_row && y.bytes >= (row + count) * y_row,
                   "token counts do not fit the rows");
       std::string reason;
-      Kernel* kernel = expert_kernel(count, reason);
-      TCAST_CHECK(kernel != nullptr, reason);
-      TCAST_CHECK(kernel->packed_layout() == packed_layout_, "layouts of experts differ");
-      run_expert(*kernel, args, expert, row, count, weight_bytes);
+      const Expert chosen = expert_for(count, reason);
+      TCAST_CHECK(chosen.kernel != nullptr, reason);
+      run_expert(chosen, args, expert, row, count, weight_bytes);
       row += count;
     }
   }
 
  private:
-  /// Few distinct numbers of rows, so that few primitives are made: exact up to 16, above that
-  /// multiples of 16.
-  static std::int64_t bucket(std::int64_t rows) { return rows <= 16 ? rows : round_up(rows, 16); }
+  static constexpr std::int64_t padding = 16;
 
-  Kernel* expert_kernel(std::int64_t rows, std::string& reason) {
-    const std::int64_t m = bucket(rows);
+  /// A kernel and the number of rows that it was made for.
+  struct Expert {
+    Kernel* kernel = nullptr;
+    std::int64_t m = 0;
+  };
+
+  /// Few distinct numbers of rows, so that few primitives are made: exact below 16 unless that asks
+  /// for another layout of the weight, above that multiples of 16.
+  Expert expert_for(std::int64_t rows, std::string& reason) {
+    if (rows < padding) {
+      Kernel* const exact = kernel_for(rows, reason);
+      if (exact != nullptr && exact->packed_layout() == packed_layout_) return {exact, rows};
+    }
+    const std::int64_t m = round_up(rows, padding);
+    Kernel* const padded = kernel_for(m, reason);
+    TCAST_CHECK(padded == nullptr || padded->packed_layout() == packed_layout_,
+                "layouts of experts differ");
+    return {padded, m};
+  }
+
+  Kernel* kernel_for(std::int64_t m, std::string& reason) {
     const auto found = kernels_.find(m);
     if (found != kernels_.end()) return found->second.get();
     const MatMul product{
@@ -705,9 +723,10 @@ class GroupedKernel final : public Kernel {
     return kernels_.emplace(m, std::move(result.kernel)).first->second.get();
   }
 
-  void run_expert(Kernel& kernel, const KernelArgs& args, std::int64_t expert, std::int64_t row,
-                  std::int64_t count, std::int64_t weight_bytes) {
-    const std::int64_t m = bucket(count);
+  void run_expert(const Expert& chosen, const KernelArgs& args, std::int64_t expert,
+                  std::int64_t row, std::int64_t count, std::int64_t weight_bytes) {
+    Kernel& kernel = *chosen.kernel;
+    const std::int64_t m = chosen.m;
     const std::int64_t x_row = bytes_of(op_.k, op_.input);
     const std::int64_t y_row = bytes_of(op_.n, op_.output);
     std::byte* x = args.inputs[0].data + row * x_row;

@@ -9,8 +9,9 @@ namespace tcast {
 /// group (a container with two cpus of a machine with a hundred gets two).
 int available_threads();
 
-/// Sets how many threads kernels, and oneDNN's primitives created from now on, run on. They share
-/// one pool, that of libgomp, which libdnnl links: two pools on the same cores would fight.
+/// Sets how many threads the kernels that the calling thread makes and runs from now on use,
+/// oneDNN's among them. They share one pool, that of libgomp, which libdnnl links: two pools on the
+/// same cores would fight.
 void set_threads(int threads);
 
 /// The number set by set_threads, or the pool's own default.

@@ -354,11 +354,6 @@ MemoryNeed memory_need(const OpRecord& record) {
     need.cold = checked_add(
         need.cold, bytes_of(checked_mul(append->tokens + CacheLayout{}.block_tokens, append->width),
                             append->cache));
-  } else if (const auto* product = std::get_if<MatMul>(&record)) {
-    // int32 sums of an integer product.
-    if (product->compute == DType::i8) {
-      need.warm = checked_add(need.warm, checked_mul(4, checked_mul(product->m, product->n)));
-    }
   }
   return need;
 }
@@ -557,22 +552,26 @@ class OpTimer::Impl {
     double share = std::min(1.0, allowed_s / (runs_wanted * expected_s(job)));
     // Nearly all of it is not worth an extrapolation.
     if (share > 0.7) share = 1;
+    const double start = now_s();
     ShrunkOp op = shrink(job.record, share);
-    while (!fits(op.record)) {
+    KernelResult made;
+    for (;;) {
+      if (fits(op.record, nullptr)) {
+        made = make_kernel(op.record);
+        if (made.kernel == nullptr) {
+          job.result.unsupported = std::move(made.unsupported);
+          return;
+        }
+        if (fits(op.record, made.kernel.get())) break;
+      }
+      // Dimensions are cut to whole blocks, so one step may change nothing yet.
       share = std::min(share, op.share) / 2;
-      const ShrunkOp smaller = shrink(job.record, share);
-      if (share < 1e-9 || smaller.share >= op.share) {
+      if (share < 1e-9) {
         job.result.unsupported = fmt::format("its operands take more than {} MiB of memory",
                                              options_.memory_limit_bytes >> 20);
         return;
       }
-      op = smaller;
-    }
-    const double start = now_s();
-    KernelResult made = make_kernel(op.record);
-    if (made.kernel == nullptr) {
-      job.result.unsupported = std::move(made.unsupported);
-      return;
+      op = shrink(job.record, share);
     }
     const std::vector<double> samples = sample(*made.kernel, op.record, start, allowed_s, deadline);
     const SampleSummary summary = summarize(samples);
@@ -587,9 +586,15 @@ class OpTimer::Impl {
     factor = std::clamp(job.result.seconds / job.rough_s, 0.1, 1000.0);
   }
 
-  bool fits(const OpRecord& record) const {
+  /// Whether operands, and packed weight and scratch once there is a kernel, keep to the limit.
+  bool fits(const OpRecord& record, const Kernel* kernel) const {
     const MemoryNeed need = memory_need(record);
-    return checked_add(need.cold, need.warm) <= options_.memory_limit_bytes;
+    std::int64_t bytes = checked_add(need.cold, need.warm);
+    if (kernel != nullptr) {
+      bytes = checked_add(std::max(need.cold, kernel->packed_bytes()),
+                          checked_add(need.warm, kernel->scratch_bytes()));
+    }
+    return bytes <= options_.memory_limit_bytes;
   }
 
   std::vector<double> sample(Kernel& kernel, const OpRecord& record, double start, double allowed_s,

@@ -20,6 +20,7 @@ void Region::clear() {
   caches.clear();
   inputs.clear();
   outputs.clear();
+  constant_bytes = 0;
 }
 
 void Graph::clear() {

@@ -37,6 +37,8 @@ struct Region {
   std::vector<Op> ops;
   std::vector<Scope> scopes;
   std::vector<CacheSpec> caches;
+  /// Bytes that each call computes once and keeps beside weights and caches (rotary tables).
+  std::int64_t constant_bytes = 0;
   /// Tensors of kind input, in the order of Call::inputs; and what it hands out.
   std::vector<TensorId> inputs;
   std::vector<TensorId> outputs;

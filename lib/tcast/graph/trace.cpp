@@ -21,7 +21,12 @@ Trace::Trace(Graph& graph, const Workload& workload) : graph_(graph) {
   frames_.emplace_back();  // graph_frame
 }
 
-void Trace::finish() { close_region(); }
+void Trace::finish() {
+  close_region();
+  for (const Call& call : graph_.calls) {
+    graph_.constant_bytes += graph_.regions[call.region].constant_bytes;
+  }
+}
 
 // --- regions -------------------------------------------------------------------------------------
 
@@ -57,6 +62,8 @@ void Trace::close_region() {
 }
 
 void Trace::begin_member(std::int64_t first) {
+  TCAST_CHECK(current_ == 0 || graph_.calls[frames_[current_].call].member < 0,
+              "list members do not nest regions");
   close_region();
   open_region(static_cast<std::int32_t>(first));
 }
@@ -216,6 +223,11 @@ Value Trace::parameter(const Parameter& parameter, std::int64_t stacked) {
   made.parameter = &parameter;
   made.stacked = stacked;
   return Value{current_, id};
+}
+
+void Trace::keep_constant(std::int64_t bytes) {
+  if (current_ == 0) open_region(-1);
+  region().constant_bytes += bytes;
 }
 
 Value Trace::cache(const CacheSpec& spec) {

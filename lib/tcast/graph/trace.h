@@ -109,6 +109,8 @@ class TCAST_API Trace {
   Value input(std::string_view name, const Shape& shape, DType dtype);
   /// A parameter of the module at hand; `stacked` list members side by side, 0 = the one.
   Value parameter(const Parameter& parameter, std::int64_t stacked = 0);
+  /// Notes bytes that this region computes once and keeps, such as tables.
+  void keep_constant(std::int64_t bytes);
   /// This layer's cache.
   Value cache(const CacheSpec& spec);
   /// The same memory seen with another shape of at most as many elements.

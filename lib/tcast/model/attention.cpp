@@ -181,9 +181,7 @@ Value EagerAttention::forward(Trace& trace, Value hidden) const {
   shape.kv_heads = local_kv_heads();
   shape.qk_dim = c.head_dim;
   shape.v_dim = c.head_dim;
-  shape.span = c.span;
   shape.scale = c.scale;
-  shape.softcap = c.softcap;
   return call(trace, names().o_proj, eager_attention(trace, p.q, p.k, p.v, shape));
 }
 

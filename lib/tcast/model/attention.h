@@ -126,9 +126,7 @@ struct EagerShape {
   std::int64_t kv_heads = 1;
   std::int64_t qk_dim = 1;
   std::int64_t v_dim = 1;
-  AttentionSpan span;
   double scale = 1;
-  double softcap = 0;
 };
 TCAST_API Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape& shape);
 

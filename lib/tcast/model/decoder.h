@@ -124,6 +124,7 @@ class TCAST_API LanguageModelWrapper : public ModuleOf<LanguageModelWrapper> {
 
   /// Tokens to predict beyond the next one; the MTP layers stand at the end of the layer list.
   void set_mtp_tokens(std::int64_t tokens) { mtp_tokens_ = tokens; }
+  std::int64_t mtp_tokens() const { return mtp_tokens_; }
 
  private:
   std::int64_t mtp_tokens_ = 0;

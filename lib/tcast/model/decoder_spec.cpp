@@ -127,11 +127,7 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                    }},
                   {"gate_proj", to(moe.expert_names.gate)},
                   {"up_proj", to(moe.expert_names.up)},
-                  {"down_proj", to(moe.expert_names.down)},
-                  {"gate", to(moe.names.gate)},
-                  {"experts", to(moe.names.experts)},
-                  {"shared_experts", to(moe.names.shared_experts)},
-                  {"shared_experts_gate", to(moe.names.shared_experts_gate)}});
+                  {"down_proj", to(moe.expert_names.down)}});
   };
   auto name_fields = [&](const Node& node) {
     apply_fields(node, {{"embed_tokens", to(spec.names.embeddings)},
@@ -183,7 +179,7 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
 class Builder {
  public:
   Builder(const DecoderSpec& spec, const ArchitectureContext& context)
-      : spec_(spec), config_(context.config) {}
+      : spec_(spec), config_(context.config), mla_names_(context.profile.mla_field_names) {}
 
   std::unique_ptr<Module> build() const {
     auto lm = std::make_unique<CausalLm>(spec_.class_prefix + "ForCausalLM");
@@ -305,7 +301,7 @@ class Builder {
   std::unique_ptr<Module> latent_attention(const AttentionSpan& span) const {
     LatentAttentionConfig config = *spec_.latent;
     config.span = span;
-    const MlaFieldNames names;
+    const MlaFieldNames& names = mla_names_;
     const std::int64_t hidden = spec_.hidden_size;
     const std::int64_t q_width = config.num_heads * config.qk_head_dim();
     auto module =
@@ -373,12 +369,22 @@ class Builder {
 
   const DecoderSpec& spec_;
   const HfConfig& config_;
+  const MlaFieldNames& mla_names_;
 };
 
 void require_divides(const HfConfig& config, const char* key, std::int64_t whole, std::int64_t part,
                      const char* whole_name) {
   if (part > 0 && whole % part == 0) return;
   config.fail(key, fmt::format("{} does not divide {} {}", part, whole_name, whole));
+}
+
+/// No matrix of a model comes near 2^46 elements: larger ones are mistakes, and would overflow
+/// later.
+void require_sane_matrix(const HfConfig& config, const char* key, std::int64_t rows,
+                         std::int64_t columns) {
+  constexpr std::int64_t most_elements = std::int64_t{1} << 46;
+  if (rows <= most_elements / columns) return;
+  config.fail(key, fmt::format("a matrix of {} x {} is larger than any model has", rows, columns));
 }
 
 }  // namespace
@@ -468,10 +474,8 @@ MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spe
   moe.routing.num_experts = default_experts > 0 ? config.get_size_or(experts_key, default_experts)
                                                 : config.get_size(experts_key);
   moe.routing.top_k = config.get_size_or("num_experts_per_tok", default_top_k);
-  if (moe.routing.top_k > moe.routing.num_experts) {
-    config.fail("num_experts_per_tok", fmt::format("a token cannot choose {} of {} experts",
-                                                   moe.routing.top_k, moe.routing.num_experts));
-  }
+  // One owner of these names: the profile, where the steps look for them too.
+  moe.names = context.profile.moe_field_names;
   moe.expert_class = spec.class_prefix + "MLP";
   moe.layers.assign(static_cast<std::size_t>(spec.num_hidden_layers), true);
   return moe;
@@ -479,6 +483,26 @@ MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spe
 
 std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContext& context) {
   apply_profile(context, spec);
+  const HfConfig& config = context.config;
+  for (const auto& [key, value] : {std::pair{"intermediate_size", spec.intermediate_size},
+                                   std::pair{"num_key_value_heads", spec.num_key_value_heads},
+                                   std::pair{"head_dim", spec.head_dim}}) {
+    if (value < 1) config.fail(key, fmt::format("expected a whole number >= 1, got {}", value));
+  }
+  if (spec.latent) {
+    const LatentAttentionConfig& latent = *spec.latent;
+    for (const std::int64_t width :
+         {latent.q_lora_rank, latent.kv_lora_rank, latent.qk_nope_head_dim, latent.qk_rope_head_dim,
+          latent.v_head_dim}) {
+      require_sane_matrix(config, "kv_lora_rank", spec.num_attention_heads, width + 1);
+      require_sane_matrix(config, "kv_lora_rank", spec.hidden_size, width + 1);
+    }
+  }
+  require_sane_matrix(config, "vocab_size", spec.vocab_size, spec.hidden_size);
+  require_sane_matrix(config, "intermediate_size", spec.intermediate_size, spec.hidden_size);
+  require_sane_matrix(config, "head_dim", spec.num_attention_heads, spec.head_dim);
+  require_sane_matrix(config, "num_attention_heads", spec.num_attention_heads * spec.head_dim,
+                      spec.hidden_size);
   if (spec.num_attention_heads % spec.num_key_value_heads != 0) {
     context.config.fail("num_key_value_heads",
                         fmt::format("{} does not divide num_attention_heads {}",
@@ -486,8 +510,14 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
   }
   if (spec.moe) {
     MoeSpec& moe = *spec.moe;
+    require_sane_matrix(config, "moe_intermediate_size", moe.intermediate_size, spec.hidden_size);
+    require_sane_matrix(config, "num_experts", moe.routing.num_experts, spec.hidden_size);
     if (moe.intermediate_size <= 0) {
       context.config.fail("moe_intermediate_size", "the experts have no intermediate size");
+    }
+    if (moe.routing.top_k < 1 || moe.routing.top_k > moe.routing.num_experts) {
+      config.fail("num_experts_per_tok", fmt::format("a token cannot choose {} of {} experts",
+                                                     moe.routing.top_k, moe.routing.num_experts));
     }
     if (moe.routing.groups > 1) {
       require_divides(context.config, "n_group", moe.routing.num_experts, moe.routing.groups,

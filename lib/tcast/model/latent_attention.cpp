@@ -18,6 +18,8 @@ LatentAttention::LatentAttention(std::string class_name, LatentAttentionConfig c
   set_attribute(names_.v_head_dim, config_.v_head_dim);
   set_attribute("scaling", config_.scale);
   set_attribute("rope_interleave", config_.rotary_interleaved);
+  if (config_.rotary_set != "default") set_attribute("rotary_set", config_.rotary_set);
+  if (config_.span.window > 0) set_attribute("sliding_window", config_.span.window);
 }
 
 LatentAttention::LatentAttention(std::string class_name, LatentAttention& original)
@@ -87,7 +89,6 @@ Value EagerLatentAttention::forward(Trace& trace, Value hidden) const {
   shape.kv_heads = local_heads();
   shape.qk_dim = config().qk_head_dim();
   shape.v_dim = config().v_head_dim;
-  shape.span = config().span;
   shape.scale = config().scale;
   return call(trace, names().o_proj, eager_attention(trace, e.q, e.k, e.v, shape));
 }
@@ -213,8 +214,16 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q_nope, Valu
   const std::int64_t both = c.qk_nope_head_dim + c.v_head_dim;
   absorb.weight_scales = scales * c.qk_nope_head_dim / both;
   const Value weight = trace.parameter(kv_b.weight());
+  Operands absorb_operands{q_nope, weight};
+  Operands project_operands{q_nope, weight};
+  for (const Parameter& parameter : kv_b.parameters()) {
+    if (!parameter.scale) continue;
+    const Value weight_scales = trace.parameter(parameter);
+    absorb_operands.push(weight_scales);
+    project_operands.push(weight_scales);
+  }
   const Value q_latent =
-      trace.emit(absorb, {q_nope, weight}, {heads, tokens, c.kv_lora_rank}, dtype);
+      trace.emit(absorb, absorb_operands, {heads, tokens, c.kv_lora_rank}, dtype);
   const std::int64_t row = c.kv_lora_rank + c.qk_rope_head_dim;
   const Value q_row = trace.concat(q_latent, q_rope, {tokens, heads * row});
 
@@ -237,7 +246,8 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q_nope, Valu
   project.n = c.v_head_dim;
   project.k = c.kv_lora_rank;
   project.weight_scales = scales * c.v_head_dim / both;
-  return trace.emit(project, {context, weight}, {tokens, heads * c.v_head_dim}, dtype);
+  project_operands.values[0] = context;
+  return trace.emit(project, project_operands, {tokens, heads * c.v_head_dim}, dtype);
 }
 
 Value MultiheadLatentAttention::attend_expanded(Trace& trace, Value q, Value latent, Value rotary_k,

@@ -65,7 +65,10 @@ Value Linear::forward(Trace& trace, Value input) const {
   op.weight = w.dtype;
   op.output = output_dtype_.value_or(activation);
   op.compute = op.input;
-  op.bias = has_bias();
+  // Partial sums of ranks get their bias once, when they have been added up.
+  const bool late_bias = sharding_ == Sharding::rows && has_bias();
+  TCAST_CHECK(!late_bias || communicate_, "a bias needs the sum that it is added to");
+  op.bias = has_bias() && !late_bias;
   Operands operands{x, trace.parameter(w)};
   if (quantization_) {
     op.weight_scales = local_scale_count(*quantization_, w);
@@ -86,8 +89,10 @@ Value Linear::forward(Trace& trace, Value input) const {
   const Value result = trace.emit(op, operands, shape, op.output);
   if (!communicate_) return result;
   if (sharding_ == Sharding::rows) {
-    return trace.collective(CollectiveKind::all_reduce, result, bytes_of(op.m * op.n, op.output),
-                            group_.size, group_.stride, shape);
+    const Value sum =
+        trace.collective(CollectiveKind::all_reduce, result, bytes_of(op.m * op.n, op.output),
+                         group_.size, group_.stride, shape);
+    return late_bias ? trace.add(sum, trace.parameter(*find_parameter("bias"))) : sum;
   }
   const Shape whole{op.m, op.n * group_.size};
   return trace.collective(CollectiveKind::all_gather, result, bytes_of(whole.elements(), op.output),
@@ -119,7 +124,13 @@ void Linear::shard_columns(RankGroup group, std::vector<ShardSegment> segments, 
   for (Parameter& parameter : parameters()) {
     if (parameter.scale) {
       // Scales follow the rows of the weight that they belong to; one scale for all stays whole.
-      if (parameter.shape[0] > 1) shard_parameter(parameter, 0, group.size, {});
+      if (parameter.shape[0] == 1) continue;
+      const std::int64_t rows_per_scale = ceil_div(out_features(), parameter.shape[0]);
+      std::vector<ShardSegment> scale_segments = segments;
+      for (ShardSegment& segment : scale_segments) {
+        segment.size = ceil_div(segment.size, rows_per_scale);
+      }
+      shard_parameter(parameter, 0, group.size, scale_segments);
     } else {
       shard_parameter(parameter, 0, group.size, segments);
     }
@@ -221,7 +232,7 @@ void RotaryEmbedding::provide(Trace& trace, Value positions) const {
   op.cached = cached_;
   if (cached_) {
     op.table_positions = trace.workload().sequence_length();
-    trace.graph().constant_bytes += 2 * bytes_of(op.table_positions * op.dim, dtype_);
+    trace.keep_constant(2 * bytes_of(op.table_positions * op.dim, dtype_));
   }
   const Shape shape{op.tokens, op.dim};
   RotaryValues values;

@@ -108,17 +108,6 @@ std::unique_ptr<Module> Module::replace_child(std::size_t index,
   return replacement;
 }
 
-std::unique_ptr<Module> Module::remove_child(std::string_view name) {
-  for (auto it = children_.begin(); it != children_.end(); ++it) {
-    if ((*it)->name_ == name) {
-      std::unique_ptr<Module> removed = std::move(*it);
-      children_.erase(it);
-      return removed;
-    }
-  }
-  return nullptr;
-}
-
 std::vector<std::string> Module::child_names() const {
   std::vector<std::string> names;
   for (const auto& child : children_) names.push_back(child->name_);

@@ -101,7 +101,6 @@ class TCAST_API Module {
   Module& child(std::string_view name);
   /// Puts `replacement` in the place of a child; returns what stood there.
   std::unique_ptr<Module> replace_child(std::size_t index, std::unique_ptr<Module> replacement);
-  std::unique_ptr<Module> remove_child(std::string_view name);
   std::vector<std::string> child_names() const;
 
   // --- lists -------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ ElementwiseKind gated(ElementwiseKind activation) {
 }
 
 ExpertLoad expert_load(std::int64_t total_rows, std::int64_t experts, std::int64_t ranks,
-                       double skew) {
+                       std::int64_t top_k, double skew) {
   const std::int64_t local = ceil_div(experts, ranks);
   ExpertLoad load;
   if (total_rows <= 0) return load;
@@ -75,11 +75,14 @@ ExpertLoad expert_load(std::int64_t total_rows, std::int64_t experts, std::int64
   double active = 0;
   for (std::int64_t i = 0; i < experts; ++i) all += std::pow(static_cast<double>(i + 1), -skew);
   for (std::int64_t i = 0; i < experts; i += ranks) {
-    const double share = std::pow(static_cast<double>(i + 1), -skew) / all;
+    // A token chooses an expert at most once.
+    const double share =
+        std::min(std::pow(static_cast<double>(i + 1), -skew) / all, 1 / static_cast<double>(top_k));
     own += share;
     active += std::min(1.0, share * static_cast<double>(total_rows));
   }
-  load.rows = static_cast<std::int64_t>(std::ceil(own * static_cast<double>(total_rows)));
+  load.rows = std::min(total_rows,
+                       static_cast<std::int64_t>(std::ceil(own * static_cast<double>(total_rows))));
   load.active_experts =
       std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(active)), 1, local);
   return load;
@@ -336,7 +339,10 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   trace.add_result({config_.num_experts}, DType::i32);
   const Value counts = counts_of(rows);
 
-  const ExpertLoad load = expert_load(sent * ranks, config_.num_experts, ranks, skew_);
+  // Every token of the group once: the slices of a tensor-parallel group share the same tokens, and
+  // what pads a slice is routed nowhere.
+  const std::int64_t routed = shape[0] * config_.top_k * (ranks / parallel_.token_slices.size);
+  const ExpertLoad load = expert_load(routed, config_.num_experts, ranks, config_.top_k, skew_);
   const std::int64_t sent_bytes = bytes_of(std::max(sent, load.rows) * hidden, dtype);
   rows = trace.collective(CollectiveKind::all_to_all, rows, sent_bytes, ranks,
                           parallel_.expert_group.stride, {load.rows, hidden});

@@ -62,9 +62,9 @@ struct ExpertLoad {
 
 /// `total_rows` choices spread over `experts` experts on `ranks` ranks. Popularity falls with the
 /// Zipf exponent `skew` (0: even); experts are dealt to ranks in order of popularity, so the first
-/// rank is the busiest.
+/// rank is the busiest. No expert gets more than one row of a token, which chooses `top_k` experts.
 TCAST_API ExpertLoad expert_load(std::int64_t total_rows, std::int64_t experts, std::int64_t ranks,
-                                 double skew);
+                                 std::int64_t top_k, double skew);
 
 /// How the experts of a block are spread (see shard_model): the ranks of a tensor-parallel group
 /// share the tokens of the group out among `token_slices` of them, send rows to the ranks of
@@ -101,7 +101,7 @@ class TCAST_API ExpertsModule : public Module {
 };
 
 /// The list of experts computed by grouped matmuls. Its children stay the members of the list,
-/// under their names; neighbours that are stored alike share one product.
+/// under their names; each node of the list is one product.
 class TCAST_API GroupedExperts : public ModuleOf<GroupedExperts, ExpertsModule> {
  public:
   explicit GroupedExperts(Module& list);

@@ -202,13 +202,15 @@ const OperatorDefinition& find_operator(const std::string& name) {
 
 // --- profiles ------------------------------------------------------------------------------------
 
-ModelProfile load_profile(const std::string& model_type, const std::vector<std::string>& files) {
+ModelProfile load_profile(const std::string& model_type, const std::vector<std::string>& files,
+                          const std::string& builtin_type) {
+  const std::string& builtin = builtin_type.empty() ? model_type : builtin_type;
   ModelProfile profile;
   profile.model_type = model_type;
   // Exact, else the most literal letters; the builtin index is by key, nothing is parsed in vain.
   const EmbeddedFile* best = nullptr;
   for (const EmbeddedFile& file : embedded_profiles()) {
-    if (!matches_pattern(model_type, file.key)) continue;
+    if (!matches_pattern(builtin, file.key)) continue;
     const bool better = best == nullptr ||
                         (is_literal_pattern(file.key) && !is_literal_pattern(best->key)) ||
                         (is_literal_pattern(file.key) == is_literal_pattern(best->key) &&
@@ -217,7 +219,7 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
   }
   if (best != nullptr) {
     profile.merge(Node::parse_yaml(std::string_view(best->text, best->size), best->name));
-    profile.sources.emplace_back(fmt::format("{} (builtin)", best->name));
+    profile.sources.back() += " (builtin)";
   }
   for (const std::string& file : files) {
     const Node yaml = Node::load_yaml(file);
@@ -228,7 +230,6 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
                     "pass a profile for this model type, or widen its model_type pattern");
     }
     profile.merge(yaml);
-    profile.sources.push_back(file);
   }
   profile.model_type = model_type;
   return profile;
@@ -288,7 +289,6 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
           fmt::format("--assume-base '{}' is not a known architecture", printable(build_as)),
           did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
     }
-    profile = load_profile(build_as, {});
     assumptions.push_back(
         fmt::format("model type '{}' is built as '{}' (--assume-base)", model_type, build_as));
   } else if (!registered) {

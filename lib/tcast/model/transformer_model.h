@@ -148,8 +148,11 @@ TCAST_API const OperatorDefinition& find_operator(const std::string& name);
 
 /// Merges the builtin profile of `model_type` (exact, else the most specific wildcard) and the
 /// given files, later ones over earlier ones. Throws Error.
+/// `builtin_type`, if given, is the type whose builtin profile is taken instead (a model type that
+/// is built as another one).
 TCAST_API ModelProfile load_profile(const std::string& model_type,
-                                    const std::vector<std::string>& files);
+                                    const std::vector<std::string>& files,
+                                    const std::string& builtin_type = {});
 
 /// Builds the untransformed model (decision D1). `assume_base`: the architecture to use for a model
 /// type that nobody registered. Throws Error: unknown model types with what to do next, vision

@@ -18,13 +18,38 @@
 #include "tcast/base/text.h"
 #include "tcast/report/text_table.h"
 
-// Rounded parts need not add up to their rounded total. So every column of parts is rounded
-// together: each part down to a whole number of quanta (the last digit shown), and the quanta that
-// are missing to the rounded total go to the parts that lost most (the largest-remainder method).
-// Subtotals add quanta, never seconds.
+// Rounded parts need not add up to their rounded total. So a total is rounded to whole quanta (the
+// last digit shown), and its quanta are then distributed: each part gets its share rounded down,
+// and what is left goes to the parts that lost most (the largest-remainder method). Parts of parts
+// get theirs from the quanta of the part, so that every level adds up and none drifts.
 
 namespace tcast {
 namespace {
+
+/// `total` quanta, a whole number, in proportion to the values.
+std::vector<double> distribute(const std::vector<double>& values, double total) {
+  std::vector<double> parts(values.size());
+  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+  if (!(sum > 0) || !(total > 0)) return parts;
+  std::vector<double> lost(values.size());
+  double left = total;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double exact = values[i] / sum * total;
+    parts[i] = std::floor(exact);
+    lost[i] = exact - parts[i];
+    left -= parts[i];
+  }
+  std::vector<std::size_t> order(values.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return lost[a] > lost[b]; });
+  for (const std::size_t i : order) {
+    if (left < 1) break;
+    parts[i] += 1;
+    left -= 1;
+  }
+  return parts;
+}
 
 /// Parts and their total in whole quanta.
 struct Quanta {
@@ -33,28 +58,9 @@ struct Quanta {
 };
 
 Quanta round_together(const std::vector<double>& values, double quantum) {
-  Quanta result;
-  result.parts.resize(values.size());
-  if (!(quantum > 0)) return result;
-  std::vector<double> lost(values.size());
-  double floors = 0;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const double exact = values[i] / quantum;
-    result.parts[i] = std::floor(exact);
-    lost[i] = exact - result.parts[i];
-    floors += result.parts[i];
-  }
   const double sum = std::accumulate(values.begin(), values.end(), 0.0);
-  result.total = std::max(std::round(sum / quantum), floors);
-  std::vector<std::size_t> order(values.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return lost[a] > lost[b]; });
-  const auto missing =
-      static_cast<std::size_t>(std::min(result.total - floors, static_cast<double>(values.size())));
-  for (std::size_t i = 0; i < missing; ++i) result.parts[order[i]] += 1;
-  result.total = std::accumulate(result.parts.begin(), result.parts.end(), 0.0);
-  return result;
+  const double total = quantum > 0 ? std::round(sum / quantum) : 0;
+  return {distribute(values, total), total};
 }
 
 /// A unit of which a thousandth is one quantum.
@@ -282,19 +288,21 @@ PhaseOps ops_of(const Report& report, const std::string& phase) {
 
 /// "compute 64.0 %, memory 28.0 %", largest first.
 std::string bounds_of(const PhaseOps& phase) {
-  std::vector<std::pair<std::string, double>> bounds;
-  for (std::size_t i = 0; i < phase.ops.size(); ++i) {
-    const std::string& bound = phase.ops[i]->bound;
+  std::vector<std::pair<std::string, double>> bounds;  // with their seconds
+  for (const ReportOp* op : phase.ops) {
     auto at = std::find_if(bounds.begin(), bounds.end(),
-                           [&](const auto& entry) { return entry.first == bound; });
-    if (at == bounds.end()) at = bounds.insert(at, {bound, 0.0});
-    at->second += phase.shares.parts[i];
+                           [&](const auto& entry) { return entry.first == op->bound; });
+    if (at == bounds.end()) at = bounds.insert(at, {op->bound, 0.0});
+    at->second += op->total_s;
   }
   std::stable_sort(bounds.begin(), bounds.end(),
                    [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::vector<double> seconds;
+  for (const auto& [bound, bound_s] : bounds) seconds.push_back(bound_s);
+  const std::vector<double> shares = distribute(seconds, phase.shares.total);
   std::vector<std::string> texts;
-  for (const auto& [bound, share] : bounds) {
-    texts.push_back(fmt::format("{} {}", bound, show_share(share, phase.total_s)));
+  for (std::size_t i = 0; i < bounds.size(); ++i) {
+    texts.push_back(fmt::format("{} {}", bounds[i].first, show_share(shares[i], phase.total_s)));
   }
   return join(texts, ", ");
 }
@@ -357,10 +365,20 @@ std::string write_ops(const PhaseOps& phase, bool with_ideal, std::size_t max_ro
 /// Quanta of time and of share of one phase after the other.
 using Amounts = std::vector<double>;
 
-/// A module with everything below it.
+/// A module with everything below it; seconds by phase.
 struct ModuleTime {
+  explicit ModuleTime(std::string module_name, std::size_t phases)
+      : name(std::move(module_name)),
+        total_s(phases),
+        own_s(phases),
+        amounts(2 * phases),
+        own_amounts(2 * phases) {}
+
   std::string name;
+  std::vector<double> total_s;
+  std::vector<double> own_s;  ///< of its operators that are in no child
   Amounts amounts;
+  Amounts own_amounts;
   std::vector<ModuleTime> children{};
 };
 
@@ -384,35 +402,43 @@ ModuleTime& child_of(ModuleTime& node, const std::string& name) {
   for (ModuleTime& child : node.children) {
     if (child.name == name) return child;
   }
-  node.children.push_back({name, Amounts(node.amounts.size())});
-  return node.children.back();
+  return node.children.emplace_back(name, node.total_s.size());
+}
+
+/// Hands the quanta of a module down to its children and its own operators.
+void hand_down(ModuleTime& node) {
+  for (std::size_t column = 0; column < node.amounts.size(); ++column) {
+    std::vector<double> seconds;
+    for (const ModuleTime& child : node.children) seconds.push_back(child.total_s[column / 2]);
+    seconds.push_back(node.own_s[column / 2]);
+    const std::vector<double> parts = distribute(seconds, node.amounts[column]);
+    for (std::size_t i = 0; i < node.children.size(); ++i) {
+      node.children[i].amounts[column] = parts[i];
+    }
+    node.own_amounts[column] = parts.back();
+  }
+  for (ModuleTime& child : node.children) hand_down(child);
 }
 
 ModuleTime module_times(const std::vector<PhaseOps>& phases) {
-  ModuleTime root{"total", Amounts(2 * phases.size())};
-  // Modules in the order of the report, which is that of execution; not of their times.
-  for (const PhaseOps& phase : phases) {
-    std::vector<const ReportOp*> ops = phase.ops;
+  ModuleTime root("total", phases.size());
+  for (std::size_t p = 0; p < phases.size(); ++p) {
+    // Modules in the order of the report, which is that of execution; not of their times.
+    std::vector<const ReportOp*> ops = phases[p].ops;
     std::sort(ops.begin(), ops.end(), std::less<>());
     for (const ReportOp* op : ops) {
       ModuleTime* node = &root;
-      for (const std::string& level : levels_of(op->module)) node = &child_of(*node, level);
-    }
-  }
-  for (std::size_t p = 0; p < phases.size(); ++p) {
-    for (std::size_t i = 0; i < phases[p].ops.size(); ++i) {
-      const auto add = [&](ModuleTime& node) {
-        node.amounts[2 * p] += phases[p].times.parts[i];
-        node.amounts[2 * p + 1] += phases[p].shares.parts[i];
-      };
-      add(root);
-      ModuleTime* node = &root;
-      for (const std::string& level : levels_of(phases[p].ops[i]->module)) {
+      node->total_s[p] += op->total_s;
+      for (const std::string& level : levels_of(op->module)) {
         node = &child_of(*node, level);
-        add(*node);
+        node->total_s[p] += op->total_s;
       }
+      node->own_s[p] += op->total_s;
     }
+    root.amounts[2 * p] = phases[p].times.total;
+    root.amounts[2 * p + 1] = phases[p].shares.total;
   }
+  hand_down(root);
   return root;
 }
 
@@ -457,14 +483,10 @@ class ModuleTable {
     // Few rows are shown whatever their time; of many, small ones are one row.
     constexpr std::size_t few = 8;
     Amounts others(node.amounts.size());
-    Amounts own = node.amounts;
     std::size_t folded = 0;
     for (const ModuleTime& child : node.children) {
       const bool fold = node.children.size() > few && is_small(child.amounts);
-      for (std::size_t i = 0; i < own.size(); ++i) {
-        own[i] -= child.amounts[i];
-        if (fold) others[i] += child.amounts[i];
-      }
+      for (std::size_t i = 0; fold && i < others.size(); ++i) others[i] += child.amounts[i];
       if (fold) {
         ++folded;
       } else {
@@ -473,6 +495,7 @@ class ModuleTable {
       }
     }
     if (folded > 0) add_row(table, fmt::format("[{} others]", folded), others, depth);
+    const Amounts& own = node.own_amounts;
     const bool has_own = std::any_of(own.begin(), own.end(), [](double part) { return part > 0; });
     if (has_own) add_row(table, "(itself)", own, depth);
   }

@@ -7,7 +7,8 @@
 namespace tcast {
 namespace {
 
-/// The dtype that a module computes in: that of its first parameter.
+/// The dtype that a model computes in: that of its first parameter, the embedding, which no step
+/// quantizes.
 DType dtype_of(const Module& module) {
   DType dtype = DType::bf16;
   bool found = false;
@@ -23,6 +24,7 @@ DType dtype_of(const Module& module) {
 
 TransformerModel& patch_attention(TransformerModel& model) {
   return run_step(model, "patch_attention", [](TransformerModel& m, StepReport& report) {
+    const DType dtype = dtype_of(m.root());
     std::int64_t attentions = 0;
     rewrite(m.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
       const bool looks_like_attention =
@@ -40,7 +42,7 @@ TransformerModel& patch_attention(TransformerModel& model) {
       const std::string where = path.text();
       const std::string from = attention->class_name();
       CacheOptions options;
-      options.dtype = dtype_of(module);
+      options.dtype = dtype;
       options.block_size = m.options().kv_block_size;
       std::unique_ptr<Module> paged = attention->make_paged(options);
       if (paged == nullptr) {

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/model/latent_attention.h"
 #include "tcast/transform/named_class.h"
@@ -60,7 +61,12 @@ TransformerModel& patch_mla(TransformerModel& model) {
             reason = "class '" + module.class_name() + "' is not a LatentAttention";
             return nullptr;
           }
-          return make(module, profile, m.options());
+          std::unique_ptr<Module> made = make(module, profile, m.options());
+          if (dynamic_cast<AttentionModule*>(made.get()) == nullptr) {
+            throw Error(fmt::format("profile: mla_module_class_type: '{}' is no attention class",
+                                    profile.mla_module_class_type));
+          }
+          return made;
         });
   });
 }

@@ -56,7 +56,14 @@ TransformerModel& patch_moe(TransformerModel& model) {
           }
           for (std::size_t i = 0; i < module.children().size(); ++i) {
             if (module.children()[i]->name() != names.experts) continue;
-            module.replace_child(i, make_experts(*module.children()[i], profile, m.options()));
+            std::unique_ptr<Module> made =
+                make_experts(*module.children()[i], profile, m.options());
+            if (dynamic_cast<ExpertsModule*>(made.get()) == nullptr) {
+              throw Error(
+                  fmt::format("profile: custom_expert_module_type: '{}' is no class of experts",
+                              profile.custom_expert_module_type));
+            }
+            module.replace_child(i, std::move(made));
           }
           return std::make_unique<FusedMoe>(
               module, *config, names, profile.moe_gate_returns_raw_logits, m.options().expert_skew);

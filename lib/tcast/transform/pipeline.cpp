@@ -73,6 +73,12 @@ void validate(TransformerModel& model, std::string_view step) {
 
 void run_pipeline(TransformerModel& model) {
   for (const PipelineStep& step : model.profile().pipeline) {
+    if (step.arguments) {
+      for (const std::string& key : step.arguments->keys()) {
+        if (key == "type") continue;
+        step.arguments->at(key).fail(fmt::format("the step '{}' takes no arguments", step.name));
+      }
+    }
     find_step(step.name, "profile, pipeline").function(model);
   }
 }
@@ -138,7 +144,9 @@ void transform(TransformerModel& model) {
     std::string hint = "leave the option out";
     for (const StepReport& report : model.reports()) {
       for (const StepReport::Skip& skip : report.skipped) {
-        if (report.disabled || (report.step == "shard_model" && skip.path.empty())) {
+        const bool no_experts =
+            report.step == "shard_model" && skip.path.empty() && model.options().parallel.ep > 1;
+        if (report.disabled || no_experts) {
           hint = fmt::format("step '{}': {}", report.step, skip.reason);
         }
       }

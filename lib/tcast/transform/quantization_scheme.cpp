@@ -97,6 +97,9 @@ LinearQuantization read_compressed_tensors(const HfConfig& config, const std::st
   LinearQuantization q = make_scheme(scheme);
   if (activations && !dynamic) q.activation_group = -1;
   const auto strategy = weights->get_or<std::string>("strategy", "tensor");
+  if (strategy != "tensor" && strategy != "channel") {
+    fail_method(config, key, fmt::format("compressed-tensors strategy '{}'", printable(strategy)));
+  }
   if (strategy == "tensor") q.scales.block_rows = 0;  // one scale for all
   return q;
 }

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/error.h"
 #include "tcast/model/attention.h"
 #include "tcast/model/moe.h"
 #include "tcast/transform/module_filter.h"
@@ -67,6 +68,18 @@ void quantize_linears(TransformerModel& m, StepReport& report) {
     report.changed_modules += path.count();
   });
   if (report.changed_modules > 0) m.fulfil(Request::quantize_linear);
+  for (const std::string& pattern : m.options().quantize_ignore) {
+    const ModuleFilter one({pattern}, "--quantize-ignore");
+    bool matched = false;
+    walk(m.root(), [&](const Module& module, const ModulePath& path) {
+      if (matched || dynamic_cast<const Linear*>(&module) == nullptr) return;
+      matched = !one.match(first_member(path)).empty();
+    });
+    if (!matched) {
+      throw Error(fmt::format("--quantize-ignore '{}' matches no linear of the model", pattern),
+                  "'tcast inspect' shows the names of the modules");
+    }
+  }
 }
 
 void quantize_cache(TransformerModel& m, StepReport& report) {

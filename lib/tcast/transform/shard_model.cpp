@@ -64,9 +64,11 @@ class Sharder {
   Sharder(TransformerModel& model, StepReport& report, const Layout& layout)
       : model_(model), report_(report), layout_(layout) {}
 
-  void run() {
+  /// Returns whether there were experts to spread.
+  bool run() {
     ModulePath path;
     visit(model_.root(), path);
+    return spread_experts_;
   }
 
  private:
@@ -84,6 +86,7 @@ class Sharder {
       }
     } else if (auto* moe = dynamic_cast<FusedMoe*>(&module)) {
       moe->shard(layout_.experts, layout_.tensor, path.text());
+      spread_experts_ = true;
       if (layout_.experts.expert_group.size > 1) model_.fulfil(Request::expert_parallel);
       if (parallel_of(module) != attribute_before) {
         changed(path, from, "experts over " + parallel_of(module));
@@ -151,6 +154,7 @@ class Sharder {
   TransformerModel& model_;
   StepReport& report_;
   const Layout& layout_;
+  bool spread_experts_ = false;
 };
 
 }  // namespace
@@ -165,9 +169,9 @@ TransformerModel& shard_model(TransformerModel& model) {
       return;
     }
     const Layout layout = layout_of(parallel);
-    Sharder(m, report, layout).run();
+    const bool spread_experts = Sharder(m, report, layout).run();
     if (report.changed_modules > 0 && parallel.tp > 1) m.fulfil(Request::tensor_parallel);
-    if (m.unfulfilled().empty()) return;
+    if (parallel.ep == 1 || spread_experts) return;
     report.skipped.push_back({"", "the model has no routed experts that could be spread"});
   });
 }
