@@ -133,7 +133,8 @@ GLM4_MOE = {
     "attention_bias": False,
 }
 
-# Scales, windows and caps that a prompt of a few tokens feels.
+# From here on windows, caps and rotary scales are such that a prompt of nine tokens feels them: the
+# logit goldens use these configs too.
 GEMMA = {
     "hidden_act": "gelu_pytorch_tanh",
     "head_dim": 16,
@@ -154,15 +155,15 @@ GPT_OSS = {
     "num_local_experts": 4,
     "num_experts_per_tok": 2,
     "sliding_window": 4,
-    "max_position_embeddings": 32,
-    "rope_theta": 150000.0,
+    "max_position_embeddings": 256,
+    "rope_theta": 150.0,
     "rope_scaling": {
         "rope_type": "yarn",
         "factor": 4.0,
         "beta_fast": 32.0,
         "beta_slow": 1.0,
         "truncate": False,
-        "original_max_position_embeddings": 8,
+        "original_max_position_embeddings": 64,
     },
 }
 
@@ -386,11 +387,12 @@ CONFIGS = {
         "partial_rotary_factor": 0.5,
         "qk_layernorm": False,
     },
+    # With its norms on the heads of q and k, the class wants heads of hidden_size / heads.
     "phi-odd": {
         "model_type": "phi",
-        **renamed(ODD, {"rms_norm_eps": "layer_norm_eps"}),
+        **renamed(ODD_SIZES, {"rms_norm_eps": "layer_norm_eps"}),
         "hidden_act": "gelu_new",
-        "partial_rotary_factor": 0.4,
+        "partial_rotary_factor": 0.75,
         "qk_layernorm": True,
     },
     "phi-defaults": {
