@@ -217,12 +217,16 @@ Value Normalization::forward(Trace& trace, Value input) const {
 // --- RotaryEmbedding -----------------------------------------------------------------------------
 
 RotaryEmbedding::RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim,
-                                 DType dtype)
+                                 RopeParameters rope, DType dtype)
     : ModuleOf(std::move(class_name)),
       set_(std::move(set)),
       rotary_dim_(rotary_dim),
+      rope_(std::move(rope)),
       dtype_(dtype) {
   set_attribute("rotary_dim", rotary_dim);
+  for (Attribute& attribute : rope_.attributes()) {
+    set_attribute(std::move(attribute.name), std::move(attribute.value));
+  }
 }
 
 void RotaryEmbedding::provide(Trace& trace, Value positions) const {
