@@ -45,7 +45,16 @@ class Shape {
 TCAST_API std::string to_string(const Shape& shape);
 
 /// What a parameter is for: decides the range of generated weights (decision D6).
-enum class InitRole : std::uint8_t { matrix, query_key, embedding, norm, bias, router_bias };
+enum class InitRole : std::uint8_t {
+  matrix,
+  query_key,
+  embedding,
+  norm,
+  centered_norm,  ///< multiplies by 1 + weight
+  bias,
+  router_bias,
+  sink,
+};
 
 /// One run of rows (or columns) along the sharded dimension that is cut on its own, such as the
 /// query part of a fused query_key_value projection. `parts` different slices exist; when there
@@ -134,9 +143,14 @@ struct Tensor {
   /// local experts of a grouped matmul), else one.
   const Parameter* parameter = nullptr;
   std::int64_t stacked = 0;
+  /// Ranks that a stacked list is spread over (each holds the next `stacked` entries), and how far
+  /// apart their device numbers are.
+  std::int64_t list_ranks = 1;
+  std::int64_t list_stride = 1;
   /// Rows of a second parameter that follow those of the first: two projections as one.
   const Parameter* joined = nullptr;
-  /// Entry of the list inside the region (an expert) that the parameter belongs to; -1: none.
+  /// Entry of the list inside the region (an expert) that the parameter belongs to, the first one if
+  /// stacked; -1: none.
   std::int32_t member = -1;
   /// For kind constant: index into Graph::constants, -1 when none were made. For kind cache: index
   /// into Region::caches.
