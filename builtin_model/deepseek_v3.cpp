@@ -40,9 +40,8 @@ TCAST_REGISTER_ARCHITECTURE("deepseek_v3", "kimi_k2")
   latent.v_head_dim = config.get_size_or("v_head_dim", 128);
   latent.rotary_interleaved = config.get_or<bool>("rope_interleave", true);
   latent.scale = 1 / std::sqrt(static_cast<double>(latent.qk_head_dim()));
-  const tcast::RopeParameters rope = tcast::read_rope(config);
-  if (rope.type == "yarn" && rope.mscale_all_dim != 0) {
-    const double mscale = tcast::yarn_mscale(rope.factor, rope.mscale_all_dim);
+  if (spec.rope.type == "yarn" && spec.rope.mscale_all_dim != 0) {
+    const double mscale = tcast::yarn_mscale(spec.rope.factor, spec.rope.mscale_all_dim);
     latent.scale *= mscale * mscale;
   }
   spec.latent = latent;

@@ -120,6 +120,8 @@ double log_seconds(CollectiveKind kind, const Stage& stage, double bytes) {
       return steps * stage.latency + (n - 1) / n * bytes * beta;
     case CollectiveKind::all_to_all:
       return steps * stage.latency + steps * bytes / 2 * beta;
+    case CollectiveKind::slice:
+      break;
   }
   return 0;
 }
@@ -200,7 +202,9 @@ bool direct_is_cheaper(const Stages& stages, const Collective& op, double hierar
          direct_all_to_all(stages, op) < hierarchical;
 }
 
-bool is_empty(const Collective& op) { return op.group_size <= 1 || op.bytes <= 0; }
+bool is_empty(const Collective& op) {
+  return op.group_size <= 1 || op.bytes <= 0 || op.kind == CollectiveKind::slice;
+}
 
 }  // namespace
 

@@ -339,6 +339,17 @@ void work(Form& f, const CacheAppend& op) {
 }
 
 template <class Form>
+void work(Form& f, const CacheRead& op) {
+  const auto elements = f.size("batch", static_cast<double>(op.batch)) *
+                        f.size("tokens", static_cast<double>(op.tokens)) *
+                        f.size("kv_heads", static_cast<double>(op.kv_heads)) *
+                        f.size("head_dim", static_cast<double>(op.head_dim));
+  if (needs_dequantization(op.cache, op.output)) f.vector("dequantize", elements);
+  f.read("cache", elements * f.bytes(op.cache));
+  f.write("copy", elements * f.bytes(op.output));
+}
+
+template <class Form>
 void work(Form& f, const Copy& op) {
   f.read("source",
          f.size("read_elements", static_cast<double>(op.read_elements)) * f.bytes(op.from));
@@ -445,6 +456,10 @@ void work(Form& f, const Collective& op) {
     case CollectiveKind::all_to_all:
       f.read("parts to send", tensor);
       f.write("received parts", tensor);
+      break;
+    case CollectiveKind::slice:
+      f.read("own share", tensor);
+      f.write("own share", tensor);
       break;
   }
 }

@@ -20,6 +20,7 @@ struct Maker {
   KernelResult operator()(const RotaryTable& op) const { return make_rotary_table(op, context); }
   KernelResult operator()(const Gather& op) const { return make_gather(op, context); }
   KernelResult operator()(const CacheAppend& op) const { return make_cache_append(op, context); }
+  KernelResult operator()(const CacheRead& op) const { return make_cache_read(op, context); }
   KernelResult operator()(const Copy& op) const { return make_copy(op, context); }
   KernelResult operator()(const Route& op) const { return make_route(op, context); }
   KernelResult operator()(const TopK& op) const { return make_top_k(op, context); }
@@ -86,6 +87,11 @@ struct Substitute {
   OpRecord operator()(CacheAppend op) const {
     change(op.input);
     change(op.cache);
+    return op;
+  }
+  OpRecord operator()(CacheRead op) const {
+    change(op.cache);
+    change(op.output);
     return op;
   }
   OpRecord operator()(Copy op) const {

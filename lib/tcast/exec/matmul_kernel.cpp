@@ -40,6 +40,7 @@ memory::data_type onednn_type(DType dtype) {
 }
 
 /// One primitive of fixed shape: y[batch, m, n] = x[batch, m, k] * w[batch, n, k]^T (+ bias[n]).
+/// Strides in elements; 0: rows and matrices lie side by side.
 struct ProductShape {
   std::int64_t batch = 1;
   std::int64_t m = 0;
@@ -48,8 +49,12 @@ struct ProductShape {
   DType src = DType::f32;
   DType weight = DType::f32;
   DType dst = DType::f32;
-  /// Elements from one row of y to the next; 0: n.
+  std::int64_t src_stride = 0;  ///< from one row of x to the next
+  std::int64_t src_batch_stride = 0;
+  std::int64_t weight_batch_stride = 0;
   std::int64_t dst_stride = 0;
+  std::int64_t dst_batch_stride = 0;
+  bool transposed = false;  ///< w is [batch, k, n]
   bool bias = false;
   /// The weight may be rearranged beforehand; else it is plain [n, k].
   bool packed = false;
@@ -95,15 +100,22 @@ class Product {
     if (s.batch == 1) return {rows, columns};
     return {s.batch, rows, columns};
   }
-  static memory::desc dense(const ProductShape& s, std::int64_t rows, std::int64_t columns,
-                            DType dtype, std::int64_t row_stride) {
+  static memory::desc strided(const ProductShape& s, std::int64_t rows, std::int64_t columns,
+                              DType dtype, std::int64_t row_stride, std::int64_t batch_stride) {
+    if (row_stride == 0) row_stride = columns;
     memory::dims strides{row_stride, 1};
-    if (s.batch != 1) strides.insert(strides.begin(), checked_mul(rows, row_stride, "matmul"));
+    if (s.batch != 1) {
+      strides.insert(strides.begin(),
+                     batch_stride > 0 ? batch_stride : checked_mul(rows, row_stride, "matmul"));
+    }
     return {dims(s, rows, columns), onednn_type(dtype), strides};
   }
   static memory::desc plain_weights(const ProductShape& s) {
-    memory::dims strides{1, s.k};
-    if (s.batch != 1) strides.insert(strides.begin(), checked_mul(s.n, s.k, "matmul"));
+    memory::dims strides = s.transposed ? memory::dims{s.n, 1} : memory::dims{1, s.k};
+    if (s.batch != 1) {
+      strides.insert(strides.begin(), s.weight_batch_stride > 0 ? s.weight_batch_stride
+                                                                : checked_mul(s.n, s.k, "matmul"));
+    }
     return {dims(s, s.k, s.n), onednn_type(s.weight), strides};
   }
   static dnnl::matmul::primitive_desc describe_product(const ProductShape& s, std::int64_t m,
@@ -116,8 +128,9 @@ class Product {
       bias_dims.back() = s.n;
       bias = memory::desc(bias_dims, memory::data_type::f32, memory::dims(bias_dims.size(), 1));
     }
-    return onednn::matmul_desc(cpu_engine(), attr, dense(s, m, s.k, s.src, s.k), weights, bias,
-                               dense(s, m, s.n, s.dst, s.dst_stride > 0 ? s.dst_stride : s.n));
+    return onednn::matmul_desc(cpu_engine(), attr,
+                               strided(s, m, s.k, s.src, s.src_stride, s.src_batch_stride), weights,
+                               bias, strided(s, m, s.n, s.dst, s.dst_stride, s.dst_batch_stride));
   }
   static bool is_reference(const dnnl::matmul::primitive_desc& desc) {
     return std::string_view(desc.impl_info_str()).substr(0, 3) == "ref";
@@ -224,13 +237,14 @@ class MatMulBase : public Kernel {
 
   void check(const KernelArgs& args) const {
     expect_operands(args, 2, 1);
-    expect(args.inputs[0], op_.input, op_.batch * op_.m * op_.k, "x");
+    const MatMulStrides at(op_);
+    expect(args.inputs[0], op_.input, at.x_extent, "x");
     if (packed_bytes_ > 0) {
       TCAST_CHECK(args.inputs[1].bytes >= packed_bytes_, "the weight is not packed");
     } else {
-      expect(args.inputs[1], op_.weight, op_.batch * op_.n * op_.k, "weight");
+      expect(args.inputs[1], op_.weight, at.weight_extent, "weight");
     }
-    expect(args.outputs[0], op_.output, op_.batch * op_.m * op_.n, "y");
+    expect(args.outputs[0], op_.output, at.y_extent, "y");
   }
 
   /// The bias in f32, or null without one.
@@ -258,13 +272,18 @@ void convert(const VectorFunctions& functions, const Buffer& from, std::int64_t 
   });
 }
 
+/// A parameter that is a whole matrix is packed; parts of one are read where they lie.
+bool packs(const MatMul& op) {
+  return op.weight_is_parameter && op.weight_offset == 0 && op.weight_batch_stride == 0;
+}
+
 /// Floating point times floating point.
 class FloatMatMul final : public MatMulBase {
  public:
   FloatMatMul(const MatMul& op, const KernelContext& context, Product product)
       : MatMulBase(op, context), product_(std::move(product)) {
     implementation_ = product_.implementation();
-    if (op.weight_is_parameter) {
+    if (packs(op)) {
       packed_bytes_ = product_.weight_bytes();
       packed_layout_ = onednn::layout_key(product_.weights_desc());
     }
@@ -279,7 +298,7 @@ class FloatMatMul final : public MatMulBase {
     TCAST_CHECK(packed.bytes >= packed_bytes_, "packed weight");
     expect(plain, plain.dtype, op_.batch * op_.n * op_.k, "weight");
     memory::dims dims{op_.k, op_.n};
-    memory::dims strides{1, op_.k};
+    memory::dims strides = op_.weight_transposed ? memory::dims{op_.n, 1} : memory::dims{1, op_.k};
     if (op_.batch != 1) {
       dims.insert(dims.begin(), op_.batch);
       strides.insert(strides.begin(), op_.n * op_.k);
@@ -298,13 +317,17 @@ class FloatMatMul final : public MatMulBase {
     place(layout, scratch);
     const void* x = args.inputs[0].data;
     if (op_.input != op_.compute) {
-      convert(functions_, args.inputs[0], op_.batch * op_.m * op_.k, op_.compute, scratch.input);
+      convert(functions_, args.inputs[0], MatMulStrides(op_).x_extent, op_.compute, scratch.input);
       x = scratch.input;
     }
-    const void* w = args.inputs[1].data;
-    if (!op_.weight_is_parameter && op_.weight != op_.compute) {
-      convert(functions_, args.inputs[1], op_.batch * op_.n * op_.k, op_.compute, scratch.weight);
-      w = scratch.weight;
+    const std::byte* w = args.inputs[1].data;
+    if (!packs(op_)) {
+      if (op_.weight != op_.compute) {
+        convert(functions_, args.inputs[1], MatMulStrides(op_).weight_extent, op_.compute,
+                scratch.weight);
+        w = scratch.weight;
+      }
+      w += bytes_of(op_.weight_offset, op_.compute);
     }
     product_.run(x, w, read_bias(args, scratch.bias), args.outputs[0].data, scratch.product);
   }
@@ -321,10 +344,11 @@ class FloatMatMul final : public MatMulBase {
     scratch.product = layout.take<std::byte>(product_.scratch_bytes());
     if (op_.bias) scratch.bias = layout.take<float>(op_.n);
     if (op_.input != op_.compute) {
-      scratch.input = layout.take<std::byte>(bytes_of(op_.batch * op_.m * op_.k, op_.compute));
+      scratch.input = layout.take<std::byte>(bytes_of(MatMulStrides(op_).x_extent, op_.compute));
     }
-    if (!op_.weight_is_parameter && op_.weight != op_.compute) {
-      scratch.weight = layout.take<std::byte>(bytes_of(op_.batch * op_.n * op_.k, op_.compute));
+    if (!packs(op_) && op_.weight != op_.compute) {
+      scratch.weight =
+          layout.take<std::byte>(bytes_of(MatMulStrides(op_).weight_extent, op_.compute));
     }
   }
 
@@ -543,8 +567,14 @@ class WeightOnlyMatMul final : public MatMulBase {
   std::optional<Product> last_;
 };
 
+/// Only the floating-point product knows parts of larger tensors.
+bool is_plain(const MatMul& op) {
+  return op.batch == 1 && op.weight_is_parameter && !op.weight_transposed && op.weight_offset == 0 &&
+         op.x_row_stride == 0 && op.y_row_stride == 0;
+}
+
 KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
-  if (op.batch != 1) return unsupported("batched product with int8 weights");
+  if (!is_plain(op)) return unsupported("batched or strided product with int8 weights");
   const std::optional<ScaleGrid> grid = scale_grid(op.weight_scales, op.n, op.k);
   if (!grid) {
     return unsupported(
@@ -579,7 +609,7 @@ KernelResult make_integer(const MatMul& op, const KernelContext& context) {
     return unsupported(
         fmt::format("{} * {} computed in i8", short_name_of(op.input), short_name_of(op.weight)));
   }
-  if (op.batch != 1 || !op.weight_is_parameter) return unsupported("batched int8 product");
+  if (!is_plain(op)) return unsupported("batched or strided int8 product");
   if (op.weight_scales > 1 && op.weight_scales != op.n) {
     return unsupported("int8 * int8 with one scale per block of the weight");
   }
@@ -610,8 +640,14 @@ KernelResult make_float(const MatMul& op, const KernelContext& context) {
                                                   .src = op.compute,
                                                   .weight = op.compute,
                                                   .dst = op.output,
+                                                  .src_stride = op.x_row_stride,
+                                                  .src_batch_stride = op.x_batch_stride,
+                                                  .weight_batch_stride = op.weight_batch_stride,
+                                                  .dst_stride = op.y_row_stride,
+                                                  .dst_batch_stride = op.y_batch_stride,
+                                                  .transposed = op.weight_transposed,
                                                   .bias = op.bias,
-                                                  .packed = op.weight_is_parameter},
+                                                  .packed = packs(op)},
                                                  reason);
   if (!product) return unsupported(reason);
   return {std::make_unique<FloatMatMul>(op, context, std::move(*product)), {}};

@@ -236,10 +236,12 @@ class RotaryKernel final : public OwnKernel {
           const T* cos = in<T>(args, 1) + token * op_.rotary_dim;
           const T* sin = in<T>(args, 2) + token * op_.rotary_dim;
           for (std::int64_t head = 0; head < op_.heads; ++head) {
-            const std::int64_t first = token * row + head * op_.head_dim;
+            const T* x = in<T>(args, 0) + token * row + head * op_.head_dim;
+            T* y = out<T>(args, 0) + token * row + head * op_.head_dim;
+            if (y != x) std::copy_n(x, op_.rotary_offset, y);
             rows_of<T>(functions_)
-                .rotate(in<T>(args, 0) + first, cos, sin, out<T>(args, 0) + first, op_.head_dim,
-                        op_.rotary_dim, op_.interleaved);
+                .rotate(x + op_.rotary_offset, cos, sin, y + op_.rotary_offset,
+                        op_.head_dim - op_.rotary_offset, op_.rotary_dim, op_.interleaved);
           }
         }
       });
@@ -292,6 +294,7 @@ class RotaryTableKernel final : public OwnKernel {
   void compute(const KernelArgs& args) const {
     const auto* frequency = in<float>(args, 1);
     const std::int64_t half = op_.dim / 2;
+    const auto scale = static_cast<float>(op_.scale);
     parallel_ranges(op_.tokens, row_grain(32 * op_.dim),
                     [&](std::int64_t begin, std::int64_t end, int) {
                       for (std::int64_t token = begin; token < end; ++token) {
@@ -301,11 +304,11 @@ class RotaryTableKernel final : public OwnKernel {
                         for (std::int64_t i = 0; i < half; ++i) {
                           const float angle = position * frequency[i];
                           if constexpr (std::is_same_v<T, float>) {
-                            cos[i] = cos[half + i] = std::cos(angle);
-                            sin[i] = sin[half + i] = std::sin(angle);
+                            cos[i] = cos[half + i] = std::cos(angle) * scale;
+                            sin[i] = sin[half + i] = std::sin(angle) * scale;
                           } else {
-                            cos[i] = cos[half + i] = to_bf16(std::cos(angle));
-                            sin[i] = sin[half + i] = to_bf16(std::sin(angle));
+                            cos[i] = cos[half + i] = to_bf16(std::cos(angle) * scale);
+                            sin[i] = sin[half + i] = to_bf16(std::sin(angle) * scale);
                           }
                         }
                       }

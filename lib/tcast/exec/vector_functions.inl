@@ -310,8 +310,8 @@ static void rotate(const T* x, const T* cos, const T* sin, T* y, std::int64_t he
     for (std::int64_t i = 0; i < half; ++i) {
       const float a = scalar(x[2 * i]);
       const float b = scalar(x[2 * i + 1]);
-      put(y + 2 * i, a * scalar(cos[2 * i]) - b * scalar(sin[2 * i]));
-      put(y + 2 * i + 1, b * scalar(cos[2 * i + 1]) + a * scalar(sin[2 * i + 1]));
+      put(y + 2 * i, a * scalar(cos[i]) - b * scalar(sin[i]));
+      put(y + 2 * i + 1, b * scalar(cos[i]) + a * scalar(sin[i]));
     }
   } else {
     std::int64_t i = 0;

@@ -21,6 +21,7 @@ std::string_view name(const Rotary&) { return "rotary"; }
 std::string_view name(const RotaryTable&) { return "rotary_table"; }
 std::string_view name(const Gather&) { return "gather"; }
 std::string_view name(const CacheAppend&) { return "cache_append"; }
+std::string_view name(const CacheRead&) { return "cache_read"; }
 std::string_view name(const Copy& op) { return name_of(op.kind); }
 std::string_view name(const Route&) { return "route"; }
 std::string_view name(const TopK&) { return "top_k"; }
@@ -42,6 +43,7 @@ OpClass op_class(const Rotary&) { return OpClass::rotary; }
 OpClass op_class(const RotaryTable&) { return OpClass::rotary; }
 OpClass op_class(const Gather&) { return OpClass::gather; }
 OpClass op_class(const CacheAppend&) { return OpClass::cache; }
+OpClass op_class(const CacheRead&) { return OpClass::cache; }
 OpClass op_class(const Copy&) { return OpClass::copy; }
 OpClass op_class(const Route&) { return OpClass::routing; }
 OpClass op_class(const TopK&) { return OpClass::routing; }
@@ -75,6 +77,9 @@ std::string sizes(const MatMul& op) {
          fmt::format("m={} n={} k={} ", op.m, op.n, op.k) +
          product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
          flag(!op.weight_is_parameter, " activations") +
+         flag(op.weight_transposed, " transposed") +
+         (op.x_row_stride > 0 ? fmt::format(" x_stride={}", op.x_row_stride) : "") +
+         (op.y_row_stride > 0 ? fmt::format(" y_stride={}", op.y_row_stride) : "") +
          scales(op.weight_scales, op.activation_scales);
 }
 
@@ -92,7 +97,7 @@ std::string sizes(const Attention& op) {
          flag(!op.span.causal, " bidirectional") +
          (op.span.window > 0 ? fmt::format(" window={}", op.span.window) : "") +
          (op.span.chunk > 0 ? fmt::format(" chunk={}", op.span.chunk) : "") +
-         flag(op.value_in_key, " value_in_key") + flag(op.sinks, " sinks") +
+         flag(!op.paged, " unpaged") + flag(op.value_in_key, " value_in_key") + flag(op.sinks, " sinks") +
          flag(op.softcap > 0, " softcap");
 }
 
@@ -114,6 +119,7 @@ std::string sizes(const Elementwise& op) {
 std::string sizes(const Rotary& op) {
   return fmt::format("tokens={} heads={} head_dim={} rotary_dim={} {}", op.tokens, op.heads,
                      op.head_dim, op.rotary_dim, brief(op.dtype)) +
+         (op.rotary_offset > 0 ? fmt::format(" from={}", op.rotary_offset) : "") +
          flag(op.interleaved, " interleaved");
 }
 
@@ -124,7 +130,8 @@ std::string sizes(const RotaryTable& op) {
 
 std::string sizes(const Gather& op) {
   return fmt::format("rows={} width={} of={} {}", op.rows, op.width, op.table_rows,
-                     brief(op.dtype));
+                     brief(op.dtype)) +
+         flag(op.partial, " partial");
 }
 
 std::string sizes(const CacheAppend& op) {
@@ -132,9 +139,17 @@ std::string sizes(const CacheAppend& op) {
                      brief(op.cache));
 }
 
+std::string sizes(const CacheRead& op) {
+  return fmt::format("batch={} tokens={} heads={} head_dim={} {}->{}", op.batch, op.tokens,
+                     op.kv_heads, op.head_dim, brief(op.cache), brief(op.output));
+}
+
 std::string sizes(const Copy& op) {
-  return fmt::format("read={} written={} {}->{}", op.read_elements, op.written_elements,
-                     brief(op.from), brief(op.to));
+  std::string text = fmt::format("read={} written={}", op.read_elements, op.written_elements);
+  for (const CopyPart& part : op.parts) {
+    if (part.run > 0) text += fmt::format(" run={}", part.run);
+  }
+  return text + fmt::format(" {}->{}", brief(op.from), brief(op.to));
 }
 
 std::string sizes(const Route& op) {
@@ -203,9 +218,9 @@ std::string_view name_of(CopyKind kind) {
 }
 
 std::string_view name_of(CollectiveKind kind) {
-  constexpr std::array<std::string_view, 4> names = {"all_reduce", "all_gather", "reduce_scatter",
-                                                     "all_to_all"};
-  static_assert(static_cast<std::size_t>(CollectiveKind::all_to_all) + 1 == names.size());
+  constexpr std::array<std::string_view, 5> names = {"all_reduce", "all_gather", "reduce_scatter",
+                                                     "all_to_all", "rank_slice"};
+  static_assert(static_cast<std::size_t>(CollectiveKind::slice) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
 }
 

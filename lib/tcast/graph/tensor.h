@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,7 @@ struct ShardSegment {
 struct Shard {
   int dim = -1;
   std::int64_t ranks = 1;
+  std::int64_t stride = 1;  ///< between device numbers of neighbouring ranks
   std::vector<ShardSegment> segments{};
 };
 
@@ -83,7 +85,10 @@ struct TCAST_API Parameter {
   Shape shape{};              ///< of the whole, as in the checkpoint
   DType dtype = DType::bf16;  ///< storage
   InitRole role = InitRole::matrix;
-  bool buffer = false;    ///< persistent buffer: listed apart, not in parameter totals
+  /// What the checkpoint stores, when `dtype` is what a step quantized it to.
+  std::optional<DType> quantized_from{};
+  bool transposed = false;  ///< a matrix stored as [in, out] instead of [out, in]
+  bool buffer = false;      ///< persistent buffer: listed apart, not in parameter totals
   bool scale = false;     ///< scales that quantization added; not in parameter totals either
   std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
   Shard shard{};
@@ -115,6 +120,7 @@ enum class TensorKind : std::uint8_t {
   input,       ///< comes into the region from outside (another call, token ids)
   parameter,   ///< bound per call: weights of the layer that the call stands for
   cache,       ///< bound per call: this layer's cache, lives between forward passes
+  constant,    ///< numbers that the model's config gives (inverse frequencies of rotary positions)
 };
 
 /// A value inside a region.
@@ -128,6 +134,13 @@ struct Tensor {
   /// local experts of a grouped matmul), else one.
   const Parameter* parameter = nullptr;
   std::int64_t stacked = 0;
+  /// Rows of a second parameter that follow those of the first: two projections as one.
+  const Parameter* joined = nullptr;
+  /// Entry of the list inside the region (an expert) that the parameter belongs to; -1: none.
+  std::int32_t member = -1;
+  /// For kind constant: index into Graph::constants, -1 when none were made. For kind cache: index
+  /// into Region::caches.
+  std::int32_t index = -1;
 
   std::int64_t bytes() const { return bytes_of(shape.elements(), dtype); }
 };

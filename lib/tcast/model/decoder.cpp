@@ -44,7 +44,8 @@ Value MtpLayer::predict(Trace& trace, Value hidden, Value next_embedding) const 
   const Value embedding = call(trace, "enorm", next_embedding);
   const Value state = call(trace, "hnorm", hidden);
   const Shape shape = trace.shape(hidden);
-  const Value joined = trace.concat(embedding, state, {shape[0], 2 * shape[1]});
+  const Value joined =
+      trace.join_columns(embedding, shape[1], state, shape[1], 1, {shape[0], 2 * shape[1]});
   const Value projected = call(trace, "eh_proj", joined);
   const Value out = DecoderLayer::forward(trace, projected);
   const Module& head = child("shared_head");
@@ -136,6 +137,7 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
     logits = select(decoder.normalize(trace, hidden));
   }
   logits = head(trace, logits);
+  trace.output("logits", logits);
   if (mtp_tokens_ == 0) return logits;
 
   // Each further token: the same layers again if there are fewer of them than tokens to predict.

@@ -179,7 +179,7 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
 class Builder {
  public:
   Builder(const DecoderSpec& spec, const ArchitectureContext& context)
-      : spec_(spec), config_(context.config), mla_names_(context.profile.mla_field_names) {}
+      : spec_(spec), mla_names_(context.profile.mla_field_names) {}
 
   std::unique_ptr<Module> build() const {
     auto lm = std::make_unique<CausalLm>(spec_.class_prefix + "ForCausalLM");
@@ -258,12 +258,8 @@ class Builder {
   }
 
   std::unique_ptr<Module> rotary() const {
-    auto rotary = std::make_unique<RotaryEmbedding>(spec_.class_prefix + "RotaryEmbedding",
-                                                    "default", rotary_dim(), spec_.dtype);
-    for (Attribute& attribute : read_rope(config_).attributes()) {
-      rotary->set_attribute(std::move(attribute.name), std::move(attribute.value));
-    }
-    return rotary;
+    return std::make_unique<RotaryEmbedding>(spec_.class_prefix + "RotaryEmbedding", "default",
+                                             rotary_dim(), spec_.rope, spec_.dtype);
   }
 
   std::unique_ptr<Module> attention(const AttentionSpan& span) const {
@@ -368,7 +364,6 @@ class Builder {
   }
 
   const DecoderSpec& spec_;
-  const HfConfig& config_;
   const MlaFieldNames& mla_names_;
 };
 
@@ -441,6 +436,7 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
                     "hidden_size");
     spec.head_dim = spec.hidden_size / spec.num_attention_heads;
   }
+  spec.rope = read_rope(config, defaults.rope_theta);
   return spec;
 }
 

@@ -14,6 +14,7 @@
 #include "tcast/model/decoder.h"
 #include "tcast/model/latent_attention.h"
 #include "tcast/model/moe.h"
+#include "tcast/model/rope.h"
 
 namespace tcast {
 
@@ -64,6 +65,7 @@ struct DecoderSpec {
   bool qk_norm = false;        ///< per-head RMSNorm on queries and keys before the rotary embedding
   double rotary_fraction = 1;  ///< part of each head that is rotated
   bool rotary_interleaved = false;
+  RopeParameters rope;
   bool rotary_per_layer = false;    ///< each attention has a rotary module of its own
   std::int64_t sliding_window = 0;  ///< 0: full attention
   std::vector<bool> window_layers;  ///< which layers have the window; empty: all
@@ -82,6 +84,7 @@ struct DecoderDefaults {
   std::int64_t num_key_value_heads = 0;  ///< 0: as many as attention heads
   std::int64_t head_dim = 0;             ///< 0: hidden_size / num_attention_heads
   double norm_epsilon = 1e-6;
+  double rope_theta = 10000;
   bool tie_word_embeddings = false;
 };
 

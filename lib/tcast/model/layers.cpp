@@ -16,12 +16,13 @@ Parameter make_parameter(std::string name, Shape shape, DType dtype, InitRole ro
   return parameter;
 }
 
-void shard_parameter(Parameter& parameter, int dim, std::int64_t ranks,
+void shard_parameter(Parameter& parameter, int dim, RankGroup group,
                      const std::vector<ShardSegment>& segments) {
   parameter.shard.dim = dim;
-  parameter.shard.ranks = ranks;
+  parameter.shard.ranks = group.size;
+  parameter.shard.stride = group.stride;
   parameter.shard.segments = segments;
-  if (segments.empty()) parameter.shard.segments.push_back({parameter.shape[dim], ranks});
+  if (segments.empty()) parameter.shard.segments.push_back({parameter.shape[dim], group.size});
 }
 
 }  // namespace
@@ -102,6 +103,7 @@ Value Linear::forward(Trace& trace, Value input) const {
 void Linear::quantize(const LinearQuantization& quantization) {
   quantization_ = quantization;
   Parameter& w = parameters()[0];
+  w.quantized_from = w.quantized_from.value_or(w.dtype);
   w.dtype = quantization.weight;
   const std::int64_t rows = quantization.scales.block_rows;
   const std::int64_t columns = quantization.scales.block_columns;
@@ -130,9 +132,9 @@ void Linear::shard_columns(RankGroup group, std::vector<ShardSegment> segments, 
       for (ShardSegment& segment : scale_segments) {
         segment.size = ceil_div(segment.size, rows_per_scale);
       }
-      shard_parameter(parameter, 0, group.size, scale_segments);
+      shard_parameter(parameter, 0, group, scale_segments);
     } else {
-      shard_parameter(parameter, 0, group.size, segments);
+      shard_parameter(parameter, 0, group, segments);
     }
   }
   set_attribute("parallel", fmt::format("columns/{}{}", group.size, gather ? " gathered" : ""));
@@ -146,7 +148,7 @@ void Linear::shard_rows(RankGroup group, bool reduce) {
   for (Parameter& parameter : parameters()) {
     // A bias is added once, to the sum: every rank keeps it.
     if (parameter.shape.rank() < 2 || parameter.shape[1] == 1) continue;
-    shard_parameter(parameter, 1, group.size, {});
+    shard_parameter(parameter, 1, group, {});
   }
   set_attribute("parallel", fmt::format("rows/{}{}", group.size, reduce ? "" : " unreduced"));
   name_class();
@@ -170,14 +172,14 @@ Value Embedding::forward(Trace& trace, Value ids) const {
   const Parameter& table = parameters()[0];
   const std::int64_t width = table.shape[1];
   const std::int64_t rows = trace.shape(ids).elements();
-  const Value result = trace.gather(trace.parameter(table), ids, rows, width);
+  const Value result = trace.gather(trace.parameter(table), ids, rows, width, group_.size > 1);
   return trace.collective(CollectiveKind::all_reduce, result, bytes_of(rows * width, table.dtype),
                           group_.size, group_.stride, Shape{rows, width});
 }
 
 void Embedding::shard_rows(RankGroup group) {
   group_ = group;
-  shard_parameter(parameters()[0], 0, group.size, {});
+  shard_parameter(parameters()[0], 0, group, {});
   set_attribute("parallel", fmt::format("vocabulary/{}", group.size));
   set_class_name("VocabParallelEmbedding");
 }
@@ -215,12 +217,16 @@ Value Normalization::forward(Trace& trace, Value input) const {
 // --- RotaryEmbedding -----------------------------------------------------------------------------
 
 RotaryEmbedding::RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim,
-                                 DType dtype)
+                                 RopeParameters rope, DType dtype)
     : ModuleOf(std::move(class_name)),
       set_(std::move(set)),
       rotary_dim_(rotary_dim),
+      rope_(std::move(rope)),
       dtype_(dtype) {
   set_attribute("rotary_dim", rotary_dim);
+  for (Attribute& attribute : rope_.attributes()) {
+    set_attribute(std::move(attribute.name), std::move(attribute.value));
+  }
 }
 
 void RotaryEmbedding::provide(Trace& trace, Value positions) const {

@@ -10,6 +10,7 @@
 #include "tcast/base/units.h"
 #include "tcast/config/options.h"
 #include "tcast/model/module.h"
+#include "tcast/model/rope.h"
 
 namespace tcast {
 
@@ -110,7 +111,8 @@ class TCAST_API Normalization : public ModuleOf<Normalization> {
 /// its set. Takes part in the forward without an input of its own.
 class TCAST_API RotaryEmbedding : public ModuleOf<RotaryEmbedding> {
  public:
-  RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim, DType dtype);
+  RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim,
+                  RopeParameters rope, DType dtype);
 
   /// Traces the tables for this pass and sets them.
   void provide(Trace& trace, Value positions) const;
@@ -119,9 +121,15 @@ class TCAST_API RotaryEmbedding : public ModuleOf<RotaryEmbedding> {
   void cache_tables();
   bool cached() const { return cached_; }
 
+  const std::string& set() const { return set_; }
+  std::int64_t rotary_dim() const { return rotary_dim_; }
+  /// What inverse_frequencies() makes the angles from.
+  const RopeParameters& rope() const { return rope_; }
+
  private:
   std::string set_;
   std::int64_t rotary_dim_;
+  RopeParameters rope_;
   DType dtype_;
   bool cached_ = false;
 };

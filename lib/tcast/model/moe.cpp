@@ -38,6 +38,20 @@ Value route(Trace& trace, const MoeConfig& config, Value logits, const Module& g
 Value indices_of(Value weights) { return {weights.frame, weights.tensor + 1}; }
 Value counts_of(Value permuted) { return {permuted.frame, permuted.tensor + 1}; }
 
+/// `routed` plus the shared experts of `block`, if it has any, weighted by their gate if they have one.
+Value add_shared_experts(Trace& trace, const Module& block, const MoeFieldNames& names, Value input,
+                         Value routed) {
+  const Module* experts = block.find_child(names.shared_experts);
+  if (experts == nullptr) return routed;
+  Value shared = (*experts)(trace, input);
+  if (const Module* gate = block.find_child(names.shared_experts_gate)) {
+    const Value logit = (*gate)(trace, input);
+    shared = trace.binary(ElementwiseKind::multiply, shared,
+                          trace.unary(ElementwiseKind::sigmoid, logit));
+  }
+  return trace.add(routed, shared);
+}
+
 const Linear& linear_of(const Module& mlp, const std::string& name) {
   return dynamic_cast<const Linear&>(mlp.child(name));
 }
@@ -132,45 +146,41 @@ Value EagerMoe::forward(Trace& trace, Value input) const {
   const Value weights = route(trace, config_, gate(trace, input), gate);
 
   // The loop over experts. Rows are dealt evenly: the first of them may get one more; an expert
-  // without rows is not computed.
+  // without rows is not computed. Executed, every expert has room for every token.
   const Module& list = child(names_.experts);
-  const ScopeGuard in_list(trace, list.name(), list.class_name(), false);
+  const bool executes = trace.workload().executes;
   const std::int64_t total = tokens * config_.top_k;
   Value sum = trace.unary(ElementwiseKind::scale, input, 0);
-  for (const auto& node : list.children()) {
-    for (std::int64_t i = 0; i < node->members().count; ++i) {
-      const std::int64_t expert = node->members().first + i;
-      const std::int64_t rows =
-          total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
-      if (rows == 0) continue;
-      Permute pick;
-      pick.tokens = rows;
-      pick.rows = rows;
-      pick.width = hidden;
-      pick.expert = expert;
-      pick.dtype = dtype;
-      const Value own = trace.emit(pick, {input, indices_of(weights)}, {rows, hidden}, dtype);
-      const Value out = (*node)(trace, own);
-      Combine add;
-      add.tokens = rows;
-      add.rows = rows;
-      add.width = hidden;
-      add.expert = expert;
-      add.dtype = dtype;
-      // In place: the sum's memory is read and written where the expert's tokens stand.
-      trace.emit_in_place(add, {out, weights, indices_of(weights), sum});
+  {
+    const ScopeGuard in_list(trace, list.name(), list.class_name(), false);
+    for (const auto& node : list.children()) {
+      for (std::int64_t i = 0; i < node->members().count; ++i) {
+        const std::int64_t expert = node->members().first + i;
+        const std::int64_t even =
+            total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
+        const std::int64_t rows = executes ? tokens : even;
+        if (rows == 0) continue;
+        const MemberGuard member(trace, expert);
+        Permute pick;
+        pick.tokens = rows;
+        pick.rows = rows;
+        pick.width = hidden;
+        pick.expert = expert;
+        pick.dtype = dtype;
+        const Value own = trace.emit(pick, {input, indices_of(weights)}, {rows, hidden}, dtype);
+        const Value out = (*node)(trace, own);
+        Combine add;
+        add.tokens = rows;
+        add.rows = rows;
+        add.width = hidden;
+        add.expert = expert;
+        add.dtype = dtype;
+        // In place: the sum's memory is read and written where the expert's tokens stand.
+        trace.emit_in_place(add, {out, weights, indices_of(weights), sum});
+      }
     }
   }
-  if (find_child(names_.shared_experts) != nullptr) {
-    Value shared = call(trace, names_.shared_experts, input);
-    if (find_child(names_.shared_experts_gate) != nullptr) {
-      const Value logit = call(trace, names_.shared_experts_gate, input);
-      shared = trace.binary(ElementwiseKind::multiply, shared,
-                            trace.unary(ElementwiseKind::sigmoid, logit));
-    }
-    sum = trace.add(sum, shared);
-  }
-  return sum;
+  return add_shared_experts(trace, *this, names_, input, sum);
 }
 
 // --- grouped experts -----------------------------------------------------------------------------
@@ -211,6 +221,15 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
   return trace.emit(op, operands, {op.rows, op.n}, op.output);
 }
 
+/// The rows of `second` below those of `first`.
+Value join_rows(Trace& trace, Value first, Value second, const Shape& result) {
+  std::array<CopyPart, 2> parts;
+  parts[0].run = trace.shape(first).elements();
+  parts[1].run = trace.shape(second).elements();
+  parts[1].target_offset = parts[0].run;
+  return trace.rearrange(CopyKind::concat, {first, second}, parts, result);
+}
+
 }  // namespace
 
 Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const {
@@ -248,7 +267,7 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
     }
     const Value out =
         grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts, share);
-    joined = done == experts ? out : trace.concat(joined, out, {rows_before, hidden});
+    joined = done == experts ? out : join_rows(trace, joined, out, {rows_before, hidden});
   }
   return joined;
 }
@@ -318,7 +337,9 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   const std::int64_t tokens = ceil_div(shape[0], parallel_.token_slices.size);
   const DType dtype = trace.dtype(input);
 
-  const Value x = parallel_.token_slices.size > 1 ? trace.view(input, {tokens, hidden}) : input;
+  const RankGroup slices = parallel_.token_slices;
+  const Value x = trace.collective(CollectiveKind::slice, input, bytes_of(tokens * hidden, dtype),
+                                   slices.size, slices.stride, {tokens, hidden});
   const Module& gate = child(names_.gate);
   const Value logits = gate(trace, x);
   Value weights;
@@ -337,19 +358,34 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   permute.dtype = dtype;
   Value rows = trace.emit(permute, {x, indices_of(weights)}, {sent, hidden}, dtype);
   trace.add_result({config_.num_experts}, DType::i32);
-  const Value counts = counts_of(rows);
+  const Value sent_counts = counts_of(rows);
+  Value counts = sent_counts;
 
   // Every token of the group once: the slices of a tensor-parallel group share the same tokens, and
   // what pads a slice is routed nowhere.
-  const std::int64_t routed = shape[0] * config_.top_k * (ranks / parallel_.token_slices.size);
-  const ExpertLoad load = expert_load(routed, config_.num_experts, ranks, config_.top_k, skew_);
+  const std::int64_t routed = shape[0] * config_.top_k * (ranks / slices.size);
+  ExpertLoad load = expert_load(routed, config_.num_experts, ranks, config_.top_k, skew_);
+  // Executed, the experts of one rank may be chosen by every token of the group.
+  if (trace.workload().executes) {
+    const std::int64_t local = ceil_div(config_.num_experts, ranks);
+    load.rows = tokens * ranks * std::min(config_.top_k, local);
+    load.active_experts = std::min(local, load.rows);
+  }
   const std::int64_t sent_bytes = bytes_of(std::max(sent, load.rows) * hidden, dtype);
-  rows = trace.collective(CollectiveKind::all_to_all, rows, sent_bytes, ranks,
-                          parallel_.expert_group.stride, {load.rows, hidden});
+  Collective exchange;
+  exchange.kind = CollectiveKind::all_to_all;
+  exchange.bytes = sent_bytes;
+  exchange.group_size = ranks;
+  exchange.stride = parallel_.expert_group.stride;
+  exchange.dtype = dtype;
+  if (ranks > 1) {
+    rows = trace.emit(exchange, {rows, sent_counts}, {load.rows, hidden}, dtype);
+    counts = trace.add_result({ceil_div(config_.num_experts, ranks)}, DType::i32);
+  }
   const auto& experts = dynamic_cast<const ExpertsModule&>(child(names_.experts));
   rows = experts.run(trace, rows, counts, load);
-  rows = trace.collective(CollectiveKind::all_to_all, rows, sent_bytes, ranks,
-                          parallel_.expert_group.stride, {sent, hidden});
+  exchange.returns = true;
+  if (ranks > 1) rows = trace.emit(exchange, {rows, sent_counts}, {sent, hidden}, dtype);
 
   Combine combine;
   combine.tokens = tokens;
@@ -364,17 +400,9 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
                            {tokens, hidden});
   }
   out = trace.collective(CollectiveKind::all_gather, out, bytes_of(shape.elements(), dtype),
-                         parallel_.token_slices.size, parallel_.token_slices.stride, shape);
+                         slices.size, slices.stride, shape);
 
-  if (find_child(names_.shared_experts) != nullptr) {
-    Value shared = call(trace, names_.shared_experts, input);
-    if (find_child(names_.shared_experts_gate) != nullptr) {
-      const Value logit = call(trace, names_.shared_experts_gate, input);
-      shared = trace.binary(ElementwiseKind::multiply, shared,
-                            trace.unary(ElementwiseKind::sigmoid, logit));
-    }
-    out = trace.add(out, shared);
-  }
+  out = add_shared_experts(trace, *this, names_, input, out);
   if (!reduce_together) return out;
   return trace.collective(CollectiveKind::all_reduce, out, bytes_of(shape.elements(), dtype),
                           reduce_group_.size, reduce_group_.stride, shape);

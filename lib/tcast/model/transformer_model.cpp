@@ -161,7 +161,8 @@ std::int64_t TransformerModel::weight_bytes() const {
 
 void TransformerModel::trace(const Workload& workload, Graph& graph) const {
   Trace tracer(graph, workload);
-  (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
+  const Value result = (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
+  if (!tracer.has_outputs()) tracer.output("logits", result);
   tracer.finish();
 }
 
