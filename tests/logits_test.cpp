@@ -135,29 +135,43 @@ std::vector<fs::path> goldens() {
   return files;
 }
 
-}  // namespace
+/// Error of a model's logits, transformed as the options say or not at all.
+double error_of_model(const json& golden, ModelOptions options, bool transforms) {
+  options.dtype = DType::f32;
+  TransformerModel model = build(golden, std::move(options));
+  if (transforms) transform(model);
+  return error_of(execute(model, golden), expected_of(golden));
+}
 
-TEST_CASE("untransformed models have the logits of HuggingFace") {
+/// Checks all goldens, and goes on after one that fails.
+void check_all(const ModelOptions& options, bool transforms, double tolerance) {
   for (const fs::path& file : goldens()) {
     CAPTURE(file.filename().string());
-    const json golden = read_golden(file);
-    ModelOptions options;
-    options.dtype = DType::f32;
-    const TransformerModel model = build(golden, options);
-    const double error = error_of(execute(model, golden), expected_of(golden));
-    CHECK(error < 1e-4);
+    try {
+      const double error = error_of_model(read_golden(file), options, transforms);
+      MESSAGE(fmt::format("{} {:.2e}", file.filename().string(), error));
+      CHECK(error < tolerance);
+    } catch (const std::exception& error) {
+      FAIL_CHECK(std::string(error.what()));
+    }
   }
 }
 
-TEST_CASE("transformed models have the logits of HuggingFace") {
-  for (const fs::path& file : goldens()) {
-    CAPTURE(file.filename().string());
-    const json golden = read_golden(file);
-    ModelOptions options;
-    options.dtype = DType::f32;
-    TransformerModel model = build(golden, options);
-    transform(model);
-    const double error = error_of(execute(model, golden), expected_of(golden));
-    CHECK(error < 1e-4);
-  }
+}  // namespace
+
+TEST_CASE("untransformed models have the logits of HuggingFace") { check_all({}, false, 1e-4); }
+
+TEST_CASE("transformed models have the logits of HuggingFace") { check_all({}, true, 1e-4); }
+
+TEST_CASE("tensor-parallel models have the logits of HuggingFace") {
+  ModelOptions options;
+  options.parallel.tp = 2;
+  check_all(options, true, 1e-4);
+}
+
+TEST_CASE("expert-parallel models have the logits of HuggingFace") {
+  ModelOptions options;
+  options.parallel.ep = 2;
+  options.parallel.num_devices = 2;
+  check_all(options, true, 1e-4);
 }

@@ -214,8 +214,8 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
       operands.push(trace.stacked_parameter(parameter, experts, group.size, group.stride));
     }
     if (quantization->activation && quantization->activation_group >= 0) {
-      const std::int64_t group = quantization->activation_group;
-      op.activation_scales = op.rows * (group > 0 ? ceil_div(op.k, group) : 1);
+      const std::int64_t scale_group = quantization->activation_group;
+      op.activation_scales = op.rows * (scale_group > 0 ? ceil_div(op.k, scale_group) : 1);
       operands.push(trace.scales_of(input));
     }
   }
