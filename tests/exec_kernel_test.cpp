@@ -614,6 +614,7 @@ TEST_CASE("attention equals the reference on every instruction set") {
   for (const DType query : {DType::f32, DType::bf16}) {
     for (const DType cache : {DType::f32, DType::bf16, DType::i8}) {
       for (Attention op : shapes) {
+        if (!op.paged && cache == DType::i8) continue;
         op.query = query;
         op.cache = cache;
         // Results are averages of N(0,1) values. In bf16 the exponentials (and the f32 cache) are

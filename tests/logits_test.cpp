@@ -14,10 +14,10 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/error.h"
-#include "tcast/exec/executor.h"
-#include "tcast/model/parameter_paths.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/transform/pipeline.h"
+
+#include "app/generation.h"
 
 using namespace tcast;
 
@@ -55,58 +55,20 @@ std::vector<Rows> expected_of(const json& golden) {
   return steps;
 }
 
-/// The same from executing a model; requests are spread over the data-parallel replicas.
+/// The same from executing a model.
 std::vector<Rows> execute(const TransformerModel& model, const json& golden) {
-  const ParallelOptions& parallel = model.options().parallel;
-  const auto prompt = golden.at("prompt").get<std::vector<std::vector<std::int64_t>>>();
-  const auto decode = golden.at("decode").get<std::vector<std::vector<std::int64_t>>>();
-  bool sharded = false;
-  for (const StepReport& report : model.reports()) sharded = sharded || report.step == "shard_model";
-  const std::int64_t ranks = sharded ? parallel.devices() : 1;
-  const std::int64_t replicas = sharded ? parallel.dp() : 1;
-  const auto requests = static_cast<std::int64_t>(prompt.size());
-  REQUIRE(requests % replicas == 0);
-  const std::int64_t per_replica = requests / replicas;
-  const auto steps = static_cast<std::int64_t>(decode[0].size());
-  const auto length = static_cast<std::int64_t>(prompt[0].size());
-
-  Executor executor(ParameterPaths(model.root()),
-                    {.ranks = ranks, .max_sequence_length = length + steps, .context = {}});
+  const auto prompt = golden.at("prompt").get<TokenIds>();
+  const auto decode = golden.at("decode").get<TokenIds>();
+  const std::size_t steps = decode[0].size();
+  Generation generation(model, static_cast<std::int64_t>(prompt.size()),
+                        static_cast<std::int64_t>(prompt[0].size() + steps));
   std::vector<Rows> result;
-  for (std::int64_t step = 0; step <= steps; ++step) {
-    Workload work;
-    work.phase = step == 0 ? Phase::prefill : Phase::decode;
-    work.batch = per_replica;
-    work.query_length = step == 0 ? length : 1;
-    work.context_length = step == 0 ? 0 : length + step - 1;
-    work.executes = true;
-    Graph graph;
-    model.trace(work, graph);
-    std::vector<std::vector<std::int64_t>> ids(static_cast<std::size_t>(ranks));
-    for (std::int64_t rank = 0; rank < ranks; ++rank) {
-      const std::int64_t replica = rank / (ranks / replicas);
-      for (std::int64_t i = 0; i < per_replica; ++i) {
-        const auto request = static_cast<std::size_t>(replica * per_replica + i);
-        auto& list = ids[static_cast<std::size_t>(rank)];
-        if (step == 0) {
-          list.insert(list.end(), prompt[request].begin(), prompt[request].end());
-        } else {
-          list.push_back(decode[request][static_cast<std::size_t>(step - 1)]);
-        }
-      }
-    }
-    executor.run(graph, ids);
-    const Shape shape = executor.output_shape("logits");
-    const std::int64_t rows_per_request = shape.elements() / shape[shape.rank() - 1] / per_replica;
-    const std::int64_t width = shape[shape.rank() - 1];
-    const auto vocabulary = static_cast<std::int64_t>(golden.at("logits")[0][0].size());
+  for (std::size_t step = 0; step <= steps; ++step) {
+    TokenIds tokens = prompt;
+    for (std::size_t i = 0; step > 0 && i < prompt.size(); ++i) tokens[i] = {decode[i][step - 1]};
     Rows& rows = result.emplace_back();
-    for (std::int64_t replica = 0; replica < replicas; ++replica) {
-      const std::vector<float> logits = executor.output("logits", replica * (ranks / replicas));
-      for (std::int64_t i = 0; i < per_replica; ++i) {
-        const float* row = logits.data() + ((i + 1) * rows_per_request - 1) * width;
-        rows.emplace_back(row, row + vocabulary);
-      }
+    for (const std::vector<float>& row : generation.step(tokens)) {
+      rows.emplace_back(row.begin(), row.end());
     }
   }
   return result;

@@ -478,7 +478,9 @@ KernelResult make_attention(const Attention& op, const KernelContext& context) {
     return unsupported(
         fmt::format("{} heads do not share {} key-value heads evenly", op.heads, op.kv_heads));
   }
-  if (!op.paged && op.value_in_key) return unsupported("unpaged attention to keys without values");
+  if (!op.paged && (op.value_in_key || !is_float(op.cache))) {
+    return unsupported("attention to keys and values beside each other is in floating point");
+  }
   if (op.value_in_key && op.v_head_dim > op.qk_head_dim) {
     return unsupported(
         fmt::format("a value of {} is not part of a key of {}", op.v_head_dim, op.qk_head_dim));
