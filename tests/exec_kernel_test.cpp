@@ -1050,8 +1050,14 @@ TEST_CASE("what has no kernel says why") {
        "no kernel that quantizes to f8_e4m3"},
       {Elementwise{.kind = ElementwiseKind::add, .elements = 10, .second_elements = 3},
        "a second operand of 3 elements does not divide 10"},
-      {Copy{.read_elements = 1, .written_elements = 1, .from = DType::bf16, .to = DType::f32},
+      {Copy{.read_elements = 1,
+            .written_elements = 1,
+            .from = DType::bf16,
+            .to = DType::f32,
+            .parts = {{{.run = 1}}}},
        "copy from bf16 to f32"},
+      {Attention{.qk_head_dim = 8, .v_head_dim = 8, .cache = DType::i8, .paged = false},
+       "attention to keys and values beside each other is in floating point"},
   };
   for (const Row& row : rows) {
     CAPTURE(row.reason);

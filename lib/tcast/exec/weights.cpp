@@ -94,6 +94,7 @@ std::vector<Run> runs_of(const Parameter& parameter, std::int64_t rank) {
 /// Calls body(whole, part, count) for pieces of the runs, on all threads.
 template <class Body>
 void for_each_run(const std::vector<Run>& runs, const Body& body) {
+  if (runs.empty()) return;  // a part that only pads
   if (runs.size() == 1) {
     const Run& run = runs[0];
     parallel_ranges(run.count, grain, [&](std::int64_t begin, std::int64_t end, int) {
