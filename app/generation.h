@@ -44,6 +44,8 @@ class Generation {
 
   /// Adds tokens, equally many to every request, and returns the logits after the last of them.
   LogitRows step(const TokenIds& tokens);
+  /// Forgets the tokens, so that the next step() is a prompt again. Weights stay.
+  void restart() { length_ = 0; }
   /// Seconds that the forward pass of the last step() took.
   double last_step_s() const { return last_step_s_; }
 

@@ -49,6 +49,9 @@ struct ScoreRow {
   float sum;      ///< running sum of exponentials
 };
 
+/// Rows up to which a product is limited by reading its weight.
+inline constexpr int few_rows = 4;
+
 struct VectorFunctions {
   Isa isa;
   RowFunctions<float> f32;
@@ -65,6 +68,13 @@ struct VectorFunctions {
   /// of rows interleaved; k is a multiple of 32.
   void (*multiply_bf16)(int m, int n, int k, const Bf16* a, std::int64_t lda, const Bf16* b,
                         std::int64_t ldb, float* c, std::int64_t ldc, bool accumulate);
+  /// c[m, 64] = a[m, k] * b for m <= few_rows and b a block of 64 columns, [k, 64]: matrix times vector,
+  /// at the speed at which b comes from memory.
+  void (*column_block_f32)(int m, std::int64_t k, const float* a, std::int64_t lda, const float* b,
+                           float* c);
+  /// The same for bf16, or null; b is [k / 2, 64, 2], with zeros behind an odd k.
+  void (*column_block_bf16)(int m, std::int64_t k, const Bf16* a, std::int64_t lda, const Bf16* b,
+                            float* c);
   /// dst[column * dst_stride + row] = src[row * src_stride + column] for 32-bit words, 16 rows;
   /// `columns` is a multiple of 16.
   void (*transpose16)(const std::uint32_t* src, std::int64_t src_stride, std::uint32_t* dst,

@@ -483,6 +483,30 @@ static void multiply_f32(int m, int n, int k, const float* a, std::int64_t lda, 
   }
 }
 
+template <int rows>
+static void column_block_rows(std::int64_t k, const float* a, std::int64_t lda, const float* b,
+                              float* c) {
+  constexpr int parts = 64 / width;
+  F sums[rows][parts] = {};
+  for (std::int64_t i = 0; i < k; ++i, b += 64) {
+    for (int part = 0; part < parts; ++part) {
+      const F column = load(b + part * width);
+      for (int row = 0; row < rows; ++row) sums[row][part] += column * a[row * lda + i];
+    }
+  }
+  for (int row = 0; row < rows; ++row) {
+    for (int part = 0; part < parts; ++part) store(c + row * 64 + part * width, sums[row][part]);
+  }
+}
+
+static void column_block_f32(int m, std::int64_t k, const float* a, std::int64_t lda,
+                             const float* b, float* c) {
+  if (m == 1) return column_block_rows<1>(k, a, lda, b, c);
+  if (m == 2) return column_block_rows<2>(k, a, lda, b, c);
+  if (m == 3) return column_block_rows<3>(k, a, lda, b, c);
+  column_block_rows<4>(k, a, lda, b, c);
+}
+
 #if !defined(TCAST_HAVE_TRANSPOSE16)
 // The words are pairs of bf16, or floats.
 typedef std::uint32_t AliasingWord __attribute__((may_alias));
@@ -573,6 +597,6 @@ constexpr RowFunctions<T> row_functions() {
 
 constexpr VectorFunctions generic_functions(Isa isa) {
   return {isa,         row_functions<float>(), row_functions<Bf16>(), dot_i8,       multiply_f32,
-          nullptr,     transpose16,            interleave,            attend<float>, attend<Bf16>,
-          scale_row,   total};
+          nullptr,     column_block_f32,       nullptr,               transpose16,   interleave,
+          attend<float>, attend<Bf16>,         scale_row,             total};
 }
