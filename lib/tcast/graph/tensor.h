@@ -45,7 +45,16 @@ class Shape {
 TCAST_API std::string to_string(const Shape& shape);
 
 /// What a parameter is for: decides the range of generated weights (decision D6).
-enum class InitRole : std::uint8_t { matrix, query_key, embedding, norm, bias, router_bias };
+enum class InitRole : std::uint8_t {
+  matrix,
+  query_key,
+  embedding,
+  norm,
+  norm_offset,  ///< of a norm that multiplies by 1 + weight
+  bias,
+  router_bias,
+  sink,  ///< a score for each head
+};
 
 /// One run of rows (or columns) along the sharded dimension that is cut on its own, such as the
 /// query part of a fused query_key_value projection. `parts` different slices exist; when there
@@ -82,17 +91,22 @@ struct WeightScales {
 /// One trainable parameter or persistent buffer of a module, under HuggingFace's name.
 struct TCAST_API Parameter {
   std::string name{};         ///< within its module: "weight", "bias", "e_score_correction_bias"
-  Shape shape{};              ///< of the whole, as in the checkpoint
+  Shape shape{};              ///< of the whole, matrices as [out, in]
   DType dtype = DType::bf16;  ///< storage
   InitRole role = InitRole::matrix;
   /// What the checkpoint stores, when `dtype` is what a step quantized it to.
   std::optional<DType> quantized_from{};
-  bool transposed = false;  ///< a matrix stored as [in, out] instead of [out, in]
-  bool buffer = false;      ///< persistent buffer: listed apart, not in parameter totals
+  /// The checkpoint has the last two dimensions the other way round: [in, out].
+  bool transposed = false;
+  bool buffer = false;    ///< persistent buffer: listed apart, not in parameter totals
   bool scale = false;     ///< scales that quantization added; not in parameter totals either
   std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
   Shard shard{};
+  /// How dimension 0 of a stack of matrices (experts) is shared out over ranks besides.
+  Shard stack{};
 
+  /// Shape under which the checkpoint stores it.
+  Shape checkpoint_shape() const;
   /// Shape of the slice that one rank holds (the busiest one, if uneven by padding).
   Shape local_shape() const;
   /// Bytes of that slice; 0 when tied.
