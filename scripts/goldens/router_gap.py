@@ -15,6 +15,7 @@ class RouterGap(TorchFunctionMode):
         super().__init__()
         self.gaps = []
         self.choices = []
+        self.options = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -24,6 +25,7 @@ class RouterGap(TorchFunctionMode):
             if k < ranked.shape[-1]:
                 self.gaps.append(ranked[:, k - 1] - ranked[:, k])
                 self.choices.append(result.indices.sort(dim=-1).values)
+                self.options.append(ranked.shape[-1])
         return result
 
     def per_request(self, requests):
@@ -38,3 +40,11 @@ class RouterGap(TorchFunctionMode):
         for mine, its in zip(self.choices, other.choices, strict=True):
             same &= (mine == its).view(requests, -1).all(1)
         return same
+
+    def uses(self, requests):
+        """How often a request chose each expert or group of each layer, [requests, all of them]."""
+        counts = [torch.zeros(requests, 0, dtype=torch.int64)]
+        for choice, options in zip(self.choices, self.options):
+            rows = choice.view(requests, -1)
+            counts.append(torch.nn.functional.one_hot(rows, options).sum(1))
+        return torch.cat(counts, dim=1)

@@ -420,11 +420,14 @@ CONFIGS = {
         "pad_token_id": None,
     },
     "deepseek_v2-plain": {"model_type": "deepseek_v2", **PLAIN, **DEEPSEEK_V2},
-    # As DeepSeek-V2-Lite: queries without a latent, no groups.
+    # As DeepSeek-V2-Lite: queries without a latent, no groups. The class rotates pairs as complex
+    # numbers and wants even strides.
     "deepseek_v2-odd": {
         "model_type": "deepseek_v2",
         **ODD_SIZES,
         **DEEPSEEK_ODD,
+        "kv_lora_rank": 22,
+        "qk_nope_head_dim": 14,
         "norm_topk_prob": False,
         "routed_scaling_factor": 1.0,
         "scoring_func": "softmax",

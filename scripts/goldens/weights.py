@@ -9,9 +9,9 @@ modulo 2^64. A tied parameter counts under the embedding's name.
 
 `role` says which center and scale a parameter has:
 
-    matrix       0, sqrt(3 / fan_in): outputs have the variance of the inputs. Every weight of rank 2
-                 and more, embeddings too; fan_in is the last dimension, but the one before it where
-                 the checkpoint stores [in, out].
+    matrix       0, sqrt(3 / fan_in): outputs have the variance of the inputs. Every weight of rank
+                 2 and more, embeddings too; fan_in is the last dimension, but the one before it
+                 where the checkpoint stores [in, out].
     query, key   1.25 times that: attention scores have a spread of 1 to 2.
     norm         weights of rank 1: 1, or 0 where the family multiplies by 1 + weight; scale 0.25.
     bias         0, 0.25: whatever ends with bias, of linears, norms and fused experts.

@@ -168,6 +168,8 @@ void for_each_step(const Stages& stages, const Collective& op, Visitor&& visit) 
       // First to the member of the own unit that has the target's place, then across the units.
       for (int i = 0; i <= outermost; ++i) visit(op.kind, stages.stage[i], bytes);
       break;
+    case CollectiveKind::slice:
+      break;
   }
 }
 

@@ -50,7 +50,7 @@ enum class InitRole : std::uint8_t {
   query_key,
   embedding,
   norm,
-  norm_offset,  ///< of a norm that multiplies by 1 + weight
+  centered_norm,  ///< of a norm that multiplies by 1 + weight
   bias,
   router_bias,
   sink,  ///< a score for each head
@@ -148,9 +148,14 @@ struct Tensor {
   /// local experts of a grouped matmul), else one.
   const Parameter* parameter = nullptr;
   std::int64_t stacked = 0;
+  /// Ranks that a stacked list is spread over (each holds the next `stacked` entries), and how far
+  /// apart their device numbers are.
+  std::int64_t list_ranks = 1;
+  std::int64_t list_stride = 1;
   /// Rows of a second parameter that follow those of the first: two projections as one.
   const Parameter* joined = nullptr;
-  /// Entry of the list inside the region (an expert) that the parameter belongs to; -1: none.
+  /// Entry of the list inside the region (an expert) that the parameter belongs to, the first one
+  /// if stacked; -1: none.
   std::int32_t member = -1;
   /// For kind constant: index into Graph::constants, -1 when none were made. For kind cache: index
   /// into Region::caches.

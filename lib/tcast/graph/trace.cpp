@@ -220,14 +220,23 @@ Value Trace::input(std::string_view name, const Shape& shape, DType dtype,
   return capture(Value{graph_frame, id});
 }
 
-Value Trace::parameter(const Parameter& parameter, std::int64_t stacked) {
+Value Trace::parameter(const Parameter& parameter) {
   if (current_ == 0) open_region(-1);
   const TensorId id = new_tensor(parameter.local_shape(), parameter.dtype, TensorKind::parameter);
   Tensor& made = region().tensors[id];
   made.parameter = &parameter;
-  made.stacked = stacked;
   made.member = member_;
   return Value{current_, id};
+}
+
+Value Trace::stacked_parameter(const Parameter& one, std::int64_t count, std::int64_t ranks,
+                               std::int64_t stride) {
+  const Value value = parameter(one);
+  Tensor& made = own(value);
+  made.stacked = count;
+  made.list_ranks = ranks;
+  made.list_stride = stride;
+  return value;
 }
 
 Value Trace::joined_parameters(const Parameter& first, const Parameter& second) {
@@ -274,6 +283,8 @@ Value Trace::view(Value value, const Shape& shape) {
   made.storage = viewed.storage;
   made.parameter = viewed.parameter;
   made.stacked = viewed.stacked;
+  made.list_ranks = viewed.list_ranks;
+  made.list_stride = viewed.list_stride;
   made.joined = viewed.joined;
   made.member = viewed.member;
   made.index = viewed.index;

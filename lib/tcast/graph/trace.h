@@ -116,8 +116,12 @@ class TCAST_API Trace {
   /// mask of a span. Whoever asks for it again gets the same one. The name must outlive the graph.
   Value input(std::string_view name, const Shape& shape, DType dtype,
               const AttentionSpan& span = {});
-  /// A parameter of the module at hand; `stacked` list members side by side, 0 = the one.
-  Value parameter(const Parameter& parameter, std::int64_t stacked = 0);
+  /// A parameter of the module at hand.
+  Value parameter(const Parameter& parameter);
+  /// `count` list members' parameters side by side, of a list spread over `ranks` ranks whose
+  /// device numbers are `stride` apart.
+  Value stacked_parameter(const Parameter& parameter, std::int64_t count, std::int64_t ranks,
+                          std::int64_t stride);
   /// Two parameters with rows of the same width as one: the rows of `second` follow.
   Value joined_parameters(const Parameter& first, const Parameter& second);
   /// Numbers that follow from the config; `make()` gives them and is called only when the graph is

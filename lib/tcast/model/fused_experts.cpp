@@ -56,6 +56,7 @@ Value FusedExperts::run_one(Trace& trace, Value rows, std::int64_t expert) const
     op.compute = op.input;
     op.bias = true;
     op.weight_offset = expert * op.n * op.k;
+    op.weight_batch_stride = op.n * op.k;  // one of several matrices, the first one too
     op.bias_offset = expert * op.n;
     return trace.emit(op, {x, trace.parameter(projection.weight), trace.parameter(projection.bias)},
                       {op.m, op.n}, op.output);

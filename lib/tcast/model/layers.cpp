@@ -223,7 +223,7 @@ Normalization::Normalization(std::string class_name, NormKind kind, std::int64_t
       epsilon_(epsilon),
       weight_offset_(weight_offset) {
   add_parameter(make_parameter("weight", {width}, dtype,
-                               weight_offset == 0 ? InitRole::norm : InitRole::norm_offset));
+                               weight_offset == 0 ? InitRole::norm : InitRole::centered_norm));
   if (bias) add_parameter(make_parameter("bias", {width}, dtype, InitRole::bias));
   set_attribute("eps", epsilon);
   if (weight_offset != 0) set_attribute("weight_offset", weight_offset);
@@ -287,9 +287,12 @@ void RotaryEmbedding::provide(Trace& trace, Value positions) const {
     op.table_positions = trace.workload().sequence_length();
     trace.keep_constant(2 * bytes_of(op.table_positions * op.dim, dtype_));
   }
+  const Value frequencies = trace.constant({rotary_dim_ / 2}, [&] {
+    return inverse_frequencies(rope_, rotary_dim_, trace.workload().sequence_length(), op.scale);
+  });
   const Shape shape{op.tokens, op.dim};
   RotaryValues values;
-  values.cos = trace.emit(op, {positions}, shape, dtype_);
+  values.cos = trace.emit(op, {positions, frequencies}, shape, dtype_);
   values.sin = trace.add_result(shape, dtype_);
   trace.set_rotary(set_, values);
 }

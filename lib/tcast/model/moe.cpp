@@ -210,7 +210,7 @@ GroupedExperts::GroupedExperts(Module& list) : ModuleOf("GroupedExperts") { take
 namespace {
 
 Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
-                     std::int64_t experts, const ExpertLoad& load) {
+                     std::int64_t experts, RankGroup group, const ExpertLoad& load) {
   const ScopeGuard scope(trace, linear.name(), linear.class_name(), false);
   const Parameter& weight = linear.weight();
   const Shape local = weight.local_shape();
@@ -226,15 +226,17 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
   op.weight = weight.dtype;
   op.output = activation;
   op.compute = op.input;
-  Operands operands{input, trace.parameter(weight, experts), counts};
+  Operands operands{input, trace.stacked_parameter(weight, experts, group.size, group.stride),
+                    counts};
   if (const auto& quantization = linear.quantization()) {
     op.weight_scales = local_scale_count(*quantization, weight);
     for (const Parameter& parameter : linear.parameters()) {
-      if (parameter.scale) operands.push(trace.parameter(parameter, experts));
+      if (!parameter.scale) continue;
+      operands.push(trace.stacked_parameter(parameter, experts, group.size, group.stride));
     }
     if (quantization->activation && quantization->activation_group >= 0) {
-      const std::int64_t group = quantization->activation_group;
-      op.activation_scales = op.rows * (group > 0 ? ceil_div(op.k, group) : 1);
+      const std::int64_t scale_group = quantization->activation_group;
+      op.activation_scales = op.rows * (scale_group > 0 ? ceil_div(op.k, scale_group) : 1);
       operands.push(trace.scales_of(input));
     }
   }
@@ -272,21 +274,23 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
     rows_before += share.rows;
     active_before += share.active_experts;
     const auto& mlp = dynamic_cast<const Mlp&>(*node);
-    const ScopeGuard member(trace, node->name(), node->class_name(), true);
+    const ScopeGuard scope_of_member(trace, node->name(), node->class_name(), true);
+    const MemberGuard member(trace, node->members().first);
     const Value own = experts == local ? rows : trace.view(rows, {share.rows, hidden});
     const MlpNames& names = mlp.names();
     Value activated;
     if (names.gate.empty()) {
       activated = trace.unary(mlp.activation(), grouped_matmul(trace, linear_of(mlp, names.up), own,
-                                                               counts, experts, share));
+                                                               counts, experts, group_, share));
     } else {
       const Value gate =
-          grouped_matmul(trace, linear_of(mlp, names.gate), own, counts, experts, share);
-      const Value up = grouped_matmul(trace, linear_of(mlp, names.up), own, counts, experts, share);
+          grouped_matmul(trace, linear_of(mlp, names.gate), own, counts, experts, group_, share);
+      const Value up =
+          grouped_matmul(trace, linear_of(mlp, names.up), own, counts, experts, group_, share);
       activated = trace.binary(gated(mlp.activation()), gate, up);
     }
-    const Value out =
-        grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts, share);
+    const Value out = grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts,
+                                     group_, share);
     joined = done == experts ? out : join_rows(trace, joined, out, {rows_before, hidden});
   }
   return joined;
@@ -301,6 +305,7 @@ void GroupedExperts::shard_tensor(RankGroup group, const std::string& path) {
 
 void GroupedExperts::shard_experts(RankGroup group, const std::string& path) {
   if (group.size == 1) return;
+  group_ = group;
   const std::int64_t experts = list_size();
   if (experts % group.size != 0) {
     throw Error(

@@ -111,6 +111,9 @@ class TCAST_API GroupedExperts : public ModuleOf<GroupedExperts, ExpertsModule> 
   Value run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const override;
   void shard_tensor(RankGroup group, const std::string& path) override;
   void shard_experts(RankGroup group, const std::string& path) override;
+
+ private:
+  RankGroup group_;  ///< that the experts are spread over
 };
 
 /// Fused block: route, permute, grouped experts, combine; with experts spread over ranks, an
