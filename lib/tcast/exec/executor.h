@@ -13,8 +13,8 @@ namespace tcast {
 
 /// The checkpoint's name of a parameter that a region uses: of layer `layer` (-1: outside layers)
 /// and, inside it, list entry `member` (an expert; -1: none).
-using ParameterPath = std::function<std::string(const Parameter& parameter, std::int64_t layer,
-                                                std::int64_t member)>;
+using ParameterPath =
+    std::function<std::string(const Parameter& parameter, std::int64_t layer, std::int64_t member)>;
 
 /// The number of entries in front of the first one of a stacked list parameter (its first expert).
 struct ExecutorOptions {
@@ -73,7 +73,8 @@ class Executor {
   /// Dtypes that were replaced, such as "f8_e4m3 -> bf16"; each once.
   const std::vector<std::string>& notes() const;
 
-  /// Bandwidth-bound floor of a decode step: bytes of weights that one pass of the last graph reads.
+  /// Bandwidth-bound floor of a decode step: bytes of weights that one pass of the last graph
+  /// reads.
   std::int64_t weight_bytes_per_pass() const;
 
  private:

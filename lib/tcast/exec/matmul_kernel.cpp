@@ -250,7 +250,7 @@ class MatMulBase : public Kernel {
   /// The bias in f32, or null without one.
   const float* read_bias(const KernelArgs& args, float* scratch) const {
     if (!op_.bias) return nullptr;
-    read_f32(functions_, args.inputs[places_.bias], 0, op_.n, scratch);
+    read_f32(functions_, args.inputs[places_.bias], op_.bias_offset, op_.n, scratch);
     return scratch;
   }
 
@@ -654,8 +654,8 @@ class WeightOnlyMatMul final : public MatMulBase {
 
 /// Only the floating-point product knows parts of larger tensors.
 bool is_plain(const MatMul& op) {
-  return op.batch == 1 && op.weight_is_parameter && !op.weight_transposed && op.weight_offset == 0 &&
-         op.x_row_stride == 0 && op.y_row_stride == 0;
+  return op.batch == 1 && op.weight_is_parameter && !op.weight_transposed &&
+         op.weight_offset == 0 && op.x_row_stride == 0 && op.y_row_stride == 0;
 }
 
 KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
@@ -779,7 +779,7 @@ class GroupedKernel final : public Kernel {
   }
 
   void run(const KernelArgs& args) override {
-    expect_operands(args, 3, 1);
+    expect_operands(args, op_.bias ? 4 : 3, 1);
     expect_index(args.inputs[2], op_.experts, "token counts");
     const Buffer& x = args.inputs[0];
     const Buffer& weight = args.inputs[1];
@@ -837,6 +837,7 @@ class GroupedKernel final : public Kernel {
         .weight = op_.weight,
         .output = op_.output,
         .compute = op_.compute,
+        .bias = op_.bias,
         .weight_scales = op_.weight_scales,
         .activation_scales = op_.activation_scales > 1 ? m : op_.activation_scales};
     KernelResult result = make_matmul(product, context_);
@@ -858,7 +859,8 @@ class GroupedKernel final : public Kernel {
     const std::int64_t padded = m == count ? 0 : m;
     // Grows to what the largest share of an expert needs, then stays.
     const std::int64_t needed = kernel.scratch_bytes() + round_up(padded * x_row, 64) +
-                                round_up(padded * y_row, 64) + round_up(m * 4, 64);
+                                round_up(padded * y_row, 64) + round_up(m * 4, 64) +
+                                round_up(op_.n * 4, 64);
     if (memory_.bytes() < needed) memory_ = AlignedMemory(needed);
     ScratchLayout layout(memory_.data());
     const std::span<std::byte> scratch(layout.take<std::byte>(kernel.scratch_bytes()),
@@ -870,8 +872,9 @@ class GroupedKernel final : public Kernel {
       x = rows;
       y = layout.take<std::byte>(m * y_row);
     }
-    Buffer inputs[4] = {{x, m * x_row, op_.input, {}},
+    Buffer inputs[5] = {{x, m * x_row, op_.input, {}},
                         {args.inputs[1].data + expert * weight_bytes, weight_bytes, op_.weight, {}},
+                        {},
                         {},
                         {}};
     std::size_t used = 2;
@@ -881,6 +884,13 @@ class GroupedKernel final : public Kernel {
       const std::int64_t bytes = bytes_of(op_.weight_scales, all.dtype);
       TCAST_CHECK(all.bytes >= bytes * op_.experts, "scales of experts");
       inputs[used++] = {all.data + expert * bytes, bytes, all.dtype, {}};
+    }
+    if (op_.bias) {
+      float* bias = layout.take<float>(op_.n);
+      read_f32(vector_functions(context_.isa), args.inputs[next++], expert * op_.n, op_.n, bias);
+      for (std::int64_t i = 0; i < op_.n; ++i) bias[i] *= static_cast<float>(op_.bias_scale);
+      inputs[used++] = {
+          static_cast<std::byte*>(static_cast<void*>(bias)), op_.n * 4, DType::f32, {}};
     }
     if (op_.activation_scales == 1) {
       inputs[used++] = args.inputs[next];

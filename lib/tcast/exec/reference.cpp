@@ -90,15 +90,15 @@ struct Reference {
         for (int64_t j = 0; j < op.n; ++j) {
           double sum = 0;
           for (int64_t k = 0; k < op.k; ++k) {
-            double w = get(x(1), at.weight_offset + b * at.weight_batch + j * at.weight_n +
-                                     k * at.weight_k);
+            double w = get(
+                x(1), at.weight_offset + b * at.weight_batch + j * at.weight_n + k * at.weight_k);
             if (op.weight_scales > 0) {
               w *= weight_scale(x(scales), 0, op.weight_scales, op.n, op.k, j, k);
             }
             sum += get(x(0), b * at.x_batch + i * at.x_row + k) * w;
           }
           if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : i);
-          if (op.bias) sum += get(x(bias), j);
+          if (op.bias) sum += get(x(bias), op.bias_offset + j);
           put(y(0), b * at.y_batch + i * at.y_row + j, sum);
         }
       }
@@ -108,6 +108,7 @@ struct Reference {
   void operator()(const GroupedMatMul& op) const {
     std::size_t next = 3;
     const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
+    const std::size_t biases = op.bias ? next++ : 0;
     int64_t row = 0;
     for (int64_t expert = 0; expert < op.experts; ++expert) {
       const int64_t end = row + whole(x(2), expert);
@@ -123,6 +124,7 @@ struct Reference {
             sum += get(x(0), row * op.k + k) * w;
           }
           if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : row);
+          if (op.bias) sum += op.bias_scale * get(x(biases), expert * op.n + j);
           put(y(0), row * op.n + j, sum);
         }
       }
@@ -156,7 +158,8 @@ struct Reference {
       const int64_t position = op.context_length + token % op.query_length;
       for (int64_t head = 0; head < op.heads; ++head) {
         Doubles scores(static_cast<std::size_t>(total), -std::numeric_limits<double>::infinity());
-        double top = op.sinks ? get(x(op.paged ? 2 : 3), head) : -std::numeric_limits<double>::infinity();
+        double top =
+            op.sinks ? get(x(op.paged ? 2 : 3), head) : -std::numeric_limits<double>::infinity();
         for (int64_t key = 0; key < total; ++key) {
           if (op.span.causal) {
             if (key > position) continue;
@@ -185,11 +188,11 @@ struct Reference {
           sum += weight;
           for (int64_t i = 0; i < op.v_head_dim; ++i) {
             values[static_cast<std::size_t>(i)] +=
-                weight * (op.paged ? cached(request, key, head / group, i, true)
-                                   : get(x(2), ((request * total + key) * op.kv_heads +
-                                                head / group) *
-                                                       op.v_head_dim +
-                                                   i));
+                weight * (op.paged
+                              ? cached(request, key, head / group, i, true)
+                              : get(x(2), ((request * total + key) * op.kv_heads + head / group) *
+                                                  op.v_head_dim +
+                                              i));
           }
         }
         for (int64_t i = 0; i < op.v_head_dim; ++i) {
@@ -219,7 +222,11 @@ struct Reference {
 
   void operator()(const Softmax& op) const {
     for (int64_t row = 0; row < op.rows; ++row) {
-      const Doubles values = softmax_of(row_of(x(0), row, op.columns));
+      Doubles scores = row_of(x(0), row, op.columns);
+      if (op.sink_heads > 0) {
+        scores.push_back(get(x(1), row / op.rows_per_head % op.sink_heads));
+      }
+      const Doubles values = softmax_of(std::move(scores));
       for (int64_t i = 0; i < op.columns; ++i) {
         put(y(0), row * op.columns + i, values[static_cast<std::size_t>(i)]);
       }
@@ -230,12 +237,21 @@ struct Reference {
     const auto width = static_cast<double>(op.width);
     for (int64_t row = 0; row < op.rows; ++row) {
       const Doubles values = row_of(x(0), row, op.width);
+      if (op.stage == NormStage::sum_squares) {
+        double sum = 0;
+        for (const double value : values) sum += value * value;
+        put(y(0), row, sum);
+        continue;
+      }
       double mean = 0;
       if (op.kind == NormKind::layer) {
         mean = std::accumulate(values.begin(), values.end(), 0.0) / width;
       }
       double variance = 0;
       for (const double value : values) variance += (value - mean) * (value - mean) / width;
+      if (op.stage == NormStage::scale) {
+        variance = get(x(args.inputs.size() - 1), row) / (width * static_cast<double>(op.ranks));
+      }
       for (int64_t i = 0; i < op.width; ++i) {
         double value =
             (values[static_cast<std::size_t>(i)] - mean) / std::sqrt(variance + op.epsilon);
@@ -279,11 +295,31 @@ struct Reference {
         return gelu_tanh(a) * b;
       case ElementwiseKind::negate:
         return -a;
+      case ElementwiseKind::tanh:
+        return std::tanh(a);
+      case ElementwiseKind::clamp:
+        return std::clamp(a, -op.constant, op.constant);
+      case ElementwiseKind::clamped_swiglu: {
+        const double gate = std::min(a, op.constant);
+        return (std::clamp(b, -op.constant, op.constant) + 1) * gate /
+               (1 + std::exp(-clamped_swiglu_alpha * gate));
+      }
     }
     return 0;
   }
 
   void operator()(const Elementwise& op) const {
+    if (op.packing != Packing::none) {
+      for (int64_t i = 0; i < op.elements; ++i) {
+        const int64_t row = i / op.width * 2 * op.width;
+        const int64_t column = i % op.width;
+        const bool halves = op.packing == Packing::halves;
+        put(y(0), i,
+            apply(op, get(x(0), row + (halves ? column : 2 * column)),
+                  get(x(0), row + (halves ? op.width + column : 2 * column + 1))));
+      }
+      return;
+    }
     for (int64_t i = 0; i < op.elements; ++i) {
       double b = 0;
       if (args.inputs.size() > 1) {
@@ -459,7 +495,7 @@ struct Reference {
         Doubles group(choice.begin() + static_cast<std::ptrdiff_t>(first),
                       choice.begin() + static_cast<std::ptrdiff_t>(first + size));
         std::sort(group.rbegin(), group.rend());
-        group_scores.push_back(group[0] + (size > 1 ? group[1] : 0));
+        group_scores.push_back(group[0] + (size > 1 && op.group_best > 1 ? group[1] : 0));
       }
       const std::vector<int64_t> groups = largest(group_scores, op.topk_groups);
       for (std::size_t i = 0; i < choice.size(); ++i) {

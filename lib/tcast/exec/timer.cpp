@@ -103,6 +103,13 @@ struct Shrink {
     return {op, std::min(1.0, done)};
   }
   ShrunkOp operator()(Elementwise op) const {
+    if (op.packing != Packing::none) {
+      std::int64_t rows = op.elements / op.width;
+      double done = 1;
+      cut(rows, share, 1, done);
+      op.elements = rows * op.width;
+      return {op, done};
+    }
     if (op.second_elements > 0 && op.second_elements < op.elements) {
       // Whole repetitions of the second operand.
       std::int64_t times = op.elements / op.second_elements;

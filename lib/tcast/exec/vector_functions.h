@@ -15,12 +15,17 @@ namespace tcast {
 /// Loops over rows of T, float or Bf16.
 template <class T>
 struct RowFunctions {
-  /// y = softmax(x) over each row. `scratch` holds `columns` floats.
-  void (*softmax)(const T* x, T* y, std::int64_t rows, std::int64_t columns, float* scratch);
+  /// y = softmax(x) over each row. `scratch` holds `columns` floats. `sink` (null: none) is one
+  /// more score of every row, which takes part in the sum only.
+  void (*softmax)(const T* x, T* y, std::int64_t rows, std::int64_t columns, const float* sink,
+                  float* scratch);
   /// y = (x - mean) / sqrt(variance + epsilon) * weight + bias, mean 0 for rms; `weight` and `bias`
-  /// may be null.
+  /// may be null. `sums` (null: computed here) are the rows' sums of squares over `count` elements.
   void (*norm)(NormKind kind, const T* x, const float* weight, const float* bias, T* y,
-               std::int64_t rows, std::int64_t width, float epsilon);
+               std::int64_t rows, std::int64_t width, const float* sums, std::int64_t count,
+               float epsilon);
+  /// The sum of the squares of each row.
+  void (*sum_squares)(const T* x, float* sums, std::int64_t rows, std::int64_t width);
   /// y = f(a, b), or f(a) when the kind takes one operand.
   void (*elementwise)(ElementwiseKind kind, const T* a, const T* b, T* y, std::int64_t count,
                       float constant);
