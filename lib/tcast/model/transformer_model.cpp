@@ -27,35 +27,12 @@ void TransformerModel::wrap_root(
 }
 
 Module* TransformerModel::find(std::string_view path) {
-  Module* found = nullptr;
-  const std::vector<std::string> wanted = split(path, '.');
-  // Matches path pieces against the chain of names; a list entry's piece is a number in its range.
-  auto visit = [&](auto&& self, Module& module, std::size_t depth) -> void {
-    if (found != nullptr) return;
-    if (depth == wanted.size()) {
-      found = &module;
-      return;
-    }
-    for (const auto& child : module.children()) {
-      const ListMembers& members = child->members();
-      bool matches = child->name() == wanted[depth];
-      if (members.in_list() && !matches) {
-        const std::string& piece = wanted[depth];
-        if (!piece.empty() && piece.size() < 10 &&
-            piece.find_first_not_of("0123456789") == std::string::npos) {
-          const std::int64_t index = std::stoll(piece);
-          matches = index >= members.first && index < members.first + members.count;
-        }
-      }
-      if (matches) {
-        self(self, *child, depth + 1);
-      } else if (child->name().empty()) {
-        self(self, *child, depth);
-      }
-    }
-  };
-  visit(visit, *root_, 0);
-  return found;
+  Module* at = root_.get();
+  for (const std::string& piece : split(path, '.')) {
+    at = at->find_entry(piece);
+    if (at == nullptr) return nullptr;
+  }
+  return at;
 }
 
 // --- requests ------------------------------------------------------------------------------------
