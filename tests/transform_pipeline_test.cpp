@@ -73,6 +73,29 @@ std::string error_of(const std::string& name, const ModelOptions& options) {
   return "no error";
 }
 
+std::string hint_of(const std::string& name, const ModelOptions& options) {
+  try {
+    transformed(name, options);
+  } catch (const tcast::Error& error) {
+    return error.hint();
+  }
+  return "no error";
+}
+
+/// The collectives that one pass makes.
+std::vector<tcast::Collective> collectives_of(const TransformerModel& model) {
+  tcast::Graph graph;
+  model.trace(decode(64, 100), graph);
+  std::vector<tcast::Collective> found;
+  for (std::uint32_t r = 0; r < graph.region_count; ++r) {
+    for (const tcast::Op& op : graph.regions[r].ops) {
+      const auto* one = std::get_if<tcast::Collective>(&op.record);
+      if (one != nullptr) found.push_back(*one);
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 TEST_CASE("every shipped model goes through the nine steps and can be traced") {
@@ -273,6 +296,33 @@ TEST_CASE("what is asked for is done or refused") {
   nothing.quantize_ignore = {"model.layers.99"};
   CHECK(error_of("qwen3-8b", nothing) ==
         "--quantize-ignore 'model.layers.99' matches no linear of the model");
+  ModelOptions skew;
+  skew.expert_skew = 0.5;
+  CHECK(error_of("qwen3-8b", skew) ==
+        "--expert-skew 0.5 was asked for, but the nine standard steps did not carry it out");
+  CHECK(hint_of("qwen3-8b", skew) ==
+        "step 'patch_moe': the profile names no mixture of experts (moe_module_name)");
+  CHECK(error_of("mixtral-8x7b", skew) == "no error");
+  skew.skip_steps = {"patch_moe"};
+  CHECK(hint_of("mixtral-8x7b", skew) == "step 'patch_moe': disabled by --skip-step");
+  ModelOptions ignore;
+  ignore.quantize_ignore = {"lm_head", "mlp.gate"};
+  CHECK(error_of("qwen3-8b", ignore) ==
+        "--quantize-ignore 'lm_head, mlp.gate' was asked for, but the nine standard steps did not "
+        "carry it out");
+  CHECK(hint_of("qwen3-8b", ignore) ==
+        "step 'quantize_model': the checkpoint is not quantized and nothing was asked for");
+  ignore.quantize_ignore = {"lm_head"};
+  CHECK(error_of("deepseek-v3", ignore) == "no error");
+  ignore.quantize_linear = tcast::LinearScheme::none;
+  CHECK(hint_of("deepseek-v3", ignore) ==
+        "step 'quantize_model': linears stay as they are (--quantize-linear none)");
+  ModelOptions cache;
+  cache.quantize_kv_cache = tcast::KvScheme::fp8;
+  cache.skip_steps = {"patch_attention"};
+  CHECK(error_of("qwen3-8b", cache) ==
+        "--quantize-kv-cache fp8 was asked for, but the nine standard steps did not carry it out");
+  CHECK(hint_of("qwen3-8b", cache) == "step 'quantize_model': no attention keeps a paged cache");
   ModelOptions typo;
   typo.skip_steps = {"patch_atention"};
   CHECK(error_of("qwen3-8b", typo) == "--skip-step: unknown step 'patch_atention'");

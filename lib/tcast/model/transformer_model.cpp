@@ -41,31 +41,47 @@ void TransformerModel::fulfil(Request request) {
   fulfilled_ |= 1U << static_cast<unsigned>(request);
 }
 
-std::vector<std::string> TransformerModel::unfulfilled() const {
+std::vector<UnfulfilledRequest> TransformerModel::unfulfilled() const {
   struct Asked {
     Request request;
     bool asked;
-    std::string option;
+    UnfulfilledRequest what;
   };
   const ParallelOptions& parallel = options_.parallel;
   const bool linear = options_.quantize_linear != LinearScheme::checkpoint &&
                       options_.quantize_linear != LinearScheme::none;
   const Asked all[] = {
-      {Request::mtp, options_.num_mtp_tokens > 0,
-       fmt::format("--num-mtp-tokens {}", options_.num_mtp_tokens)},
-      {Request::tensor_parallel, parallel.tp > 1, fmt::format("--tp {}", parallel.tp)},
-      {Request::expert_parallel, parallel.ep > 1, fmt::format("--ep {}", parallel.ep)},
-      {Request::data_parallel, parallel.dp() > 1,
-       fmt::format("--num-devices {}", parallel.devices())},
-      {Request::quantize_linear, linear,
-       fmt::format("--quantize-linear {}", name_of(options_.quantize_linear))},
-      {Request::quantize_kv_cache, options_.quantize_kv_cache != KvScheme::none,
-       fmt::format("--quantize-kv-cache {}", name_of(options_.quantize_kv_cache))},
+      {Request::mtp,
+       options_.num_mtp_tokens > 0,
+       {fmt::format("--num-mtp-tokens {}", options_.num_mtp_tokens), "maybe_enable_mtp"}},
+      {Request::tensor_parallel,
+       parallel.tp > 1,
+       {fmt::format("--tp {}", parallel.tp), "shard_model"}},
+      {Request::expert_parallel,
+       parallel.ep > 1,
+       {fmt::format("--ep {}", parallel.ep), "shard_model"}},
+      {Request::data_parallel,
+       parallel.dp() > 1,
+       {fmt::format("--num-devices {}", parallel.devices()), "shard_model"}},
+      {Request::expert_skew,
+       options_.expert_skew > 0,
+       {fmt::format("--expert-skew {}", options_.expert_skew), "patch_moe"}},
+      {Request::quantize_linear,
+       linear,
+       {fmt::format("--quantize-linear {}", name_of(options_.quantize_linear)), "quantize_model"}},
+      {Request::quantize_ignore,
+       !options_.quantize_ignore.empty(),
+       {fmt::format("--quantize-ignore '{}'", printable(join(options_.quantize_ignore, ", "))),
+        "quantize_model"}},
+      {Request::quantize_kv_cache,
+       options_.quantize_kv_cache != KvScheme::none,
+       {fmt::format("--quantize-kv-cache {}", name_of(options_.quantize_kv_cache)),
+        "quantize_model"}},
   };
-  std::vector<std::string> left;
+  std::vector<UnfulfilledRequest> left;
   for (const Asked& one : all) {
     const bool done = (fulfilled_ & (1U << static_cast<unsigned>(one.request))) != 0;
-    if (one.asked && !done) left.push_back(one.option);
+    if (one.asked && !done) left.push_back(one.what);
   }
   return left;
 }
