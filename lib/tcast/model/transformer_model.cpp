@@ -93,7 +93,8 @@ std::vector<NamedParameter> TransformerModel::parameters() const {
   // HuggingFace writes a list entry's parameters together, so ranges are unrolled on the way down.
   auto visit = [&](auto&& self, const Module& module, const std::string& prefix) -> void {
     for (const Parameter& parameter : module.parameters()) {
-      list.push_back({prefix.empty() ? parameter.name : prefix + "." + parameter.name, &parameter});
+      std::string name = prefix.empty() ? std::string() : prefix + ".";
+      list.push_back({name.append(parameter.name), &parameter});
     }
     for (const auto& child : module.children()) {
       const ListMembers& members = child->members();
