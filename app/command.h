@@ -38,6 +38,7 @@ extern const CommandInfo devices_command;
 extern const CommandInfo inspect_command;
 extern const CommandInfo models_command;
 extern const CommandInfo profiles_command;
+extern const CommandInfo run_command_info;
 extern const CommandInfo simulate_command;
 extern const CommandInfo steps_command;
 

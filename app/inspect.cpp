@@ -69,7 +69,7 @@ void add_list(std::string& text, std::string_view key, bool buffers,
     const Parameter& parameter = *named.parameter;
     if (parameter.buffer != buffers || parameter.scale || !parameter.tied_to.empty()) continue;
     fmt::format_to(std::back_inserter(text), R"({}{{"name":{},"shape":{},"dtype":"{}"}})",
-                   separator, json_text(named.name), to_string(parameter.shape),
+                   separator, json_text(named.name), to_string(parameter.checkpoint_shape()),
                    name_of(parameter.dtype));
     separator = ",\n";
   }

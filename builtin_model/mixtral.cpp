@@ -7,6 +7,7 @@ TCAST_REGISTER_ARCHITECTURE("mixtral")
   tcast::DecoderDefaults defaults;
   defaults.num_key_value_heads = 8;
   defaults.norm_epsilon = 1e-5;
+  defaults.rope_theta = 1e6;
   tcast::DecoderSpec spec = tcast::read_decoder_spec(context, "Mixtral", defaults);
   spec.sliding_window = context.config.get_size_or("sliding_window", 0);
   spec.layer_names.mlp = "block_sparse_moe";

@@ -24,3 +24,13 @@ TCAST_REGISTER_MODULE_CLASS("GroupedExperts")
 (tcast::Module& original, const tcast::ModelProfile&, const tcast::ModelOptions&) {
   return std::make_unique<tcast::GroupedExperts>(original);
 }
+
+TCAST_REGISTER_MODULE_CLASS("GroupedFusedExperts")
+(tcast::Module& original, const tcast::ModelProfile&, const tcast::ModelOptions&) {
+  auto* experts = dynamic_cast<tcast::FusedExperts*>(&original);
+  if (experts == nullptr) {
+    throw tcast::Error("GroupedFusedExperts cannot take the place of a " + original.class_name(),
+                       "name it in custom_expert_module_type of a model with fused experts only");
+  }
+  return std::make_unique<tcast::GroupedFusedExperts>(*experts);
+}

@@ -18,7 +18,7 @@ TEST_CASE("tree text: ranges, parameters and attributes") {
   tcast::ModuleList root;
   auto linear = std::make_unique<tcast::Linear>(16, 8, true, tcast::DType::bf16);
   linear->parameters()[0].dtype = tcast::DType::f8_e4m3;
-  linear->parameters()[0].shard = {0, 2, {{8, 2}}};
+  linear->parameters()[0].shard = {.dim = 0, .ranks = 2, .segments = {{8, 2}}};
   linear->parameters()[1].tied_to = "other.bias";
   tcast::Module& node = root.append(std::move(linear), 3);
   node.set_attribute("scale", 0.5);

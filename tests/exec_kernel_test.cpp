@@ -142,6 +142,14 @@ struct Case {
       cache.batch = op->batch;
       cache.context_length = op->context_length;
       tokens = op->context_length + op->query_length;
+    } else if (const auto* read = std::get_if<CacheRead>(&record)) {
+      cache.layout = {.block_tokens = 4,
+                      .kv_heads = read->kv_heads,
+                      .qk_head_dim = read->head_dim,
+                      .v_head_dim = read->head_dim,
+                      .dtype = read->cache};
+      cache.batch = read->batch;
+      tokens = read->tokens;
     } else {
       const auto& append = std::get<CacheAppend>(record);
       // Two requests with five tokens each already there, two heads of a third and two thirds.
@@ -259,6 +267,24 @@ void check_against_reference(const OpRecord& record, const std::vector<Isa>& set
   for (const Isa isa : sets) check_kernel(record, isa, expected, tolerance);
 }
 
+/// Cuts, exchanges and repetitions that models use: runs of one element, of few and of many.
+const std::vector<CopyPart> copy_parts = {
+    {.sizes = {1, 1, 37},
+     .run = 10,
+     .source_offset = 5,
+     .source_strides = {0, 0, 17},
+     .target_strides = {0, 0, 10}},
+    {.sizes = {2, 3, 5},
+     .run = 40,
+     .source_strides = {600, 40, 120},
+     .target_strides = {600, 200, 40}},
+    {.sizes = {4, 2, 6}, .run = 1, .source_strides = {12, 1, 2}, .target_strides = {12, 6, 1}},
+    {.sizes = {1, 7, 3},
+     .run = 100,
+     .source_strides = {0, 100, 0},
+     .target_strides = {0, 300, 100}},
+};
+
 /// One rounding to bf16 is half of 2^-7 relative; results that were rounded once from f32 may fall
 /// to the other side, so a whole one is allowed.
 constexpr double bf16_step = 1.0 / 128;
@@ -311,6 +337,51 @@ TEST_CASE("batched products of activations equal the reference") {
       check_against_reference(
           op, {host_isa()},
           dtype == DType::bf16 ? Tolerance{1e-3, bf16_step} : Tolerance{1e-4, 1e-4});
+    }
+  }
+}
+
+TEST_CASE("products of parts of larger tensors equal the reference") {
+  // Latent attention: heads side by side in the rows of tokens, each with its part of one weight.
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    if (dtype == DType::bf16 && !HostDTypes{}.bf16) continue;
+    for (const std::int64_t tokens : {1, 3, 20}) {
+      MatMul op{.batch = 4,
+                .m = tokens,
+                .n = 20,
+                .k = 12,
+                .input = dtype,
+                .weight = dtype,
+                .output = dtype,
+                .compute = dtype,
+                .weight_transposed = true,
+                .x_row_stride = 4 * 16,
+                .x_batch_stride = 16,
+                .weight_batch_stride = 22 * 20,
+                .y_row_stride = 4 * 20,
+                .y_batch_stride = 20};
+      const Tolerance tolerance =
+          dtype == DType::bf16 ? Tolerance{1e-3, bf16_step} : Tolerance{1e-4, 1e-4};
+      check_against_reference(op, {host_isa()}, tolerance);
+      op.weight_transposed = false;
+      op.weight_offset = 12 * 20;
+      op.n = 10;
+      op.k = 20;
+      op.x_row_stride = 4 * 20;
+      op.x_batch_stride = 20;
+      op.y_row_stride = 4 * 10;
+      op.y_batch_stride = 10;
+      check_against_reference(op, {host_isa()}, tolerance);
+      // A weight that the checkpoint stores as [in, out].
+      check_against_reference(MatMul{.m = tokens,
+                                     .n = 24,
+                                     .k = 40,
+                                     .input = dtype,
+                                     .weight = dtype,
+                                     .output = dtype,
+                                     .compute = dtype,
+                                     .weight_transposed = true},
+                              {host_isa()}, tolerance);
     }
   }
 }
@@ -442,6 +513,15 @@ TEST_CASE("grouped matmul follows the token counts") {
 
 TEST_CASE("attention equals the reference on every instruction set") {
   const std::vector<Attention> shapes = {
+      {.batch = 2,
+       .query_length = 19,
+       .context_length = 6,
+       .heads = 6,
+       .kv_heads = 3,
+       .qk_head_dim = 20,
+       .v_head_dim = 12,
+       .paged = false,
+       .scale = 0.3},
       {.batch = 1,
        .query_length = 1,
        .context_length = 0,
@@ -542,6 +622,7 @@ TEST_CASE("attention equals the reference on every instruction set") {
   for (const DType query : {DType::f32, DType::bf16}) {
     for (const DType cache : {DType::f32, DType::bf16, DType::i8}) {
       for (Attention op : shapes) {
+        if (!op.paged && cache == DType::i8) continue;
         op.query = query;
         op.cache = cache;
         // Results are averages of N(0,1) values. In bf16 the exponentials (and the f32 cache) are
@@ -713,21 +794,25 @@ TEST_CASE("rotary tables, gather, quantize, routing equal the reference") {
     records.push_back(TopK{.rows = 4, .columns = 3, .k = 3, .dtype = dtype});
     records.push_back(Permute{.tokens = 6, .rows = 12, .width = 20, .dtype = dtype});
     records.push_back(Combine{.tokens = 6, .rows = 12, .width = 20, .dtype = dtype});
-    records.push_back(Copy{.kind = CopyKind::concat,
-                           .read_elements = 1000,
-                           .written_elements = 1000,
-                           .from = dtype,
-                           .to = dtype});
-    records.push_back(Copy{.kind = CopyKind::slice,
-                           .read_elements = 1000,
-                           .written_elements = 300,
-                           .from = dtype,
-                           .to = dtype});
-    records.push_back(Copy{.kind = CopyKind::repeat,
-                           .read_elements = 500,
-                           .written_elements = 1500,
-                           .from = dtype,
-                           .to = dtype});
+    records.push_back(
+        Gather{.rows = 9, .width = 33, .table_rows = 50, .dtype = dtype, .partial = true});
+    for (const bool values : {false, true}) {
+      records.push_back(CacheRead{.batch = 2,
+                                  .tokens = 9,
+                                  .kv_heads = 3,
+                                  .head_dim = 10,
+                                  .values = values,
+                                  .cache = dtype,
+                                  .output = dtype});
+    }
+    for (const CopyPart& part : copy_parts) {
+      records.push_back(Copy{.kind = CopyKind::slice,
+                             .read_elements = part.elements(),
+                             .written_elements = part.target_extent(),
+                             .from = dtype,
+                             .to = dtype,
+                             .parts = {{part}}});
+    }
     records.push_back(Copy{.kind = CopyKind::cast,
                            .read_elements = 777,
                            .written_elements = 777,
@@ -858,47 +943,67 @@ TEST_CASE("new tokens land in the cache, from one tensor or several") {
   }
 }
 
-TEST_CASE("copies follow the shapes") {
+TEST_CASE("copies cut, exchange, repeat and join as their parts say") {
   struct Row {
     CopyKind kind;
-    std::vector<Shape> from;
-    Shape to;
-    std::vector<int> expected;  // elements of the inputs, numbered through
+    std::vector<int> sources;  // elements of each, numbered through
+    std::array<CopyPart, 2> parts;
+    std::vector<int> expected;
   };
+  const CopyPart left{
+      .sizes = {1, 1, 2}, .run = 2, .source_strides = {0, 0, 2}, .target_strides = {0, 0, 3}};
+  const CopyPart right{.sizes = {1, 1, 2},
+                       .run = 1,
+                       .source_strides = {0, 0, 1},
+                       .target_offset = 2,
+                       .target_strides = {0, 0, 3}};
   const std::vector<Row> rows = {
-      {CopyKind::concat, {{2, 2}, {2, 1}}, {2, 3}, {0, 1, 4, 2, 3, 5}},
-      {CopyKind::concat, {{1, 2}, {2, 2}}, {3, 2}, {0, 1, 2, 3, 4, 5}},
-      {CopyKind::slice, {{2, 3}}, {2, 2}, {0, 1, 3, 4}},
-      {CopyKind::slice, {{3, 2}}, {1, 2}, {0, 1}},
-      {CopyKind::repeat, {{1, 2, 2}}, {1, 4, 2}, {0, 1, 0, 1, 2, 3, 2, 3}},
-      {CopyKind::transpose, {{2, 3}}, {3, 2}, {0, 3, 1, 4, 2, 5}},
-      {CopyKind::transpose, {{1, 2, 3, 2}}, {1, 3, 2, 2}, {0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11}},
-      {CopyKind::transpose, {{1, 2, 2, 2}}, {1, 2, 2, 2}, {0, 1, 4, 5, 2, 3, 6, 7}},
+      {CopyKind::concat, {4, 2}, {left, right}, {0, 1, 4, 2, 3, 5}},
+      // The middle column of a matrix of two rows.
+      {CopyKind::slice,
+       {6},
+       {{{.sizes = {1, 1, 2},
+          .run = 1,
+          .source_offset = 1,
+          .source_strides = {0, 0, 3},
+          .target_strides = {0, 0, 1}}}},
+       {1, 4}},
+      // [2, 3, 2] to [3, 2, 2].
+      {CopyKind::transpose,
+       {12},
+       {{{.sizes = {1, 3, 2}, .run = 2, .source_strides = {0, 2, 6}, .target_strides = {0, 4, 2}}}},
+       {0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11}},
+      {CopyKind::repeat,
+       {4},
+       {{{.sizes = {1, 2, 2}, .run = 2, .source_strides = {0, 2, 0}, .target_strides = {0, 4, 2}}}},
+       {0, 1, 0, 1, 2, 3, 2, 3}},
+      {CopyKind::cast, {3}, {}, {0, 1, 2}},
   };
   for (const Row& row : rows) {
     CAPTURE(name_of(row.kind));
-    CAPTURE(to_string(row.to));
     std::vector<std::vector<float>> sources;
     std::vector<Buffer> inputs;
-    std::int64_t number = 0;
-    for (const Shape& shape : row.from) {
+    int number = 0;
+    for (const int count : row.sources) {
       std::vector<float>& source = sources.emplace_back();
-      for (std::int64_t i = 0; i < shape.elements(); ++i) {
-        source.push_back(static_cast<float>(number++));
-      }
+      for (int i = 0; i < count; ++i) source.push_back(static_cast<float>(number++));
     }
-    for (std::size_t i = 0; i < sources.size(); ++i) {
-      inputs.push_back({static_cast<std::byte*>(static_cast<void*>(sources[i].data())),
-                        static_cast<std::int64_t>(sources[i].size() * 4), DType::f32, row.from[i]});
+    for (std::vector<float>& source : sources) {
+      inputs.push_back({static_cast<std::byte*>(static_cast<void*>(source.data())),
+                        static_cast<std::int64_t>(source.size() * 4),
+                        DType::f32,
+                        {}});
     }
     std::vector<float> result(row.expected.size(), -1.0f);
-    const Buffer output{static_cast<std::byte*>(static_cast<void*>(result.data())),
-                        static_cast<std::int64_t>(result.size() * 4), DType::f32, row.to};
+    const auto count = static_cast<std::int64_t>(result.size());
+    const Buffer output{
+        static_cast<std::byte*>(static_cast<void*>(result.data())), count * 4, DType::f32, {}};
     const KernelResult kernel = make_kernel(Copy{.kind = row.kind,
-                                                 .read_elements = number,
-                                                 .written_elements = row.to.elements(),
+                                                 .read_elements = count,
+                                                 .written_elements = count,
                                                  .from = DType::f32,
-                                                 .to = DType::f32});
+                                                 .to = DType::f32,
+                                                 .parts = row.parts});
     REQUIRE(kernel.kernel != nullptr);
     kernel.kernel->run({inputs, {&output, 1}, {}, nullptr});
     for (std::size_t i = 0; i < result.size(); ++i) {
@@ -959,8 +1064,14 @@ TEST_CASE("what has no kernel says why") {
        "no kernel that quantizes to f8_e4m3"},
       {Elementwise{.kind = ElementwiseKind::add, .elements = 10, .second_elements = 3},
        "a second operand of 3 elements does not divide 10"},
-      {Copy{.read_elements = 1, .written_elements = 1, .from = DType::bf16, .to = DType::f32},
+      {Copy{.read_elements = 1,
+            .written_elements = 1,
+            .from = DType::bf16,
+            .to = DType::f32,
+            .parts = {{{.run = 1}}}},
        "copy from bf16 to f32"},
+      {Attention{.qk_head_dim = 8, .v_head_dim = 8, .cache = DType::i8, .paged = false},
+       "attention to keys and values beside each other is in floating point"},
   };
   for (const Row& row : rows) {
     CAPTURE(row.reason);

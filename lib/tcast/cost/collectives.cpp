@@ -120,6 +120,8 @@ double log_seconds(CollectiveKind kind, const Stage& stage, double bytes) {
       return steps * stage.latency + (n - 1) / n * bytes * beta;
     case CollectiveKind::all_to_all:
       return steps * stage.latency + steps * bytes / 2 * beta;
+    case CollectiveKind::slice:
+      break;
   }
   return 0;
 }
@@ -166,6 +168,8 @@ void for_each_step(const Stages& stages, const Collective& op, Visitor&& visit) 
       // First to the member of the own unit that has the target's place, then across the units.
       for (int i = 0; i <= outermost; ++i) visit(op.kind, stages.stage[i], bytes);
       break;
+    case CollectiveKind::slice:
+      break;
   }
 }
 
@@ -200,7 +204,9 @@ bool direct_is_cheaper(const Stages& stages, const Collective& op, double hierar
          direct_all_to_all(stages, op) < hierarchical;
 }
 
-bool is_empty(const Collective& op) { return op.group_size <= 1 || op.bytes <= 0; }
+bool is_empty(const Collective& op) {
+  return op.group_size <= 1 || op.bytes <= 0 || op.kind == CollectiveKind::slice;
+}
 
 }  // namespace
 

@@ -79,21 +79,18 @@ class AttentionKernel final : public Kernel {
   }
 
   void run(const KernelArgs& args) override {
-    expect_operands(args, op_.sinks ? 3 : 2, 1);
+    expect_operands(args, sinks_input() + (op_.sinks ? 1 : 0), 1);
     const std::int64_t tokens = op_.batch * op_.query_length;
     expect(args.inputs[0], op_.query, tokens * op_.heads * op_.qk_head_dim, "query");
     expect(args.outputs[0], op_.query, tokens * op_.heads * op_.v_head_dim, "attention output");
-    TCAST_CHECK(args.cache != nullptr, "attention without a cache");
-    const CacheView& cache = *args.cache;
-    TCAST_CHECK(cache.layout.dtype == op_.cache && cache.layout.kv_heads == op_.kv_heads &&
-                    cache.layout.qk_head_dim == op_.qk_head_dim &&
-                    cache.layout.v_head_dim == (op_.value_in_key ? 0 : op_.v_head_dim) &&
-                    cache.batch == op_.batch && cache.context_length == op_.context_length &&
-                    cache.blocks_per_request * cache.layout.block_tokens >= total_,
-                "the cache does not fit the attention");
-    TCAST_CHECK(static_cast<std::int64_t>(cache.block_table.size()) >=
-                    cache.batch * cache.blocks_per_request,
-                "block table");
+    if (op_.paged) {
+      check_cache(args);
+    } else {
+      expect(args.inputs[1], op_.cache, op_.batch * total_ * op_.kv_heads * op_.qk_head_dim,
+             "keys");
+      expect(args.inputs[2], op_.cache, op_.batch * total_ * op_.kv_heads * op_.v_head_dim,
+             "values");
+    }
 
     const std::int64_t items = op_.batch * op_.kv_heads * blocks_ * parts_;
     std::atomic<std::int64_t> next{0};
@@ -112,6 +109,22 @@ class AttentionKernel final : public Kernel {
   }
 
  private:
+  std::size_t sinks_input() const { return op_.paged ? 2 : 3; }
+
+  void check_cache(const KernelArgs& args) const {
+    TCAST_CHECK(args.cache != nullptr, "attention without a cache");
+    const CacheView& cache = *args.cache;
+    TCAST_CHECK(cache.layout.dtype == op_.cache && cache.layout.kv_heads == op_.kv_heads &&
+                    cache.layout.qk_head_dim == op_.qk_head_dim &&
+                    cache.layout.v_head_dim == (op_.value_in_key ? 0 : op_.v_head_dim) &&
+                    cache.batch == op_.batch && cache.context_length == op_.context_length &&
+                    cache.blocks_per_request * cache.layout.block_tokens >= total_,
+                "the cache does not fit the attention");
+    TCAST_CHECK(static_cast<std::int64_t>(cache.block_table.size()) >=
+                    cache.batch * cache.blocks_per_request,
+                "block table");
+  }
+
   struct Scratch {
     T* query = nullptr;       // [rows, key_width]
     T* keys = nullptr;        // packed [key_width, key_block]
@@ -172,19 +185,18 @@ class AttentionKernel final : public Kernel {
   }
 
   void compute(const KernelArgs& args, const Item& item, std::int64_t index, Scratch& scratch) {
-    const CacheView& cache = *args.cache;
     const int rows = static_cast<int>(item.tokens * group_);
     load_query(args, item, scratch);
     for (int row = 0; row < rows; ++row) {
       scratch.state[row] = {-std::numeric_limits<float>::infinity(), 0};
     }
     const float scale =
-        static_cast<float>(op_.scale) * (op_.cache == DType::i8 ? cache.key_scale : 1.0f);
+        static_cast<float>(op_.scale) * (op_.cache == DType::i8 ? args.cache->key_scale : 1.0f);
     const KeyRange range = keys_of(item);
     std::fill(scratch.sums, scratch.sums + rows * value_width_, 0.0f);
     for (std::int64_t key = range.begin; key < range.end; key += key_block) {
       const std::int64_t count = std::min<std::int64_t>(key_block, range.end - key);
-      pack(cache, item, key, count, scratch);
+      pack(args, item, key, count, scratch);
       // What is behind `count` is stale but finite, and masked below.
       const int columns = static_cast<int>(round_up(count, 32));
       multiply(rows, columns, static_cast<int>(key_width_), scratch.query, key_width_, scratch.keys,
@@ -258,7 +270,7 @@ class AttentionKernel final : public Kernel {
         float numerator = value_scale;
         if (op_.sinks) {
           float sink = 0;
-          read_f32(functions_, args.inputs[2], head, 1, &sink);
+          read_f32(functions_, args.inputs[sinks_input()], head, 1, &sink);
           const float top = std::max(sink, state[row].maximum);
           const float shrink = std::exp(state[row].maximum - top);
           denominator = denominator * shrink + std::exp(sink - top);
@@ -314,7 +326,13 @@ class AttentionKernel final : public Kernel {
     const std::byte* values = nullptr;
     std::int64_t count = 0;
   };
-  Place locate(const CacheView& cache, const Item& item, std::int64_t position) const {
+  Place locate(const KernelArgs& args, const Item& item, std::int64_t position) const {
+    if (!op_.paged) {
+      const std::int64_t row = (item.request * total_ + position) * op_.kv_heads + item.kv_head;
+      return {args.inputs[1].data + row * key_bytes_, args.inputs[2].data + row * value_bytes_,
+              total_ - position};
+    }
+    const CacheView& cache = *args.cache;
     const CacheLayout& layout = cache.layout;
     const std::int64_t block = cache.block_table[static_cast<std::size_t>(
         item.request * cache.blocks_per_request + position / layout.block_tokens)];
@@ -329,20 +347,23 @@ class AttentionKernel final : public Kernel {
   }
 
   /// Brings keys [first, first + count) and their values into the operand layouts.
-  void pack(const CacheView& cache, const Item& item, std::int64_t first, std::int64_t count,
+  void pack(const KernelArgs& args, const Item& item, std::int64_t first, std::int64_t count,
             Scratch& scratch) const {
     const std::int64_t padded = round_up(count, 32);
-    const std::int64_t value_step = op_.value_in_key ? key_bytes_ : value_bytes_;
+    // In a cache the rows of a head follow each other; else those of a token do.
+    const std::int64_t heads = op_.paged ? 1 : op_.kv_heads;
+    const std::int64_t key_step = heads * key_bytes_;
+    const std::int64_t value_step = op_.value_in_key ? key_bytes_ : heads * value_bytes_;
     const std::byte* keys[16];
     const std::byte* values[16];
     Place place;
     for (std::int64_t base = 0; base < padded; base += 16) {
       const std::int64_t here = std::clamp<std::int64_t>(count - base, 0, 16);
       for (std::int64_t i = 0; i < here; ++i) {
-        if (place.count == 0) place = locate(cache, item, first + base + i);
+        if (place.count == 0) place = locate(args, item, first + base + i);
         keys[i] = place.keys;
         values[i] = place.values;
-        place.keys += key_bytes_;
+        place.keys += key_step;
         place.values += value_step;
         --place.count;
       }
@@ -457,6 +478,9 @@ KernelResult make_attention(const Attention& op, const KernelContext& context) {
   if (op.heads < op.kv_heads || op.heads % op.kv_heads != 0) {
     return unsupported(
         fmt::format("{} heads do not share {} key-value heads evenly", op.heads, op.kv_heads));
+  }
+  if (!op.paged && (op.value_in_key || !is_float(op.cache))) {
+    return unsupported("attention to keys and values beside each other is in floating point");
   }
   if (op.value_in_key && op.v_head_dim > op.qk_head_dim) {
     return unsupported(

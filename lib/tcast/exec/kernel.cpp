@@ -20,6 +20,7 @@ struct Maker {
   KernelResult operator()(const RotaryTable& op) const { return make_rotary_table(op, context); }
   KernelResult operator()(const Gather& op) const { return make_gather(op, context); }
   KernelResult operator()(const CacheAppend& op) const { return make_cache_append(op, context); }
+  KernelResult operator()(const CacheRead& op) const { return make_cache_read(op, context); }
   KernelResult operator()(const Copy& op) const { return make_copy(op, context); }
   KernelResult operator()(const Route& op) const { return make_route(op, context); }
   KernelResult operator()(const TopK& op) const { return make_top_k(op, context); }
@@ -35,15 +36,9 @@ struct Maker {
   }
 };
 
-/// What a dtype becomes on this host; the same when it is fine.
+/// substitute_dtype(), noting the change.
 DType substitute(DType dtype, const HostDTypes& host, std::string* note) {
-  DType result = dtype;
-  if (dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2 || dtype == DType::f16) {
-    result = DType::bf16;
-  } else if (dtype == DType::i4) {
-    result = DType::i8;
-  }
-  if (result == DType::bf16 && !host.bf16) result = DType::f32;
+  const DType result = substitute_dtype(dtype, host);
   if (result != dtype && note != nullptr) {
     const std::string text = fmt::format("{} -> {}", short_name_of(dtype), short_name_of(result));
     if (note->find(text) == std::string::npos) *note += (note->empty() ? "" : ", ") + text;
@@ -88,6 +83,11 @@ struct Substitute {
     change(op.cache);
     return op;
   }
+  OpRecord operator()(CacheRead op) const {
+    change(op.cache);
+    change(op.output);
+    return op;
+  }
   OpRecord operator()(Copy op) const {
     change(op.from);
     change(op.to);
@@ -126,6 +126,17 @@ void Kernel::pack_weight(const Buffer&, const Buffer&) {
 
 KernelResult make_kernel(const OpRecord& record, const KernelContext& context) {
   return std::visit(Maker{context}, record);
+}
+
+DType substitute_dtype(DType dtype, const HostDTypes& host) {
+  DType result = dtype;
+  if (dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2 || dtype == DType::f16) {
+    result = DType::bf16;
+  } else if (dtype == DType::i4) {
+    result = DType::i8;
+  }
+  if (result == DType::bf16 && !host.bf16) result = DType::f32;
+  return result;
 }
 
 OpRecord host_substitute(const OpRecord& record, const HostDTypes& host, std::string* note) {

@@ -128,6 +128,9 @@ struct HostDTypes {
   bool bf16 = host_isa() >= Isa::avx512_bf16;
 };
 
+/// What a dtype becomes on such a host; the same when it is fine.
+DType substitute_dtype(DType dtype, const HostDTypes& host);
+
 /// The record with dtypes that this host lacks replaced (decision D9): 8-bit floats by bf16 after
 /// dequantization, 4-bit integers by 8-bit ones, f16 by bf16, and bf16 by f32 where the processor
 /// has no bf16. `note`, if not null, receives what was replaced ("f8_e4m3 -> bf16"), or nothing.

@@ -28,6 +28,7 @@ KernelResult make_quantize(const Quantize& op, const KernelContext& context);
 
 KernelResult make_gather(const Gather& op, const KernelContext& context);
 KernelResult make_cache_append(const CacheAppend& op, const KernelContext& context);
+KernelResult make_cache_read(const CacheRead& op, const KernelContext& context);
 KernelResult make_copy(const Copy& op, const KernelContext& context);
 KernelResult make_route(const Route& op, const KernelContext& context);
 KernelResult make_top_k(const TopK& op, const KernelContext& context);

@@ -40,6 +40,7 @@ memory::data_type onednn_type(DType dtype) {
 }
 
 /// One primitive of fixed shape: y[batch, m, n] = x[batch, m, k] * w[batch, n, k]^T (+ bias[n]).
+/// Strides in elements; 0: rows and matrices lie side by side.
 struct ProductShape {
   std::int64_t batch = 1;
   std::int64_t m = 0;
@@ -48,8 +49,12 @@ struct ProductShape {
   DType src = DType::f32;
   DType weight = DType::f32;
   DType dst = DType::f32;
-  /// Elements from one row of y to the next; 0: n.
+  std::int64_t src_stride = 0;  ///< from one row of x to the next
+  std::int64_t src_batch_stride = 0;
+  std::int64_t weight_batch_stride = 0;
   std::int64_t dst_stride = 0;
+  std::int64_t dst_batch_stride = 0;
+  bool transposed = false;  ///< w is [batch, k, n]
   bool bias = false;
   /// The weight may be rearranged beforehand; else it is plain [n, k].
   bool packed = false;
@@ -95,15 +100,22 @@ class Product {
     if (s.batch == 1) return {rows, columns};
     return {s.batch, rows, columns};
   }
-  static memory::desc dense(const ProductShape& s, std::int64_t rows, std::int64_t columns,
-                            DType dtype, std::int64_t row_stride) {
+  static memory::desc strided(const ProductShape& s, std::int64_t rows, std::int64_t columns,
+                              DType dtype, std::int64_t row_stride, std::int64_t batch_stride) {
+    if (row_stride == 0) row_stride = columns;
     memory::dims strides{row_stride, 1};
-    if (s.batch != 1) strides.insert(strides.begin(), checked_mul(rows, row_stride, "matmul"));
+    if (s.batch != 1) {
+      strides.insert(strides.begin(),
+                     batch_stride > 0 ? batch_stride : checked_mul(rows, row_stride, "matmul"));
+    }
     return {dims(s, rows, columns), onednn_type(dtype), strides};
   }
   static memory::desc plain_weights(const ProductShape& s) {
-    memory::dims strides{1, s.k};
-    if (s.batch != 1) strides.insert(strides.begin(), checked_mul(s.n, s.k, "matmul"));
+    memory::dims strides = s.transposed ? memory::dims{s.n, 1} : memory::dims{1, s.k};
+    if (s.batch != 1) {
+      strides.insert(strides.begin(), s.weight_batch_stride > 0 ? s.weight_batch_stride
+                                                                : checked_mul(s.n, s.k, "matmul"));
+    }
     return {dims(s, s.k, s.n), onednn_type(s.weight), strides};
   }
   static dnnl::matmul::primitive_desc describe_product(const ProductShape& s, std::int64_t m,
@@ -116,8 +128,9 @@ class Product {
       bias_dims.back() = s.n;
       bias = memory::desc(bias_dims, memory::data_type::f32, memory::dims(bias_dims.size(), 1));
     }
-    return onednn::matmul_desc(cpu_engine(), attr, dense(s, m, s.k, s.src, s.k), weights, bias,
-                               dense(s, m, s.n, s.dst, s.dst_stride > 0 ? s.dst_stride : s.n));
+    return onednn::matmul_desc(cpu_engine(), attr,
+                               strided(s, m, s.k, s.src, s.src_stride, s.src_batch_stride), weights,
+                               bias, strided(s, m, s.n, s.dst, s.dst_stride, s.dst_batch_stride));
   }
   static bool is_reference(const dnnl::matmul::primitive_desc& desc) {
     return std::string_view(desc.impl_info_str()).substr(0, 3) == "ref";
@@ -224,19 +237,20 @@ class MatMulBase : public Kernel {
 
   void check(const KernelArgs& args) const {
     expect_operands(args, 2, 1);
-    expect(args.inputs[0], op_.input, op_.batch * op_.m * op_.k, "x");
+    const MatMulStrides at(op_);
+    expect(args.inputs[0], op_.input, at.x_extent, "x");
     if (packed_bytes_ > 0) {
       TCAST_CHECK(args.inputs[1].bytes >= packed_bytes_, "the weight is not packed");
     } else {
-      expect(args.inputs[1], op_.weight, op_.batch * op_.n * op_.k, "weight");
+      expect(args.inputs[1], op_.weight, at.weight_extent, "weight");
     }
-    expect(args.outputs[0], op_.output, op_.batch * op_.m * op_.n, "y");
+    expect(args.outputs[0], op_.output, at.y_extent, "y");
   }
 
   /// The bias in f32, or null without one.
   const float* read_bias(const KernelArgs& args, float* scratch) const {
     if (!op_.bias) return nullptr;
-    read_f32(functions_, args.inputs[places_.bias], 0, op_.n, scratch);
+    read_f32(functions_, args.inputs[places_.bias], op_.bias_offset, op_.n, scratch);
     return scratch;
   }
 
@@ -258,13 +272,36 @@ void convert(const VectorFunctions& functions, const Buffer& from, std::int64_t 
   });
 }
 
+/// A parameter that is a whole matrix is packed; parts of one are read where they lie.
+bool packs(const MatMul& op) {
+  return op.weight_is_parameter && op.weight_offset == 0 && op.weight_batch_stride == 0;
+}
+
+/// Brings a plain weight into oneDNN's layout.
+void pack_matrix(const MatMul& op, const Buffer& plain, const memory::desc& layout,
+                 const Buffer& packed) {
+  TCAST_CHECK(packed.bytes >= static_cast<std::int64_t>(layout.get_size()), "packed weight");
+  expect(plain, plain.dtype, op.batch * op.n * op.k, "weight");
+  memory::dims dims{op.k, op.n};
+  memory::dims strides = op.weight_transposed ? memory::dims{op.n, 1} : memory::dims{1, op.k};
+  if (op.batch != 1) {
+    dims.insert(dims.begin(), op.batch);
+    strides.insert(strides.begin(), op.n * op.k);
+  }
+  memory from({dims, onednn_type(plain.dtype), strides}, cpu_engine(), plain.data);
+  memory to(layout, cpu_engine(), packed.data);
+  dnnl::stream stream(cpu_engine());
+  dnnl::reorder(from, to).execute(stream, from, to);
+  stream.wait();
+}
+
 /// Floating point times floating point.
 class FloatMatMul final : public MatMulBase {
  public:
   FloatMatMul(const MatMul& op, const KernelContext& context, Product product)
       : MatMulBase(op, context), product_(std::move(product)) {
     implementation_ = product_.implementation();
-    if (op.weight_is_parameter) {
+    if (packs(op)) {
       packed_bytes_ = product_.weight_bytes();
       packed_layout_ = onednn::layout_key(product_.weights_desc());
     }
@@ -276,19 +313,7 @@ class FloatMatMul final : public MatMulBase {
 
   void pack_weight(const Buffer& plain, const Buffer& packed) override {
     if (packed_bytes_ == 0) return Kernel::pack_weight(plain, packed);
-    TCAST_CHECK(packed.bytes >= packed_bytes_, "packed weight");
-    expect(plain, plain.dtype, op_.batch * op_.n * op_.k, "weight");
-    memory::dims dims{op_.k, op_.n};
-    memory::dims strides{1, op_.k};
-    if (op_.batch != 1) {
-      dims.insert(dims.begin(), op_.batch);
-      strides.insert(strides.begin(), op_.n * op_.k);
-    }
-    memory from({dims, onednn_type(plain.dtype), strides}, cpu_engine(), plain.data);
-    memory to(product_.weights_desc(), cpu_engine(), packed.data);
-    dnnl::stream stream(cpu_engine());
-    dnnl::reorder(from, to).execute(stream, from, to);
-    stream.wait();
+    pack_matrix(op_, plain, product_.weights_desc(), packed);
   }
 
   void run(const KernelArgs& args) override {
@@ -298,13 +323,17 @@ class FloatMatMul final : public MatMulBase {
     place(layout, scratch);
     const void* x = args.inputs[0].data;
     if (op_.input != op_.compute) {
-      convert(functions_, args.inputs[0], op_.batch * op_.m * op_.k, op_.compute, scratch.input);
+      convert(functions_, args.inputs[0], MatMulStrides(op_).x_extent, op_.compute, scratch.input);
       x = scratch.input;
     }
-    const void* w = args.inputs[1].data;
-    if (!op_.weight_is_parameter && op_.weight != op_.compute) {
-      convert(functions_, args.inputs[1], op_.batch * op_.n * op_.k, op_.compute, scratch.weight);
-      w = scratch.weight;
+    const std::byte* w = args.inputs[1].data;
+    if (!packs(op_)) {
+      if (op_.weight != op_.compute) {
+        convert(functions_, args.inputs[1], MatMulStrides(op_).weight_extent, op_.compute,
+                scratch.weight);
+        w = scratch.weight;
+      }
+      w += bytes_of(op_.weight_offset, op_.compute);
     }
     product_.run(x, w, read_bias(args, scratch.bias), args.outputs[0].data, scratch.product);
   }
@@ -321,14 +350,99 @@ class FloatMatMul final : public MatMulBase {
     scratch.product = layout.take<std::byte>(product_.scratch_bytes());
     if (op_.bias) scratch.bias = layout.take<float>(op_.n);
     if (op_.input != op_.compute) {
-      scratch.input = layout.take<std::byte>(bytes_of(op_.batch * op_.m * op_.k, op_.compute));
+      scratch.input = layout.take<std::byte>(bytes_of(MatMulStrides(op_).x_extent, op_.compute));
     }
-    if (!op_.weight_is_parameter && op_.weight != op_.compute) {
-      scratch.weight = layout.take<std::byte>(bytes_of(op_.batch * op_.n * op_.k, op_.compute));
+    if (!packs(op_) && op_.weight != op_.compute) {
+      scratch.weight =
+          layout.take<std::byte>(bytes_of(MatMulStrides(op_).weight_extent, op_.compute));
     }
   }
 
   Product product_;
+};
+
+/// Few rows times a weight in blocks of columns: reads the packed weight of the other rows' product at
+/// the speed of memory, which oneDNN 2.6's products of one row stay far below (11 of 20 GB/s on a
+/// Sapphire Rapids with two cores).
+class FewRowsMatMul final : public MatMulBase {
+ public:
+  FewRowsMatMul(const MatMul& op, const KernelContext& context, memory::desc weights,
+                std::int64_t rows)
+      : MatMulBase(op, context), weights_(std::move(weights)), rows_(rows) {
+    implementation_ = own_implementation(context);
+    packed_bytes_ = static_cast<std::int64_t>(weights_.get_size());
+    packed_layout_ = onednn::layout_key(weights_);
+    threads_ = current_threads();
+    scratch_bytes_ = round_up(op.n * 4, 64) + threads_ * sums_bytes;
+  }
+
+  /// Empty when the shape or the layout is another one.
+  static std::unique_ptr<Kernel> make(const MatMul& op, const KernelContext& context,
+                                      const memory::desc& weights) {
+    const bool bf16 = op.compute == DType::bf16;
+    std::int64_t rows = 0;
+    if (op.m > few_rows || op.batch != 1 || !packs(op) || op.input != op.compute ||
+        !onednn::is_column_blocked(weights, bf16 ? 2 : 1, rows)) {
+      return nullptr;
+    }
+    if (bf16 && vector_functions(context.isa).column_block_bf16 == nullptr) return nullptr;
+    return std::make_unique<FewRowsMatMul>(op, context, weights, rows);
+  }
+
+  void pack_weight(const Buffer& plain, const Buffer& packed) override {
+    pack_matrix(op_, plain, weights_, packed);
+  }
+
+  void run(const KernelArgs& args) override {
+    check(args);
+    ScratchLayout layout(args.scratch.data());
+    const float* bias = read_bias(args, layout.take<float>(op_.n));
+    std::byte* const sums = args.scratch.data() + round_up(op_.n * 4, 64);
+    with_element(op_.compute, [&](auto element) {
+      using T = decltype(element);
+      const std::int64_t x_row = MatMulStrides(op_).x_row;
+      parallel_ranges(ceil_div(op_.n, block), 1,
+                      [&](std::int64_t begin, std::int64_t end, int thread) {
+                        void* memory_of_thread = sums + thread * sums_bytes;
+                        float* c = static_cast<float*>(memory_of_thread);
+                        for (std::int64_t i = begin; i < end; ++i) {
+                          const T* w = in<T>(args, 1) + i * rows_ * block;
+                          if constexpr (std::is_same_v<T, Bf16>) {
+                            functions_.column_block_bf16(static_cast<int>(op_.m), op_.k,
+                                                         in<T>(args, 0), x_row, w, c);
+                          } else {
+                            functions_.column_block_f32(static_cast<int>(op_.m), op_.k,
+                                                        in<T>(args, 0), x_row, w, c);
+                          }
+                          write(args, c, bias, i * block);
+                        }
+                      });
+    });
+  }
+
+ private:
+  static constexpr std::int64_t block = 64;
+  /// A thread's results, a page apart from those of the others.
+  static constexpr std::int64_t sums_bytes = 4096;
+
+  void write(const KernelArgs& args, float* c, const float* bias, std::int64_t first) const {
+    const std::int64_t count = std::min(block, op_.n - first);
+    for (std::int64_t row = 0; row < op_.m; ++row) {
+      float* line = c + row * block;
+      if (bias != nullptr) {
+        for (std::int64_t i = 0; i < count; ++i) line[i] += bias[first + i];
+      }
+      with_element(op_.output, [&](auto element) {
+        using T = decltype(element);
+        rows_of<T>(functions_)
+            .from_f32(line, out<T>(args, 0) + row * MatMulStrides(op_).y_row + first, count);
+      });
+    }
+  }
+
+  memory::desc weights_;
+  std::int64_t rows_;  ///< k as the layout pads it
+  int threads_;
 };
 
 /// int8 times int8: exact sums in int32, then scales and bias.
@@ -348,12 +462,7 @@ class IntegerMatMul final : public MatMulBase {
   void pack_weight(const Buffer& plain, const Buffer& packed) override {
     expect(plain, DType::i8, op_.n * op_.k, "weight");
     TCAST_CHECK(packed.bytes >= packed_bytes_, "packed weight");
-    memory from({{op_.k, op_.n}, memory::data_type::s8, memory::dims{1, op_.k}}, cpu_engine(),
-                plain.data);
-    memory to(product_.weights_desc(), cpu_engine(), packed.data);
-    dnnl::stream stream(cpu_engine());
-    dnnl::reorder(from, to).execute(stream, from, to);
-    stream.wait();
+    pack_matrix(op_, plain, product_.weights_desc(), packed);
   }
 
   void run(const KernelArgs& args) override {
@@ -409,7 +518,7 @@ class IntegerMatMul final : public MatMulBase {
 };
 
 /// Rows up to which reading a byte per weight wins over widening the weight for oneDNN.
-constexpr std::int64_t few_rows = 8;
+constexpr std::int64_t few_rows_i8 = 8;
 /// Channels of the weight that are widened at a time.
 constexpr std::int64_t strip_channels = 512;
 
@@ -543,8 +652,14 @@ class WeightOnlyMatMul final : public MatMulBase {
   std::optional<Product> last_;
 };
 
+/// Only the floating-point product knows parts of larger tensors.
+bool is_plain(const MatMul& op) {
+  return op.batch == 1 && op.weight_is_parameter && !op.weight_transposed &&
+         op.weight_offset == 0 && op.x_row_stride == 0 && op.y_row_stride == 0;
+}
+
 KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
-  if (op.batch != 1) return unsupported("batched product with int8 weights");
+  if (!is_plain(op)) return unsupported("batched or strided product with int8 weights");
   const std::optional<ScaleGrid> grid = scale_grid(op.weight_scales, op.n, op.k);
   if (!grid) {
     return unsupported(
@@ -552,7 +667,7 @@ KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
   }
   std::optional<Product> strip;
   std::optional<Product> last;
-  if (op.m > few_rows) {
+  if (op.m > few_rows_i8) {
     ProductShape shape{.m = op.m,
                        .n = std::min(op.n, strip_channels),
                        .k = op.k,
@@ -579,7 +694,7 @@ KernelResult make_integer(const MatMul& op, const KernelContext& context) {
     return unsupported(
         fmt::format("{} * {} computed in i8", short_name_of(op.input), short_name_of(op.weight)));
   }
-  if (op.batch != 1 || !op.weight_is_parameter) return unsupported("batched int8 product");
+  if (!is_plain(op)) return unsupported("batched or strided int8 product");
   if (op.weight_scales > 1 && op.weight_scales != op.n) {
     return unsupported("int8 * int8 with one scale per block of the weight");
   }
@@ -610,10 +725,19 @@ KernelResult make_float(const MatMul& op, const KernelContext& context) {
                                                   .src = op.compute,
                                                   .weight = op.compute,
                                                   .dst = op.output,
+                                                  .src_stride = op.x_row_stride,
+                                                  .src_batch_stride = op.x_batch_stride,
+                                                  .weight_batch_stride = op.weight_batch_stride,
+                                                  .dst_stride = op.y_row_stride,
+                                                  .dst_batch_stride = op.y_batch_stride,
+                                                  .transposed = op.weight_transposed,
                                                   .bias = op.bias,
-                                                  .packed = op.weight_is_parameter},
+                                                  .packed = packs(op)},
                                                  reason);
   if (!product) return unsupported(reason);
+  if (auto kernel = FewRowsMatMul::make(op, context, product->weights_desc())) {
+    return {std::move(kernel), {}};
+  }
   return {std::make_unique<FloatMatMul>(op, context, std::move(*product)), {}};
 }
 
@@ -655,7 +779,7 @@ class GroupedKernel final : public Kernel {
   }
 
   void run(const KernelArgs& args) override {
-    expect_operands(args, 3, 1);
+    expect_operands(args, op_.bias ? 4 : 3, 1);
     expect_index(args.inputs[2], op_.experts, "token counts");
     const Buffer& x = args.inputs[0];
     const Buffer& weight = args.inputs[1];
@@ -713,6 +837,7 @@ class GroupedKernel final : public Kernel {
         .weight = op_.weight,
         .output = op_.output,
         .compute = op_.compute,
+        .bias = op_.bias,
         .weight_scales = op_.weight_scales,
         .activation_scales = op_.activation_scales > 1 ? m : op_.activation_scales};
     KernelResult result = make_matmul(product, context_);
@@ -734,7 +859,8 @@ class GroupedKernel final : public Kernel {
     const std::int64_t padded = m == count ? 0 : m;
     // Grows to what the largest share of an expert needs, then stays.
     const std::int64_t needed = kernel.scratch_bytes() + round_up(padded * x_row, 64) +
-                                round_up(padded * y_row, 64) + round_up(m * 4, 64);
+                                round_up(padded * y_row, 64) + round_up(m * 4, 64) +
+                                round_up(op_.n * 4, 64);
     if (memory_.bytes() < needed) memory_ = AlignedMemory(needed);
     ScratchLayout layout(memory_.data());
     const std::span<std::byte> scratch(layout.take<std::byte>(kernel.scratch_bytes()),
@@ -746,8 +872,9 @@ class GroupedKernel final : public Kernel {
       x = rows;
       y = layout.take<std::byte>(m * y_row);
     }
-    Buffer inputs[4] = {{x, m * x_row, op_.input, {}},
+    Buffer inputs[5] = {{x, m * x_row, op_.input, {}},
                         {args.inputs[1].data + expert * weight_bytes, weight_bytes, op_.weight, {}},
+                        {},
                         {},
                         {}};
     std::size_t used = 2;
@@ -757,6 +884,13 @@ class GroupedKernel final : public Kernel {
       const std::int64_t bytes = bytes_of(op_.weight_scales, all.dtype);
       TCAST_CHECK(all.bytes >= bytes * op_.experts, "scales of experts");
       inputs[used++] = {all.data + expert * bytes, bytes, all.dtype, {}};
+    }
+    if (op_.bias) {
+      float* bias = layout.take<float>(op_.n);
+      read_f32(vector_functions(context_.isa), args.inputs[next++], expert * op_.n, op_.n, bias);
+      for (std::int64_t i = 0; i < op_.n; ++i) bias[i] *= static_cast<float>(op_.bias_scale);
+      inputs[used++] = {
+          static_cast<std::byte*>(static_cast<void*>(bias)), op_.n * 4, DType::f32, {}};
     }
     if (op_.activation_scales == 1) {
       inputs[used++] = args.inputs[next];

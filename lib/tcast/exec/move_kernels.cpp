@@ -76,8 +76,14 @@ class GatherKernel final : public MoveKernel {
     parallel_ranges(op_.rows, row_grain(row), [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t index = index_at(args.inputs[1], i);
-        TCAST_CHECK(index >= 0 && index < op_.table_rows, "index outside the table");
-        std::copy_n(args.inputs[0].data + index * row, row, args.outputs[0].data + i * row);
+        std::byte* const target = args.outputs[0].data + i * row;
+        const bool held = index >= 0 && index < op_.table_rows;
+        TCAST_CHECK(held || op_.partial, "index outside the table");
+        if (held) {
+          std::copy_n(args.inputs[0].data + index * row, row, target);
+        } else {
+          std::fill_n(target, row, std::byte{0});
+        }
       }
     });
   }
@@ -174,8 +180,50 @@ void copy_rows(std::byte* target, std::int64_t rows, std::int64_t row_bytes, con
   });
 }
 
-/// Where the shapes are missing (timing), heads of this many bytes are moved.
-constexpr std::int64_t assumed_row_bytes = 256;
+/// Keys or values of a cache, put together into [batch, heads, tokens, head_dim].
+class CacheReadKernel final : public MoveKernel {
+ public:
+  CacheReadKernel(const CacheRead& op, const KernelContext& context)
+      : MoveKernel(context), op_(op) {}
+
+  void run(const KernelArgs& args) override {
+    expect_operands(args, 1, 1);
+    TCAST_CHECK(args.cache != nullptr, "cache read without a cache");
+    const CacheView& cache = *args.cache;
+    const CacheLayout& layout = cache.layout;
+    TCAST_CHECK(layout.dtype == op_.cache && layout.kv_heads == op_.kv_heads &&
+                    (op_.values ? layout.v_head_dim : layout.qk_head_dim) == op_.head_dim &&
+                    cache.batch == op_.batch &&
+                    cache.blocks_per_request * layout.block_tokens >= op_.tokens,
+                "the cache does not fit what is read");
+    expect(args.outputs[0], op_.output, op_.batch * op_.kv_heads * op_.tokens * op_.head_dim,
+           "keys or values");
+    const std::int64_t blocks = ceil_div(op_.tokens, layout.block_tokens);
+    const std::int64_t head_width = layout.qk_head_dim + layout.v_head_dim;
+    const Buffer source{cache.data, 0, op_.cache, {}};
+    // What lies together in a block of the cache is moved in one piece.
+    parallel_ranges(
+        op_.batch * op_.kv_heads * blocks, 1, [&](std::int64_t begin, std::int64_t end, int) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            const std::int64_t head = i / blocks % op_.kv_heads;
+            const std::int64_t request = i / blocks / op_.kv_heads;
+            const std::int64_t first = i % blocks * layout.block_tokens;
+            const std::int64_t block = cache.block_table[static_cast<std::size_t>(
+                request * cache.blocks_per_request + i % blocks)];
+            const std::int64_t place =
+                layout.block_tokens * (block * layout.width() + head * head_width +
+                                       (op_.values ? layout.qk_head_dim : 0));
+            const std::int64_t rows = std::min(layout.block_tokens, op_.tokens - first);
+            convert_elements(functions_, source, place, rows * op_.head_dim,
+                             op_.values ? cache.value_scale : cache.key_scale, args.outputs[0],
+                             ((request * op_.kv_heads + head) * op_.tokens + first) * op_.head_dim);
+          }
+        });
+  }
+
+ private:
+  CacheRead op_;
+};
 
 class CopyKernel final : public MoveKernel {
  public:
@@ -183,25 +231,31 @@ class CopyKernel final : public MoveKernel {
 
   void run(const KernelArgs& args) override {
     expect_operands(args, 1, 1);
-    expect(args.outputs[0], op_.to, op_.written_elements, "copy");
-    for (const Buffer& input : args.inputs) expect(input, op_.from, 0, "source of a copy");
-    switch (op_.kind) {
-      case CopyKind::cast:
-        return cast(args);
-      case CopyKind::concat:
-        return concat(args);
-      case CopyKind::slice:
-        return slice(args);
-      case CopyKind::repeat:
-        return repeat(args);
-      case CopyKind::transpose:
-        return transpose(args);
+    if (op_.parts[0].run == 0) return flat(args);
+    for (std::size_t i = 0; i < op_.parts.size() && op_.parts[i].run > 0; ++i) {
+      const CopyPart& part = op_.parts[i];
+      expect_operands(args, i + 1, 1);
+      expect(args.inputs[i], op_.from, part.source_extent(), "source of a copy");
+      expect(args.outputs[0], op_.to, part.target_extent(), "copy");
+      // The inner loop by its element size, so that single elements are moved as such.
+      switch (bytes_of(part.run, op_.to)) {
+        case 2:
+          move<2>(part, args.inputs[i], args.outputs[0]);
+          break;
+        case 4:
+          move<4>(part, args.inputs[i], args.outputs[0]);
+          break;
+        default:
+          move<0>(part, args.inputs[i], args.outputs[0]);
+          break;
+      }
     }
   }
 
  private:
-  void cast(const KernelArgs& args) const {
-    expect(args.inputs[0], op_.from, op_.written_elements, "source of a cast");
+  void flat(const KernelArgs& args) const {
+    expect(args.inputs[0], op_.from, op_.written_elements, "source of a copy");
+    expect(args.outputs[0], op_.to, op_.written_elements, "copy");
     parallel_ranges(op_.written_elements, bytes_per_thread / 4,
                     [&](std::int64_t begin, std::int64_t end, int) {
                       convert_elements(functions_, args.inputs[0], begin, end - begin, 1.0f,
@@ -209,197 +263,34 @@ class CopyKernel final : public MoveKernel {
                     });
   }
 
-  /// The first dimension in which a tensor and the result differ, and the bytes of one step there.
-  struct Difference {
-    int dim = 0;
-    std::int64_t inner_bytes = 0;
-    std::int64_t outer = 1;
-  };
-  Difference difference(const Shape& part, const Shape& whole) const {
-    TCAST_CHECK(part.rank() == whole.rank(), "ranks of a copy differ");
-    Difference result;
-    while (result.dim < whole.rank() - 1 && part[result.dim] == whole[result.dim]) {
-      result.outer *= whole[result.dim++];
-    }
-    result.inner_bytes = bytes_of(1, op_.to);
-    for (int i = result.dim + 1; i < whole.rank(); ++i) {
-      TCAST_CHECK(part[i] == whole[i], "shapes of a copy differ in two dimensions");
-      result.inner_bytes *= whole[i];
-    }
-    return result;
-  }
-  static bool has_shapes(const KernelArgs& args) {
-    return args.inputs[0].shape.rank() > 0 && args.outputs[0].shape.rank() > 0;
-  }
-
-  /// Parts side by side along the dimension in which they differ from the result.
-  void concat(const KernelArgs& args) const {
-    const Buffer& y = args.outputs[0];
-    if (!has_shapes(args)) {
-      std::int64_t done = 0;
-      for (const Buffer& x : args.inputs) {
-        const std::int64_t bytes = std::min(x.bytes, y.bytes - done);
-        copy_rows(y.data + done, bytes / assumed_row_bytes, assumed_row_bytes,
-                  [&](std::int64_t i) { return x.data + i * assumed_row_bytes; });
-        const std::int64_t rest = bytes % assumed_row_bytes;
-        std::copy_n(x.data + bytes - rest, rest, y.data + done + bytes - rest);
-        done += bytes;
-      }
-      return;
-    }
-    const Difference where = difference(args.inputs[0].shape, y.shape);
-    const std::int64_t y_step = y.shape[where.dim] * where.inner_bytes;
-    std::int64_t place = 0;
-    for (const Buffer& x : args.inputs) {
-      const std::int64_t x_step = x.shape[where.dim] * where.inner_bytes;
-      TCAST_CHECK(place + x_step <= y_step && x.bytes >= where.outer * x_step,
-                  "parts of a concatenation do not fit");
-      parallel_ranges(where.outer, row_grain(x_step),
-                      [&](std::int64_t begin, std::int64_t end, int) {
-                        for (std::int64_t i = begin; i < end; ++i) {
-                          std::copy_n(x.data + i * x_step, x_step, y.data + i * y_step + place);
-                        }
-                      });
-      place += x_step;
-    }
-  }
-
-  /// The leading part along the dimension in which the shapes differ.
-  void slice(const KernelArgs& args) const {
-    const Buffer& x = args.inputs[0];
-    const Buffer& y = args.outputs[0];
-    if (!has_shapes(args)) {
-      TCAST_CHECK(x.bytes >= y.bytes, "slice larger than its source");
-      copy_rows(y.data, y.bytes / assumed_row_bytes, assumed_row_bytes,
-                [&](std::int64_t i) { return x.data + i * assumed_row_bytes; });
-      const std::int64_t rest = y.bytes % assumed_row_bytes;
-      std::copy_n(x.data + y.bytes - rest, rest, y.data + y.bytes - rest);
-      return;
-    }
-    const Difference where = difference(y.shape, x.shape);
-    // The outer sizes agree, so either shape gives the steps.
-    const std::int64_t x_step = x.shape[where.dim] * where.inner_bytes;
-    const std::int64_t y_step = y.shape[where.dim] * where.inner_bytes;
-    TCAST_CHECK(x_step >= y_step, "slice larger than its source");
-    copy_rows(y.data, where.outer, y_step, [&](std::int64_t i) { return x.data + i * x_step; });
-  }
-
-  /// Each member of the dimension that grows stands there several times in a row.
-  void repeat(const KernelArgs& args) const {
-    const Buffer& x = args.inputs[0];
-    const Buffer& y = args.outputs[0];
-    if (!has_shapes(args)) {
-      const std::int64_t times =
-          std::max<std::int64_t>(1, y.bytes / std::max<std::int64_t>(1, x.bytes));
-      for (std::int64_t time = 0; time < times; ++time) {
-        const std::int64_t bytes = std::min(x.bytes, y.bytes);
-        copy_rows(y.data + time * x.bytes, bytes / assumed_row_bytes, assumed_row_bytes,
-                  [&](std::int64_t i) { return x.data + i * assumed_row_bytes; });
-        const std::int64_t rest = bytes % assumed_row_bytes;
-        std::copy_n(x.data + bytes - rest, rest, y.data + time * x.bytes + bytes - rest);
-      }
-      return;
-    }
-    const Difference where = difference(x.shape, y.shape);
-    const std::int64_t times = y.shape[where.dim] / x.shape[where.dim];
-    TCAST_CHECK(times * x.shape[where.dim] == y.shape[where.dim], "repeat does not divide");
-    copy_rows(y.data, where.outer * y.shape[where.dim], where.inner_bytes,
-              [&](std::int64_t i) { return x.data + i / times * where.inner_bytes; });
-  }
-
-  /// Two dimensions exchanged: the middle ones of [batch, tokens, heads, dim] if the shapes allow,
-  /// else the pair that gives the result's shape.
-  void transpose(const KernelArgs& args) const {
-    const Buffer& x = args.inputs[0];
-    const Buffer& y = args.outputs[0];
-    expect(x, op_.from, op_.written_elements, "source of a transposition");
-    Shape shape = x.shape;
-    int first = 0;
-    if (!has_shapes(args)) {
-      // Tokens and heads of a square of rows, as nearly as the size allows.
-      const std::int64_t rows = std::max<std::int64_t>(1, x.bytes / assumed_row_bytes);
-      std::int64_t side = 1;
-      while ((side * 2) * (side * 2) <= rows) side *= 2;
-      const std::int64_t per_row =
-          std::max<std::int64_t>(1, assumed_row_bytes / bytes_of(1, op_.to));
-      if (rows % side != 0 || rows * per_row != op_.written_elements) {
-        shape = Shape{1, op_.written_elements, 1};
-      } else {
-        shape = Shape{rows / side, side, per_row};
-      }
-      swap_dims(x, y, shape, 0, 1);
-      return;
-    }
-    int second = 0;
-    TCAST_CHECK(find_swap(x.shape, y.shape, first, second),
-                "not a transposition of two dimensions");
-    swap_dims(x, y, shape, first, second);
-  }
-
-  static bool is_swap(const Shape& from, const Shape& to, int a, int b) {
-    Shape swapped = from;
-    swapped.set(a, from[b]);
-    swapped.set(b, from[a]);
-    return swapped == to;
-  }
-  static bool find_swap(const Shape& from, const Shape& to, int& first, int& second) {
-    const int rank = from.rank();
-    if (rank == 4 && is_swap(from, to, 1, 2)) {
-      first = 1;
-      second = 2;
-      return true;
-    }
-    for (first = 0; first < rank; ++first) {
-      for (second = first + 1; second < rank; ++second) {
-        if (is_swap(from, to, first, second)) return true;
-      }
-    }
-    return false;
-  }
-
-  void swap_dims(const Buffer& x, const Buffer& y, const Shape& from, int a, int b) const {
-    const int rank = from.rank();
-    std::array<std::int64_t, Shape::max_rank> strides{};
-    std::int64_t stride = bytes_of(1, op_.to);
-    for (int i = rank - 1; i >= 0; --i) {
-      strides[static_cast<std::size_t>(i)] = stride;
-      stride *= from[i];
-    }
-    std::swap(strides[static_cast<std::size_t>(a)], strides[static_cast<std::size_t>(b)]);
-    Shape to = from;
-    to.set(a, from[b]);
-    to.set(b, from[a]);
-    // What lies behind the later of the two dimensions moves in one piece.
-    const int outer_dims = b + 1;
-    std::int64_t piece = bytes_of(1, op_.to);
-    for (int i = outer_dims; i < rank; ++i) piece *= from[i];
-    std::int64_t pieces = 1;
-    for (int i = 0; i < outer_dims; ++i) pieces *= to[i];
-    const auto source = [&](std::int64_t index) {
-      std::int64_t offset = 0;
-      for (int i = outer_dims - 1; i >= 0; --i) {
-        offset += index % to[i] * strides[static_cast<std::size_t>(i)];
-        index /= to[i];
-      }
-      return x.data + offset;
-    };
-    if (piece == 2 || piece == 4) {
-      // Single elements: a division for each would cost more than the move.
-      const std::int64_t last = to[outer_dims - 1];
-      const std::int64_t step = strides[static_cast<std::size_t>(outer_dims - 1)];
-      parallel_ranges(
-          pieces / last, row_grain(last * piece), [&](std::int64_t begin, std::int64_t end, int) {
-            for (std::int64_t row = begin; row < end; ++row) {
-              const std::byte* from_row = source(row * last);
-              std::byte* to_row = y.data + row * last * piece;
-              for (std::int64_t i = 0; i < last; ++i) {
-                std::copy_n(from_row + i * step, piece == 2 ? 2 : 4, to_row + i * piece);
-              }
+  template <int fixed_bytes>
+  void move(const CopyPart& part, const Buffer& x, const Buffer& y) const {
+    const std::int64_t element = bytes_of(1, op_.to);
+    const std::int64_t bytes = fixed_bytes > 0 ? fixed_bytes : part.run * element;
+    const auto& [outer, middle, inner] = part.sizes;
+    const std::int64_t source_step = part.source_strides[2] * element;
+    const std::int64_t target_step = part.target_strides[2] * element;
+    parallel_ranges(
+        outer * middle * inner, row_grain(bytes), [&](std::int64_t begin, std::int64_t end, int) {
+          for (std::int64_t i = begin; i < end;) {
+            const std::int64_t row = i / inner;
+            const std::int64_t first = i % inner;
+            const std::int64_t count = std::min(inner - first, end - i);
+            const std::byte* source =
+                x.data + (part.source_offset + row / middle * part.source_strides[0] +
+                          row % middle * part.source_strides[1] + first * part.source_strides[2]) *
+                             element;
+            std::byte* target =
+                y.data + (part.target_offset + row / middle * part.target_strides[0] +
+                          row % middle * part.target_strides[1] + first * part.target_strides[2]) *
+                             element;
+            for (std::int64_t k = 0; k < count; ++k) {
+              std::copy_n(source + k * source_step, fixed_bytes > 0 ? fixed_bytes : bytes,
+                          target + k * target_step);
             }
-          });
-      return;
-    }
-    copy_rows(y.data, pieces, piece, source);
+            i += count;
+          }
+        });
   }
 
   Copy op_;
@@ -472,7 +363,7 @@ class RouteKernel final : public MoveKernel {
   void route(const KernelArgs& args, std::int64_t token, const Scratch& s) const {
     read_f32(functions_, args.inputs[0], token * op_.experts, op_.experts, s.scores);
     if (op_.score == RouterScore::softmax) {
-      functions_.f32.softmax(s.scores, s.scores, 1, op_.experts, s.work);
+      functions_.f32.softmax(s.scores, s.scores, 1, op_.experts, nullptr, s.work);
     } else {
       functions_.f32.elementwise(ElementwiseKind::sigmoid, s.scores, s.scores, s.scores,
                                  op_.experts, 1);
@@ -507,8 +398,9 @@ class RouteKernel final : public MoveKernel {
     for (std::int64_t group = 0; group < op_.groups; ++group) {
       std::int64_t best[2] = {0, 0};
       const float* scores = s.choice + group * size;
-      largest(scores, size, std::min<std::int64_t>(2, size), best);
-      s.group_scores[group] = scores[best[0]] + (size > 1 ? scores[best[1]] : 0.0f);
+      const std::int64_t count = std::min(op_.group_best, size);
+      largest(scores, size, count, best);
+      s.group_scores[group] = scores[best[0]] + (count > 1 ? scores[best[1]] : 0.0f);
     }
     largest(s.group_scores, op_.groups, op_.topk_groups, s.best_groups);
     for (std::int64_t group = 0; group < op_.groups; ++group) {
@@ -764,10 +656,24 @@ KernelResult make_cache_append(const CacheAppend& op, const KernelContext& conte
   return {std::make_unique<CacheAppendKernel>(op, context), {}};
 }
 
+KernelResult make_cache_read(const CacheRead& op, const KernelContext& context) {
+  if (op.batch <= 0 || op.tokens <= 0 || op.kv_heads <= 0 || op.head_dim <= 0) {
+    return unsupported("empty cache read");
+  }
+  if (!convertible(op.cache)) {
+    return unsupported(fmt::format("no kernel for a cache of {}", short_name_of(op.cache)));
+  }
+  if (const std::string reason = float_only(op.output); !reason.empty()) return unsupported(reason);
+  bytes_of(checked_mul(checked_mul(op.batch, op.tokens, "cache read"),
+                       checked_mul(op.kv_heads, op.head_dim, "cache read"), "cache read"),
+           DType::f32);
+  return {std::make_unique<CacheReadKernel>(op, context), {}};
+}
+
 KernelResult make_copy(const Copy& op, const KernelContext& context) {
   if (op.read_elements <= 0 || op.written_elements <= 0) return unsupported("empty copy");
-  if (op.from != op.to &&
-      (op.kind != CopyKind::cast || !convertible(op.from) || !convertible(op.to))) {
+  const bool flat = op.parts[0].run == 0;
+  if (op.from != op.to && (!flat || !convertible(op.from) || !convertible(op.to))) {
     return unsupported(
         fmt::format("copy from {} to {}", short_name_of(op.from), short_name_of(op.to)));
   }

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "tcast/base/error.h"
 #include "tcast/exec/kernel.h"
 
@@ -13,16 +15,16 @@ Operand index(std::int64_t count, std::int64_t limit) {
 struct Describe {
   KernelOperands operator()(const MatMul& op) const {
     KernelOperands result;
-    const Shape x{op.batch, op.m, op.k};
-    const Shape w{op.batch, op.n, op.k};
-    result.inputs = {activation(x, op.input),
+    const MatMulStrides at(op);
+    const Shape w{at.weight_extent};
+    result.inputs = {activation({at.x_extent}, op.input),
                      op.weight_is_parameter ? weight(w, op.weight) : activation(w, op.weight)};
     if (op.weight_scales > 0) result.inputs.push_back(activation({op.weight_scales}, DType::f32));
-    if (op.bias) result.inputs.push_back(activation({op.n}, DType::f32));
+    if (op.bias) result.inputs.push_back(activation({op.bias_offset + op.n}, DType::f32));
     if (op.activation_scales > 0) {
       result.inputs.push_back(activation({op.activation_scales}, DType::f32));
     }
-    result.outputs = {activation({op.batch, op.m, op.n}, op.output)};
+    result.outputs = {activation({at.y_extent}, op.output)};
     return result;
   }
   KernelOperands operator()(const GroupedMatMul& op) const {
@@ -33,6 +35,7 @@ struct Describe {
     if (op.weight_scales > 0) {
       result.inputs.push_back(activation({op.experts, op.weight_scales}, DType::f32));
     }
+    if (op.bias) result.inputs.push_back(activation({op.experts, op.n}, DType::f32));
     if (op.activation_scales > 0) {
       result.inputs.push_back(activation({op.activation_scales}, DType::f32));
     }
@@ -44,23 +47,39 @@ struct Describe {
     const std::int64_t tokens = op.batch * op.query_length;
     const std::int64_t width =
         op.kv_heads * (op.qk_head_dim + (op.value_in_key ? 0 : op.v_head_dim));
-    result.inputs = {
-        activation({tokens, op.heads * op.qk_head_dim}, op.query),
-        {OperandRole::cache, {op.batch, op.context_length + op.query_length, width}, op.cache, 0}};
+    const std::int64_t keys = op.context_length + op.query_length;
+    result.inputs = {activation({tokens, op.heads * op.qk_head_dim}, op.query)};
+    if (op.paged) {
+      result.inputs.push_back({OperandRole::cache, {op.batch, keys, width}, op.cache, 0});
+    } else {
+      result.inputs.push_back(
+          activation({op.batch * keys, op.kv_heads * op.qk_head_dim}, op.cache));
+      result.inputs.push_back(activation({op.batch * keys, op.kv_heads * op.v_head_dim}, op.cache));
+    }
     if (op.sinks) result.inputs.push_back(activation({op.heads}, op.query));
     result.outputs = {activation({tokens, op.heads * op.v_head_dim}, op.query)};
     return result;
   }
   KernelOperands operator()(const Softmax& op) const {
-    return same({activation({op.rows, op.columns}, op.dtype)});
+    KernelOperands result = same({activation({op.rows, op.columns}, op.dtype)});
+    if (op.sink_heads > 0) result.inputs.push_back(activation({op.sink_heads}, op.dtype));
+    return result;
   }
   KernelOperands operator()(const Norm& op) const {
     KernelOperands result = same({activation({op.rows, op.width}, op.dtype)});
+    if (op.stage == NormStage::sum_squares) {
+      result.outputs = {activation({op.rows}, DType::f32)};
+      return result;
+    }
     if (op.weight) result.inputs.push_back(activation({op.width}, op.dtype));
     if (op.bias) result.inputs.push_back(activation({op.width}, op.dtype));
+    if (op.stage == NormStage::scale) result.inputs.push_back(activation({op.rows}, DType::f32));
     return result;
   }
   KernelOperands operator()(const Elementwise& op) const {
+    if (op.packing != Packing::none) {
+      return {{activation({2 * op.elements}, op.dtype)}, {activation({op.elements}, op.dtype)}};
+    }
     KernelOperands result = same({activation({op.elements}, op.dtype)});
     if (op.second_elements > 0) {
       // Two flat shapes of different sizes would not stretch; without a shape b is repeated.
@@ -94,12 +113,22 @@ struct Describe {
              {OperandRole::cache, {1, op.tokens, op.width}, op.cache, 0}},
             {}};
   }
+  KernelOperands operator()(const CacheRead& op) const {
+    return {
+        {{OperandRole::cache, {op.batch, op.tokens, 2 * op.kv_heads * op.head_dim}, op.cache, 0}},
+        {activation({op.batch, op.kv_heads, op.tokens, op.head_dim}, op.output)}};
+  }
   KernelOperands operator()(const Copy& op) const {
-    return {{activation(
-                {op.kind == CopyKind::repeat || op.kind == CopyKind::slice ? op.read_elements
-                                                                           : op.written_elements},
-                op.from)},
-            {activation({op.written_elements}, op.to)}};
+    KernelOperands result;
+    std::int64_t extent = op.written_elements;
+    if (op.parts[0].run == 0) result.inputs = {activation({op.written_elements}, op.from)};
+    for (const CopyPart& part : op.parts) {
+      if (part.run == 0) continue;
+      result.inputs.push_back(activation({part.source_extent()}, op.from));
+      extent = std::max(extent, part.target_extent());
+    }
+    result.outputs = {activation({extent}, op.to)};
+    return result;
   }
   KernelOperands operator()(const Route& op) const {
     KernelOperands result;

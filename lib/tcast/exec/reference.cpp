@@ -81,6 +81,7 @@ struct Reference {
   const Buffer& y(std::size_t i) const { return args.outputs[i]; }
 
   void operator()(const MatMul& op) const {
+    const MatMulStrides at(op);
     std::size_t next = 2;
     const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
     const std::size_t bias = op.bias ? next++ : 0;
@@ -89,15 +90,16 @@ struct Reference {
         for (int64_t j = 0; j < op.n; ++j) {
           double sum = 0;
           for (int64_t k = 0; k < op.k; ++k) {
-            double w = get(x(1), (b * op.n + j) * op.k + k);
+            double w = get(
+                x(1), at.weight_offset + b * at.weight_batch + j * at.weight_n + k * at.weight_k);
             if (op.weight_scales > 0) {
               w *= weight_scale(x(scales), 0, op.weight_scales, op.n, op.k, j, k);
             }
-            sum += get(x(0), (b * op.m + i) * op.k + k) * w;
+            sum += get(x(0), b * at.x_batch + i * at.x_row + k) * w;
           }
           if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : i);
-          if (op.bias) sum += get(x(bias), j);
-          put(y(0), (b * op.m + i) * op.n + j, sum);
+          if (op.bias) sum += get(x(bias), op.bias_offset + j);
+          put(y(0), b * at.y_batch + i * at.y_row + j, sum);
         }
       }
     }
@@ -106,6 +108,7 @@ struct Reference {
   void operator()(const GroupedMatMul& op) const {
     std::size_t next = 3;
     const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
+    const std::size_t biases = op.bias ? next++ : 0;
     int64_t row = 0;
     for (int64_t expert = 0; expert < op.experts; ++expert) {
       const int64_t end = row + whole(x(2), expert);
@@ -121,6 +124,7 @@ struct Reference {
             sum += get(x(0), row * op.k + k) * w;
           }
           if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : row);
+          if (op.bias) sum += op.bias_scale * get(x(biases), expert * op.n + j);
           put(y(0), row * op.n + j, sum);
         }
       }
@@ -154,7 +158,8 @@ struct Reference {
       const int64_t position = op.context_length + token % op.query_length;
       for (int64_t head = 0; head < op.heads; ++head) {
         Doubles scores(static_cast<std::size_t>(total), -std::numeric_limits<double>::infinity());
-        double top = op.sinks ? get(x(2), head) : -std::numeric_limits<double>::infinity();
+        double top =
+            op.sinks ? get(x(op.paged ? 2 : 3), head) : -std::numeric_limits<double>::infinity();
         for (int64_t key = 0; key < total; ++key) {
           if (op.span.causal) {
             if (key > position) continue;
@@ -163,15 +168,19 @@ struct Reference {
           }
           double score = 0;
           for (int64_t i = 0; i < op.qk_head_dim; ++i) {
-            score += get(x(0), (token * op.heads + head) * op.qk_head_dim + i) *
-                     cached(request, key, head / group, i, false);
+            const double key_element =
+                op.paged ? cached(request, key, head / group, i, false)
+                         : get(x(1), ((request * total + key) * op.kv_heads + head / group) *
+                                             op.qk_head_dim +
+                                         i);
+            score += get(x(0), (token * op.heads + head) * op.qk_head_dim + i) * key_element;
           }
           score *= op.scale;
           if (op.softcap > 0) score = op.softcap * std::tanh(score / op.softcap);
           scores[static_cast<std::size_t>(key)] = score;
           top = std::max(top, score);
         }
-        double sum = op.sinks ? std::exp(get(x(2), head) - top) : 0;
+        double sum = op.sinks ? std::exp(get(x(op.paged ? 2 : 3), head) - top) : 0;
         Doubles values(static_cast<std::size_t>(op.v_head_dim), 0);
         for (int64_t key = 0; key < total; ++key) {
           const double weight = std::exp(scores[static_cast<std::size_t>(key)] - top);
@@ -179,7 +188,11 @@ struct Reference {
           sum += weight;
           for (int64_t i = 0; i < op.v_head_dim; ++i) {
             values[static_cast<std::size_t>(i)] +=
-                weight * cached(request, key, head / group, i, true);
+                weight * (op.paged
+                              ? cached(request, key, head / group, i, true)
+                              : get(x(2), ((request * total + key) * op.kv_heads + head / group) *
+                                                  op.v_head_dim +
+                                              i));
           }
         }
         for (int64_t i = 0; i < op.v_head_dim; ++i) {
@@ -209,7 +222,11 @@ struct Reference {
 
   void operator()(const Softmax& op) const {
     for (int64_t row = 0; row < op.rows; ++row) {
-      const Doubles values = softmax_of(row_of(x(0), row, op.columns));
+      Doubles scores = row_of(x(0), row, op.columns);
+      if (op.sink_heads > 0) {
+        scores.push_back(get(x(1), row / op.rows_per_head % op.sink_heads));
+      }
+      const Doubles values = softmax_of(std::move(scores));
       for (int64_t i = 0; i < op.columns; ++i) {
         put(y(0), row * op.columns + i, values[static_cast<std::size_t>(i)]);
       }
@@ -220,12 +237,21 @@ struct Reference {
     const auto width = static_cast<double>(op.width);
     for (int64_t row = 0; row < op.rows; ++row) {
       const Doubles values = row_of(x(0), row, op.width);
+      if (op.stage == NormStage::sum_squares) {
+        double sum = 0;
+        for (const double value : values) sum += value * value;
+        put(y(0), row, sum);
+        continue;
+      }
       double mean = 0;
       if (op.kind == NormKind::layer) {
         mean = std::accumulate(values.begin(), values.end(), 0.0) / width;
       }
       double variance = 0;
       for (const double value : values) variance += (value - mean) * (value - mean) / width;
+      if (op.stage == NormStage::scale) {
+        variance = get(x(args.inputs.size() - 1), row) / (width * static_cast<double>(op.ranks));
+      }
       for (int64_t i = 0; i < op.width; ++i) {
         double value =
             (values[static_cast<std::size_t>(i)] - mean) / std::sqrt(variance + op.epsilon);
@@ -269,11 +295,31 @@ struct Reference {
         return gelu_tanh(a) * b;
       case ElementwiseKind::negate:
         return -a;
+      case ElementwiseKind::tanh:
+        return std::tanh(a);
+      case ElementwiseKind::clamp:
+        return std::clamp(a, -op.constant, op.constant);
+      case ElementwiseKind::clamped_swiglu: {
+        const double gate = std::min(a, op.constant);
+        return (std::clamp(b, -op.constant, op.constant) + 1) * gate /
+               (1 + std::exp(-clamped_swiglu_alpha * gate));
+      }
     }
     return 0;
   }
 
   void operator()(const Elementwise& op) const {
+    if (op.packing != Packing::none) {
+      for (int64_t i = 0; i < op.elements; ++i) {
+        const int64_t row = i / op.width * 2 * op.width;
+        const int64_t column = i % op.width;
+        const bool halves = op.packing == Packing::halves;
+        put(y(0), i,
+            apply(op, get(x(0), row + (halves ? column : 2 * column)),
+                  get(x(0), row + (halves ? op.width + column : 2 * column + 1))));
+      }
+      return;
+    }
     for (int64_t i = 0; i < op.elements; ++i) {
       double b = 0;
       if (args.inputs.size() > 1) {
@@ -306,15 +352,19 @@ struct Reference {
         const int64_t first = (token * op.heads + head) * op.head_dim;
         for (int64_t i = 0; i < op.head_dim; ++i) {
           double value = get(x(0), first + i);
-          if (i < op.rotary_dim) {
-            int64_t partner = i < half ? i + half : i - half;
-            double sign = i < half ? -1 : 1;
+          const int64_t j = i - op.rotary_offset;
+          if (j >= 0 && j < op.rotary_dim) {
+            int64_t partner = j < half ? j + half : j - half;
+            int64_t angle = j;
+            double sign = j < half ? -1 : 1;
             if (op.interleaved) {
-              partner = i ^ 1;
-              sign = i % 2 == 0 ? -1 : 1;
+              partner = j ^ 1;
+              angle = j / 2;
+              sign = j % 2 == 0 ? -1 : 1;
             }
-            value = value * get(x(1), token * op.rotary_dim + i) +
-                    sign * get(x(0), first + partner) * get(x(2), token * op.rotary_dim + i);
+            value = value * get(x(1), token * op.rotary_dim + angle) +
+                    sign * get(x(0), first + op.rotary_offset + partner) *
+                        get(x(2), token * op.rotary_dim + angle);
           }
           put(y(0), first + i, value);
         }
@@ -334,8 +384,8 @@ struct Reference {
             // The angle itself is a product of two floats, in f32.
             const float angle =
                 static_cast<float>(position) * static_cast<float>(get(x(1), i % (op.dim / 2)));
-            value = table == 0 ? std::cos(static_cast<double>(angle))
-                               : std::sin(static_cast<double>(angle));
+            value = op.scale * (table == 0 ? std::cos(static_cast<double>(angle))
+                                           : std::sin(static_cast<double>(angle)));
           }
           put(y(table), token * op.dim + i, value);
         }
@@ -346,7 +396,9 @@ struct Reference {
   void operator()(const Gather& op) const {
     for (int64_t row = 0; row < op.rows; ++row) {
       for (int64_t i = 0; i < op.width; ++i) {
-        put(y(0), row * op.width + i, get(x(0), whole(x(1), row) * op.width + i));
+        const int64_t index = whole(x(1), row);
+        const bool held = index >= 0 && index < op.table_rows;
+        put(y(0), row * op.width + i, held ? get(x(0), index * op.width + i) : 0);
       }
     }
   }
@@ -383,10 +435,34 @@ struct Reference {
     }
   }
 
-  /// Flat copies only; those with shapes are tested against explicit loops.
+  void operator()(const CacheRead& op) const {
+    for (int64_t i = 0; i < op.batch * op.kv_heads * op.tokens * op.head_dim; ++i) {
+      const int64_t row = i / op.head_dim;
+      put(y(0), i,
+          cached(row / op.tokens / op.kv_heads, row % op.tokens, row / op.tokens % op.kv_heads,
+                 i % op.head_dim, op.values));
+    }
+  }
+
   void operator()(const Copy& op) const {
-    for (int64_t i = 0; i < op.written_elements; ++i) {
-      put(y(0), i, get(x(0), i % op.read_elements));
+    if (op.parts[0].run == 0) {
+      for (int64_t i = 0; i < op.written_elements; ++i) put(y(0), i, get(x(0), i));
+      return;
+    }
+    for (std::size_t i = 0; i < 2; ++i) {
+      const CopyPart& part = op.parts[i];
+      for (int64_t j = 0; j < part.elements(); ++j) {
+        const int64_t row = j / part.run;
+        const int64_t at[3] = {row / part.sizes[2] / part.sizes[1],
+                               row / part.sizes[2] % part.sizes[1], row % part.sizes[2]};
+        int64_t source = part.source_offset + j % part.run;
+        int64_t target = part.target_offset + j % part.run;
+        for (std::size_t k = 0; k < 3; ++k) {
+          source += at[k] * part.source_strides[k];
+          target += at[k] * part.target_strides[k];
+        }
+        put(y(0), target, get(x(i), source));
+      }
     }
   }
 
@@ -419,7 +495,7 @@ struct Reference {
         Doubles group(choice.begin() + static_cast<std::ptrdiff_t>(first),
                       choice.begin() + static_cast<std::ptrdiff_t>(first + size));
         std::sort(group.rbegin(), group.rend());
-        group_scores.push_back(group[0] + (size > 1 ? group[1] : 0));
+        group_scores.push_back(group[0] + (size > 1 && op.group_best > 1 ? group[1] : 0));
       }
       const std::vector<int64_t> groups = largest(group_scores, op.topk_groups);
       for (std::size_t i = 0; i < choice.size(); ++i) {

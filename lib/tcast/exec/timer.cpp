@@ -140,6 +140,13 @@ struct Shrink {
     return {op, std::min(1.0, done)};
   }
   ShrunkOp operator()(Elementwise op) const {
+    if (op.packing != Packing::none) {
+      std::int64_t rows = op.elements / op.width;
+      double done = 1;
+      cut(rows, share, 1, done);
+      op.elements = rows * op.width;
+      return {op, done};
+    }
     if (op.second_elements > 0 && op.second_elements < op.elements) {
       // Whole repetitions of the second operand.
       std::int64_t times = op.elements / op.second_elements;
@@ -156,15 +163,25 @@ struct Shrink {
   }
   ShrunkOp operator()(Copy op) const {
     double done = 1;
-    const bool grows = op.written_elements > op.read_elements && op.read_elements > 0;
-    std::int64_t& smaller = grows ? op.read_elements : op.written_elements;
-    std::int64_t& larger = grows ? op.written_elements : op.read_elements;
-    const std::int64_t before = smaller;
-    cut(smaller, share, 4096, done);
-    larger = std::max(
-        smaller, static_cast<std::int64_t>(static_cast<double>(larger) * ratio(smaller, before)));
+    if (op.parts[0].run == 0) {
+      cut(op.written_elements, share, 4096, done);
+      op.read_elements = op.written_elements;
+      return {op, done};
+    }
+    // Fewer rows of every part.
+    const std::int64_t written = op.written_elements;
+    op.written_elements = 0;
+    for (CopyPart& part : op.parts) {
+      double ignored = 1;
+      std::int64_t& rows = *std::max_element(part.sizes.begin(), part.sizes.end());
+      if (part.run > 0) cut(rows, share, 1, ignored);
+      op.written_elements += part.elements();
+    }
+    done = ratio(op.written_elements, written);
+    op.read_elements = part_of(op.read_elements, done);
     return {op, done};
   }
+  ShrunkOp operator()(CacheRead op) const { return rows(op, op.tokens); }
   ShrunkOp operator()(Softmax op) const { return rows(op, op.rows); }
   ShrunkOp operator()(Norm op) const { return rows(op, op.rows); }
   ShrunkOp operator()(Rotary op) const { return rows(op, op.tokens); }
@@ -249,6 +266,9 @@ struct Rough {
   RoughWork operator()(const CacheAppend& op) const {
     return elements(real(op.tokens) * real(op.width));
   }
+  RoughWork operator()(const CacheRead& op) const {
+    return elements(real(op.batch) * real(op.kv_heads) * real(op.tokens) * real(op.head_dim));
+  }
   RoughWork operator()(const Copy& op) const { return elements(real(op.written_elements)); }
   RoughWork operator()(const Route& op) const {
     return elements(2.0 * real(op.tokens) * real(op.experts));
@@ -320,7 +340,7 @@ struct TimedCache {
     CacheLayout& layout = cache.view.layout;
     std::int64_t tokens = 0;
     std::int64_t first_seen = 0;
-    if (const auto* op = std::get_if<Attention>(&record)) {
+    if (const auto* op = std::get_if<Attention>(&record); op != nullptr && op->paged) {
       layout.kv_heads = op->kv_heads;
       layout.qk_head_dim = op->qk_head_dim;
       layout.v_head_dim = op->value_in_key ? 0 : op->v_head_dim;
@@ -329,6 +349,13 @@ struct TimedCache {
       cache.view.context_length = op->context_length;
       tokens = op->context_length + op->query_length;
       first_seen = tokens - attended_keys(op->span, op->query_length, op->context_length);
+    } else if (const auto* read = std::get_if<CacheRead>(&record)) {
+      layout.kv_heads = read->kv_heads;
+      layout.qk_head_dim = read->head_dim;
+      layout.v_head_dim = read->values ? read->head_dim : 0;
+      layout.dtype = read->cache;
+      cache.view.batch = read->batch;
+      tokens = read->tokens;
     } else if (const auto* append = std::get_if<CacheAppend>(&record)) {
       layout.qk_head_dim = append->width;
       layout.dtype = append->cache;

@@ -13,6 +13,8 @@ struct AttentionSpan {
   bool causal = true;
   std::int64_t window = 0;
   std::int64_t chunk = 0;
+
+  bool operator==(const AttentionSpan&) const = default;
 };
 
 /// Number of (query, key) pairs that `query_length` new tokens after `context_length` cached ones

@@ -29,6 +29,9 @@ void Graph::clear() {
   region_count = 0;
   calls.clear();
   values.clear();
+  inputs.clear();
+  outputs.clear();
+  constants.clear();
   constant_bytes = 0;
 }
 

@@ -23,6 +23,9 @@ struct Scope {
 /// What one layer keeps between forward passes, on one rank: `bytes_per_token` for each token kept.
 struct CacheSpec {
   std::int64_t elements_per_token = 0;
+  /// Of them: keys of `key_dim` elements for each of `kv_heads` heads, the rest values.
+  std::int64_t kv_heads = 1;
+  std::int64_t key_dim = 0;
   DType dtype = DType::bf16;
   AttentionSpan span{};
   std::int64_t block_size = 1;  ///< tokens per block: a request's tokens are rounded up to it
@@ -56,6 +59,13 @@ struct GraphValue {
   std::int64_t bytes() const { return bytes_of(shape.elements(), dtype); }
 };
 
+/// A value that comes from outside the model or leaves it: "token ids", "positions", "logits".
+struct NamedValue {
+  std::string_view name;
+  AttentionSpan span;  ///< of a mask; else without meaning
+  ValueId value = 0;
+};
+
 /// One execution of a region, bound to the parameters and caches of one list member.
 struct Call {
   std::uint32_t region = 0;
@@ -73,6 +83,10 @@ struct TCAST_API Graph {
   std::uint32_t region_count = 0;
   std::vector<Call> calls;
   std::vector<GraphValue> values;
+  std::vector<NamedValue> inputs;
+  std::vector<NamedValue> outputs;
+  /// Numbers behind tensors of kind constant, if the workload executes.
+  std::vector<std::vector<float>> constants;
 
   /// Bytes that are computed once and kept beside weights and caches (rotary tables).
   std::int64_t constant_bytes = 0;

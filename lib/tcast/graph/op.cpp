@@ -21,6 +21,7 @@ std::string_view name(const Rotary&) { return "rotary"; }
 std::string_view name(const RotaryTable&) { return "rotary_table"; }
 std::string_view name(const Gather&) { return "gather"; }
 std::string_view name(const CacheAppend&) { return "cache_append"; }
+std::string_view name(const CacheRead&) { return "cache_read"; }
 std::string_view name(const Copy& op) { return name_of(op.kind); }
 std::string_view name(const Route&) { return "route"; }
 std::string_view name(const TopK&) { return "top_k"; }
@@ -42,6 +43,7 @@ OpClass op_class(const Rotary&) { return OpClass::rotary; }
 OpClass op_class(const RotaryTable&) { return OpClass::rotary; }
 OpClass op_class(const Gather&) { return OpClass::gather; }
 OpClass op_class(const CacheAppend&) { return OpClass::cache; }
+OpClass op_class(const CacheRead&) { return OpClass::cache; }
 OpClass op_class(const Copy&) { return OpClass::copy; }
 OpClass op_class(const Route&) { return OpClass::routing; }
 OpClass op_class(const TopK&) { return OpClass::routing; }
@@ -74,14 +76,16 @@ std::string sizes(const MatMul& op) {
   return (op.batch != 1 ? fmt::format("batch={} ", op.batch) : "") +
          fmt::format("m={} n={} k={} ", op.m, op.n, op.k) +
          product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
-         flag(!op.weight_is_parameter, " activations") +
+         flag(!op.weight_is_parameter, " activations") + flag(op.weight_transposed, " transposed") +
+         (op.x_row_stride > 0 ? fmt::format(" x_stride={}", op.x_row_stride) : "") +
+         (op.y_row_stride > 0 ? fmt::format(" y_stride={}", op.y_row_stride) : "") +
          scales(op.weight_scales, op.activation_scales);
 }
 
 std::string sizes(const GroupedMatMul& op) {
   return fmt::format("experts={}/{} rows={} n={} k={} ", op.active_experts, op.experts, op.rows,
                      op.n, op.k) +
-         product(op.input, op.weight, op.output, op.compute) +
+         product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
          scales(op.weight_scales, op.activation_scales);
 }
 
@@ -92,28 +96,33 @@ std::string sizes(const Attention& op) {
          flag(!op.span.causal, " bidirectional") +
          (op.span.window > 0 ? fmt::format(" window={}", op.span.window) : "") +
          (op.span.chunk > 0 ? fmt::format(" chunk={}", op.span.chunk) : "") +
-         flag(op.value_in_key, " value_in_key") + flag(op.sinks, " sinks") +
-         flag(op.softcap > 0, " softcap");
+         flag(!op.paged, " unpaged") + flag(op.value_in_key, " value_in_key") +
+         flag(op.sinks, " sinks") + flag(op.softcap > 0, " softcap");
 }
 
 std::string sizes(const Softmax& op) {
-  return fmt::format("rows={} columns={} {}", op.rows, op.columns, brief(op.dtype));
+  return fmt::format("rows={} columns={} {}", op.rows, op.columns, brief(op.dtype)) +
+         flag(op.sink_heads > 0, " sinks");
 }
 
 std::string sizes(const Norm& op) {
   return fmt::format("rows={} width={} {}", op.rows, op.width, brief(op.dtype)) +
-         flag(!op.weight, " no_weight") + flag(op.bias, " bias");
+         flag(!op.weight, " no_weight") + flag(op.bias, " bias") +
+         flag(op.stage == NormStage::sum_squares, " sum_squares") +
+         flag(op.stage == NormStage::scale, " scale");
 }
 
 std::string sizes(const Elementwise& op) {
   return fmt::format("elements={}", op.elements) +
          (op.second_elements > 0 ? fmt::format(" second={}", op.second_elements) : "") +
-         fmt::format(" {}", brief(op.dtype));
+         flag(op.packing == Packing::halves, " halves") +
+         flag(op.packing == Packing::pairs, " pairs") + fmt::format(" {}", brief(op.dtype));
 }
 
 std::string sizes(const Rotary& op) {
   return fmt::format("tokens={} heads={} head_dim={} rotary_dim={} {}", op.tokens, op.heads,
                      op.head_dim, op.rotary_dim, brief(op.dtype)) +
+         (op.rotary_offset > 0 ? fmt::format(" from={}", op.rotary_offset) : "") +
          flag(op.interleaved, " interleaved");
 }
 
@@ -124,7 +133,8 @@ std::string sizes(const RotaryTable& op) {
 
 std::string sizes(const Gather& op) {
   return fmt::format("rows={} width={} of={} {}", op.rows, op.width, op.table_rows,
-                     brief(op.dtype));
+                     brief(op.dtype)) +
+         flag(op.partial, " partial");
 }
 
 std::string sizes(const CacheAppend& op) {
@@ -132,15 +142,24 @@ std::string sizes(const CacheAppend& op) {
                      brief(op.cache));
 }
 
+std::string sizes(const CacheRead& op) {
+  return fmt::format("batch={} tokens={} heads={} head_dim={} {}->{}", op.batch, op.tokens,
+                     op.kv_heads, op.head_dim, brief(op.cache), brief(op.output));
+}
+
 std::string sizes(const Copy& op) {
-  return fmt::format("read={} written={} {}->{}", op.read_elements, op.written_elements,
-                     brief(op.from), brief(op.to));
+  std::string text = fmt::format("read={} written={}", op.read_elements, op.written_elements);
+  for (const CopyPart& part : op.parts) {
+    if (part.run > 0) text += fmt::format(" run={}", part.run);
+  }
+  return text + fmt::format(" {}->{}", brief(op.from), brief(op.to));
 }
 
 std::string sizes(const Route& op) {
   return fmt::format("tokens={} experts={} top_k={} {} {}", op.tokens, op.experts, op.top_k,
                      op.score == RouterScore::softmax ? "softmax" : "sigmoid", brief(op.dtype)) +
          (op.groups > 1 ? fmt::format(" groups={}/{}", op.topk_groups, op.groups) : "") +
+         flag(op.groups > 1 && op.group_best == 1, " group_best=1") +
          flag(op.correction_bias, " correction_bias") + flag(op.normalize, " normalize");
 }
 
@@ -188,11 +207,27 @@ std::string_view name_of(OpClass op_class) {
 }
 
 std::string_view name_of(ElementwiseKind kind) {
-  constexpr std::array<std::string_view, 13> names = {
-      "add",     "multiply", "scale",    "silu",          "gelu",     "gelu_tanh", "relu",
-      "sigmoid", "silu_mul", "gelu_mul", "gelu_tanh_mul", "mask_add", "negate"};
-  static_assert(static_cast<std::size_t>(ElementwiseKind::negate) + 1 == names.size());
+  constexpr std::array<std::string_view, 16> names = {
+      "add",    "multiply", "scale",    "silu",          "gelu",          "gelu_tanh",
+      "relu",   "sigmoid",  "silu_mul", "gelu_mul",      "gelu_tanh_mul", "mask_add",
+      "negate", "tanh",     "clamp",    "clamped_swiglu"};
+  static_assert(static_cast<std::size_t>(ElementwiseKind::clamped_swiglu) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
+}
+
+bool takes_two(ElementwiseKind kind) {
+  switch (kind) {
+    case ElementwiseKind::add:
+    case ElementwiseKind::multiply:
+    case ElementwiseKind::silu_mul:
+    case ElementwiseKind::gelu_mul:
+    case ElementwiseKind::gelu_tanh_mul:
+    case ElementwiseKind::mask_add:
+    case ElementwiseKind::clamped_swiglu:
+      return true;
+    default:
+      return false;
+  }
 }
 
 std::string_view name_of(CopyKind kind) {
@@ -203,9 +238,9 @@ std::string_view name_of(CopyKind kind) {
 }
 
 std::string_view name_of(CollectiveKind kind) {
-  constexpr std::array<std::string_view, 4> names = {"all_reduce", "all_gather", "reduce_scatter",
-                                                     "all_to_all"};
-  static_assert(static_cast<std::size_t>(CollectiveKind::all_to_all) + 1 == names.size());
+  constexpr std::array<std::string_view, 5> names = {"all_reduce", "all_gather", "reduce_scatter",
+                                                     "all_to_all", "rank_slice"};
+  static_assert(static_cast<std::size_t>(CollectiveKind::slice) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
 }
 

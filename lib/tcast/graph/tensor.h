@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,16 @@ class Shape {
 TCAST_API std::string to_string(const Shape& shape);
 
 /// What a parameter is for: decides the range of generated weights (decision D6).
-enum class InitRole : std::uint8_t { matrix, query_key, embedding, norm, bias, router_bias };
+enum class InitRole : std::uint8_t {
+  matrix,
+  query_key,
+  embedding,
+  norm,
+  centered_norm,  ///< of a norm that multiplies by 1 + weight
+  bias,
+  router_bias,
+  sink,  ///< a score for each head
+};
 
 /// One run of rows (or columns) along the sharded dimension that is cut on its own, such as the
 /// query part of a fused query_key_value projection. `parts` different slices exist; when there
@@ -60,6 +70,7 @@ struct ShardSegment {
 struct Shard {
   int dim = -1;
   std::int64_t ranks = 1;
+  std::int64_t stride = 1;  ///< between device numbers of neighbouring ranks
   std::vector<ShardSegment> segments{};
 };
 
@@ -80,14 +91,22 @@ struct WeightScales {
 /// One trainable parameter or persistent buffer of a module, under HuggingFace's name.
 struct TCAST_API Parameter {
   std::string name{};         ///< within its module: "weight", "bias", "e_score_correction_bias"
-  Shape shape{};              ///< of the whole, as in the checkpoint
+  Shape shape{};              ///< of the whole, matrices as [out, in]
   DType dtype = DType::bf16;  ///< storage
   InitRole role = InitRole::matrix;
+  /// What the checkpoint stores, when `dtype` is what a step quantized it to.
+  std::optional<DType> quantized_from{};
+  /// The checkpoint has the last two dimensions the other way round: [in, out].
+  bool transposed = false;
   bool buffer = false;    ///< persistent buffer: listed apart, not in parameter totals
   bool scale = false;     ///< scales that quantization added; not in parameter totals either
   std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
   Shard shard{};
+  /// How dimension 0 of a stack of matrices (experts) is shared out over ranks besides.
+  Shard stack{};
 
+  /// Shape under which the checkpoint stores it.
+  Shape checkpoint_shape() const;
   /// Shape of the slice that one rank holds (the busiest one, if uneven by padding).
   Shape local_shape() const;
   /// Bytes of that slice; 0 when tied.
@@ -115,6 +134,7 @@ enum class TensorKind : std::uint8_t {
   input,       ///< comes into the region from outside (another call, token ids)
   parameter,   ///< bound per call: weights of the layer that the call stands for
   cache,       ///< bound per call: this layer's cache, lives between forward passes
+  constant,    ///< numbers that the model's config gives (inverse frequencies of rotary positions)
 };
 
 /// A value inside a region.
@@ -128,6 +148,18 @@ struct Tensor {
   /// local experts of a grouped matmul), else one.
   const Parameter* parameter = nullptr;
   std::int64_t stacked = 0;
+  /// Ranks that a stacked list is spread over (each holds the next `stacked` entries), and how far
+  /// apart their device numbers are.
+  std::int64_t list_ranks = 1;
+  std::int64_t list_stride = 1;
+  /// Rows of a second parameter that follow those of the first: two projections as one.
+  const Parameter* joined = nullptr;
+  /// Entry of the list inside the region (an expert) that the parameter belongs to, the first one
+  /// if stacked; -1: none.
+  std::int32_t member = -1;
+  /// For kind constant: index into Graph::constants, -1 when none were made. For kind cache: index
+  /// into Region::caches.
+  std::int32_t index = -1;
 
   std::int64_t bytes() const { return bytes_of(shape.elements(), dtype); }
 };

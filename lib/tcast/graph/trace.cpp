@@ -23,6 +23,9 @@ Trace::Trace(Graph& graph, const Workload& workload) : graph_(graph) {
 
 void Trace::finish() {
   close_region();
+  for (const NamedResult& result : results_) {
+    graph_.outputs.push_back({result.name, {}, export_value(result.value)});
+  }
   for (const Call& call : graph_.calls) {
     graph_.constant_bytes += graph_.regions[call.region].constant_bytes;
   }
@@ -206,22 +209,53 @@ DType Trace::dtype(Value value) const {
   return graph_.regions[frames_[value.frame].region].tensors[value.tensor].dtype;
 }
 
-Value Trace::input(std::string_view name, const Shape& shape, DType dtype) {
-  for (const NamedInput& known : inputs_) {
-    if (known.name == name) return capture(Value{graph_frame, known.id});
+Value Trace::input(std::string_view name, const Shape& shape, DType dtype,
+                   const AttentionSpan& span) {
+  for (const NamedValue& known : graph_.inputs) {
+    if (known.name == name && known.span == span) return capture(Value{graph_frame, known.value});
   }
   const auto id = static_cast<ValueId>(graph_.values.size());
   graph_.values.push_back({shape, dtype});
-  inputs_.push_back({name, id});
+  graph_.inputs.push_back({name, span, id});
   return capture(Value{graph_frame, id});
 }
 
-Value Trace::parameter(const Parameter& parameter, std::int64_t stacked) {
+Value Trace::parameter(const Parameter& parameter) {
   if (current_ == 0) open_region(-1);
   const TensorId id = new_tensor(parameter.local_shape(), parameter.dtype, TensorKind::parameter);
   Tensor& made = region().tensors[id];
   made.parameter = &parameter;
-  made.stacked = stacked;
+  made.member = member_;
+  return Value{current_, id};
+}
+
+Value Trace::stacked_parameter(const Parameter& one, std::int64_t count, std::int64_t ranks,
+                               std::int64_t stride) {
+  const Value value = parameter(one);
+  Tensor& made = own(value);
+  made.stacked = count;
+  made.list_ranks = ranks;
+  made.list_stride = stride;
+  return value;
+}
+
+Value Trace::joined_parameters(const Parameter& first, const Parameter& second) {
+  Shape shape = first.local_shape();
+  const Shape other = second.local_shape();
+  TCAST_CHECK(shape.rank() == other.rank() && (shape.rank() < 2 || shape[1] == other[1]),
+              "parameters are joined by their rows");
+  shape.set(0, shape[0] + other[0]);
+  const Value both = parameter(first);
+  Tensor& made = own(both);
+  made.shape = shape;
+  made.joined = &second;
+  return both;
+}
+
+Value Trace::constant_tensor(const Shape& shape, std::int32_t index) {
+  if (current_ == 0) open_region(-1);
+  const TensorId id = new_tensor(shape, DType::f32, TensorKind::constant);
+  region().tensors[id].index = index;
   return Value{current_, id};
 }
 
@@ -237,6 +271,7 @@ Value Trace::cache(const CacheSpec& spec) {
       new_tensor(Shape{workload().batch, kept_tokens(spec.span, workload().sequence_length()),
                        spec.elements_per_token},
                  spec.dtype, TensorKind::cache);
+  region().tensors[id].index = static_cast<std::int32_t>(region().caches.size()) - 1;
   return Value{current_, id};
 }
 
@@ -248,6 +283,11 @@ Value Trace::view(Value value, const Shape& shape) {
   made.storage = viewed.storage;
   made.parameter = viewed.parameter;
   made.stacked = viewed.stacked;
+  made.list_ranks = viewed.list_ranks;
+  made.list_stride = viewed.list_stride;
+  made.joined = viewed.joined;
+  made.member = viewed.member;
+  made.index = viewed.index;
   return Value{current_, id};
 }
 
@@ -298,8 +338,24 @@ Value Trace::binary(ElementwiseKind kind, Value a, Value b) {
               {a, b}, first.shape, first.dtype);
 }
 
+Value Trace::packed(ElementwiseKind kind, Packing packing, Value both, double constant) {
+  both = capture(both);
+  const Tensor source = own(both);
+  Shape result = source.shape;
+  const int last = result.rank() - 1;
+  result.set(last, result[last] / 2);
+  return emit(Elementwise{.kind = kind,
+                          .elements = result.elements(),
+                          .second_elements = 0,
+                          .dtype = source.dtype,
+                          .constant = constant,
+                          .packing = packing,
+                          .width = result[last]},
+              {both}, result, source.dtype);
+}
+
 Value Trace::batch_matmul(Value x, Value w, std::int64_t batch, std::int64_t m, std::int64_t n,
-                          std::int64_t k) {
+                          std::int64_t k, bool transposed) {
   x = capture(x);
   w = capture(w);
   MatMul op;
@@ -311,7 +367,8 @@ Value Trace::batch_matmul(Value x, Value w, std::int64_t batch, std::int64_t m, 
   op.weight = dtype(w);
   op.output = op.input;
   op.compute = op.input;
-  op.weight_is_parameter = own(w).kind == TensorKind::parameter;
+  op.weight_is_parameter = false;
+  op.weight_transposed = transposed;
   return emit(op, {x, w}, Shape{batch, m, n}, op.output);
 }
 
@@ -321,45 +378,103 @@ Value Trace::softmax(Value x, std::int64_t rows, std::int64_t columns) {
   return emit(Softmax{rows, columns, source.dtype}, {x}, source.shape, source.dtype);
 }
 
-Value Trace::copy(CopyKind kind, Value read, const Shape& result, DType to) {
-  read = capture(read);
-  const Tensor source = own(read);
-  const std::int64_t written = result.elements();
-  Copy op;
-  op.kind = kind;
-  // A slice reads what it writes; a repeat reads its source once.
-  op.read_elements = std::min(source.shape.elements(), written);
-  op.written_elements = written;
-  op.from = source.dtype;
-  op.to = to;
-  return emit(op, {read}, result, to);
+Value Trace::softmax_with_sinks(Value x, Value sinks, std::int64_t rows, std::int64_t columns,
+                                std::int64_t heads, std::int64_t rows_per_head) {
+  const DType type = dtype(x);
+  return emit(Softmax{.rows = rows,
+                      .columns = columns,
+                      .dtype = type,
+                      .sink_heads = heads,
+                      .rows_per_head = rows_per_head},
+              {x, sinks}, shape(x), type);
 }
 
-Value Trace::concat(Value a, Value b, const Shape& result) {
-  a = capture(a);
-  b = capture(b);
+Value Trace::rearrange(CopyKind kind, const Operands& sources, const std::array<CopyPart, 2>& parts,
+                       const Shape& result) {
   Copy op;
-  op.kind = CopyKind::concat;
-  op.read_elements = result.elements();
-  op.written_elements = result.elements();
-  op.from = dtype(a);
-  op.to = dtype(a);
-  return emit(op, {a, b}, result, op.to);
+  op.kind = kind;
+  op.from = dtype(sources.values[0]);
+  op.to = op.from;
+  op.parts = parts;
+  for (std::size_t i = 0; i < sources.count; ++i) {
+    // What is repeated is read once.
+    op.read_elements += std::min(parts[i].elements(), shape(sources.values[i]).elements());
+    op.written_elements += parts[i].elements();
+  }
+  return emit(op, sources, result, op.to);
+}
+
+Value Trace::columns(Value x, std::int64_t row_width, std::int64_t first, std::int64_t width,
+                     const Shape& result) {
+  CopyPart part;
+  part.sizes = {1, 1, result.elements() / width};
+  part.run = width;
+  part.source_offset = first;
+  part.source_strides = {0, 0, row_width};
+  part.target_strides = {0, 0, width};
+  return rearrange(CopyKind::slice, {x}, {part}, result);
+}
+
+Value Trace::swap(Value x, std::int64_t outer, std::int64_t a, std::int64_t b, std::int64_t inner,
+                  const Shape& result) {
+  CopyPart part;
+  part.sizes = {outer, b, a};
+  part.run = inner;
+  part.source_strides = {a * b * inner, inner, b * inner};
+  part.target_strides = {a * b * inner, a * inner, inner};
+  return rearrange(CopyKind::transpose, {x}, {part}, result);
+}
+
+Value Trace::repeat_inner(Value x, std::int64_t outer, std::int64_t times, std::int64_t inner,
+                          const Shape& result) {
+  CopyPart part;
+  part.sizes = {1, outer, times};
+  part.run = inner;
+  part.source_strides = {0, inner, 0};
+  part.target_strides = {0, times * inner, inner};
+  return rearrange(CopyKind::repeat, {x}, {part}, result);
+}
+
+Value Trace::join_columns(Value a, std::int64_t a_width, Value b, std::int64_t b_width,
+                          std::int64_t b_times, const Shape& result) {
+  const std::int64_t width = a_width + b_width;
+  const std::int64_t rows = result.elements() / width;
+  CopyPart first;
+  first.sizes = {1, 1, rows};
+  first.run = a_width;
+  first.source_strides = {0, 0, a_width};
+  first.target_strides = {0, 0, width};
+  CopyPart second;
+  second.sizes = {1, rows / b_times, b_times};
+  second.run = b_width;
+  second.source_strides = {0, b_width, 0};
+  second.target_offset = a_width;
+  second.target_strides = {0, b_times * width, width};
+  return rearrange(CopyKind::concat, {a, b}, {first, second}, result);
 }
 
 Value Trace::cast(Value x, DType to) {
   x = capture(x);
-  if (dtype(x) == to) return x;
-  return copy(CopyKind::cast, x, shape(x), to);
+  const Tensor source = own(x);
+  if (source.dtype == to) return x;
+  Copy op;
+  op.kind = CopyKind::cast;
+  op.read_elements = source.shape.elements();
+  op.written_elements = op.read_elements;
+  op.from = source.dtype;
+  op.to = to;
+  return emit(op, {x}, source.shape, to);
 }
 
-Value Trace::gather(Value table, Value indices, std::int64_t rows, std::int64_t width) {
+Value Trace::gather(Value table, Value indices, std::int64_t rows, std::int64_t width,
+                    bool partial) {
   table = capture(table);
   Gather op;
   op.rows = rows;
   op.width = width;
   op.table_rows = own(table).shape[0];
   op.dtype = dtype(table);
+  op.partial = partial;
   return emit(op, {table, indices}, Shape{rows, width}, op.dtype);
 }
 

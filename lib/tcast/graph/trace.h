@@ -69,6 +69,10 @@ class TCAST_API Trace {
   /// Closes the last region. Call once, when the model's forward has returned.
   void finish();
 
+  /// Names a value that leaves the model, such as "logits". The name must outlive the graph.
+  void output(std::string_view name, Value value) { results_.push_back({name, value}); }
+  bool has_outputs() const { return !results_.empty(); }
+
   // --- structure ---------------------------------------------------------------------------------
 
   /// Traces `body` (a callable Value -> Value) once as a region and calls it for list members
@@ -88,6 +92,10 @@ class TCAST_API Trace {
   /// neighbours.
   Value replay(const MemberRegion& member, std::int64_t first, std::int64_t count, Value input);
 
+  /// The entry of a list inside the region (an expert) that parameters belong to from now on; -1:
+  /// none.
+  void set_member(std::int64_t index) { member_ = static_cast<std::int32_t>(index); }
+
   /// Names the module that the following ops belong to; used through ScopeGuard.
   void enter(const std::string& name, const std::string& class_name, bool in_list);
   void leave();
@@ -104,11 +112,29 @@ class TCAST_API Trace {
   Shape shape(Value value) const;
   DType dtype(Value value) const;
 
-  /// A value that comes from outside the model, by its name: token ids, positions, the causal mask.
-  /// Whoever asks for it again gets the same one.
-  Value input(std::string_view name, const Shape& shape, DType dtype);
-  /// A parameter of the module at hand; `stacked` list members side by side, 0 = the one.
-  Value parameter(const Parameter& parameter, std::int64_t stacked = 0);
+  /// A value that comes from outside the model, by its name: token ids, positions, the attention
+  /// mask of a span. Whoever asks for it again gets the same one. The name must outlive the graph.
+  Value input(std::string_view name, const Shape& shape, DType dtype,
+              const AttentionSpan& span = {});
+  /// A parameter of the module at hand.
+  Value parameter(const Parameter& parameter);
+  /// `count` list members' parameters side by side, of a list spread over `ranks` ranks whose
+  /// device numbers are `stride` apart.
+  Value stacked_parameter(const Parameter& parameter, std::int64_t count, std::int64_t ranks,
+                          std::int64_t stride);
+  /// Two parameters with rows of the same width as one: the rows of `second` follow.
+  Value joined_parameters(const Parameter& first, const Parameter& second);
+  /// Numbers that follow from the config; `make()` gives them and is called only when the graph is
+  /// going to be executed.
+  template <class Make>
+  Value constant(const Shape& shape, Make&& make) {
+    std::int32_t index = -1;
+    if (workload().executes) {
+      index = static_cast<std::int32_t>(graph_.constants.size());
+      graph_.constants.push_back(std::forward<Make>(make)());
+    }
+    return constant_tensor(shape, index);
+  }
   /// Notes bytes that this region computes once and keeps, such as tables.
   void keep_constant(std::int64_t bytes);
   /// This layer's cache.
@@ -129,17 +155,40 @@ class TCAST_API Trace {
   /// Elementwise function of one operand, or of two of which the second may be smaller (broadcast).
   Value unary(ElementwiseKind kind, Value x, double constant = 1);
   Value binary(ElementwiseKind kind, Value a, Value b);
+  /// A kind of two operands whose rows lie in one tensor [..., 2 * width]; result [..., width].
+  Value packed(ElementwiseKind kind, Packing packing, Value both, double constant = 1);
   Value add(Value a, Value b) { return binary(ElementwiseKind::add, a, b); }
-  /// x[batch, m, k] * w[batch, n, k]^T of two activations; dims as given, result [batch, m, n].
+  /// x[batch, m, k] * w[batch, n, k]^T of two activations, or w[batch, k, n] if `transposed`;
+  /// result [batch, m, n].
   Value batch_matmul(Value x, Value w, std::int64_t batch, std::int64_t m, std::int64_t n,
-                     std::int64_t k);
+                     std::int64_t k, bool transposed = false);
   Value softmax(Value x, std::int64_t rows, std::int64_t columns);
-  /// New memory with the elements of `read`; written may be more (repeat) or fewer (slice).
-  Value copy(CopyKind kind, Value read, const Shape& result, DType dtype);
-  Value concat(Value a, Value b, const Shape& result);
-  Value cast(Value x, DType dtype);
+  /// The same with one more score for each head, rows being [batch, heads, rows_per_head].
+  Value softmax_with_sinks(Value x, Value sinks, std::int64_t rows, std::int64_t columns,
+                           std::int64_t heads, std::int64_t rows_per_head);
+
+  // --- copies into memory of their own
+  // ------------------------------------------------------------
+
+  /// Columns first .. first + width of x seen as [rows, row_width].
+  Value columns(Value x, std::int64_t row_width, std::int64_t first, std::int64_t width,
+                const Shape& result);
+  /// x seen as [outer, a, b, inner] becomes [outer, b, a, inner].
+  Value swap(Value x, std::int64_t outer, std::int64_t a, std::int64_t b, std::int64_t inner,
+             const Shape& result);
+  /// x seen as [outer, inner] becomes [outer, times, inner].
+  Value repeat_inner(Value x, std::int64_t outer, std::int64_t times, std::int64_t inner,
+                     const Shape& result);
+  /// Rows of a and b (of these widths) side by side; a row of b serves `b_times` rows of a.
+  Value join_columns(Value a, std::int64_t a_width, Value b, std::int64_t b_width,
+                     std::int64_t b_times, const Shape& result);
+  /// Parts of up to two tensors put together as they say.
+  Value rearrange(CopyKind kind, const Operands& sources, const std::array<CopyPart, 2>& parts,
+                  const Shape& result);
+  Value cast(Value x, DType to);
   /// Rows of `table` picked by `indices`: [rows, width].
-  Value gather(Value table, Value indices, std::int64_t rows, std::int64_t width);
+  Value gather(Value table, Value indices, std::int64_t rows, std::int64_t width,
+               bool partial = false);
   /// Converts activations for a quantized product, [rows, columns] -> the same with, unless the
   /// scale is fixed (group < 0), their scales; the same value is converted once per region.
   Value quantize(Value x, DType to, std::int64_t group);
@@ -165,10 +214,6 @@ class TCAST_API Trace {
     std::int64_t group;
     Value result;
   };
-  struct NamedInput {
-    std::string_view name;
-    ValueId id;
-  };
   struct RotarySet {
     std::string_view name;
     RotaryValues values;
@@ -184,6 +229,7 @@ class TCAST_API Trace {
                      const GraphValue& result);
   Value capture(Value value);
   TensorId local(Value value) { return capture(value).tensor; }
+  Value constant_tensor(const Shape& shape, std::int32_t index);
   TensorId new_tensor(const Shape& shape, DType dtype, TensorKind kind);
   ValueId export_value(Value value);
   std::uint32_t current_scope();
@@ -199,11 +245,29 @@ class TCAST_API Trace {
   std::vector<Frame> frames_;
   std::uint32_t current_ = 0;  // open frame; 0 = none
   MemberRegion last_member_;
+  std::int32_t member_ = -1;
   std::vector<Capture> captures_;
   std::vector<QuantizedValue> quantized_;
-  std::vector<NamedInput> inputs_;
+  struct NamedResult {
+    std::string_view name;
+    Value value;
+  };
+
   std::vector<RotarySet> rotary_;
+  std::vector<NamedResult> results_;
   std::vector<PendingScope> scopes_;
+};
+
+/// Parameters belong to entry `index` of a list for its lifetime.
+class MemberGuard {
+ public:
+  MemberGuard(Trace& trace, std::int64_t index) : trace_(trace) { trace_.set_member(index); }
+  ~MemberGuard() { trace_.set_member(-1); }
+  MemberGuard(const MemberGuard&) = delete;
+  MemberGuard& operator=(const MemberGuard&) = delete;
+
+ private:
+  Trace& trace_;
 };
 
 /// Enters a module's scope for its lifetime.

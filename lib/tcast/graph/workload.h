@@ -13,6 +13,9 @@ struct Workload {
   std::int64_t batch = 1;
   std::int64_t query_length = 512;
   std::int64_t context_length = 0;
+  /// The graph is going to be executed: sizes that depend on the routing of tokens to experts are
+  /// what can happen, not what is expected (decision D7), and constants have their numbers.
+  bool executes = false;
 
   std::int64_t tokens() const { return batch * query_length; }
   std::int64_t sequence_length() const { return context_length + query_length; }

@@ -20,38 +20,107 @@ std::int64_t divided_heads(std::int64_t heads, RankGroup group, const std::strin
 }
 
 Value eager_rotary(Trace& trace, Value x, std::int64_t heads, std::int64_t head_dim,
-                   std::int64_t rotary_dim, const std::string& rotary_set) {
-  if (rotary_dim == 0) return x;
-  const RotaryValues rotary = trace.rotary(rotary_set);
+                   const RotaryPart& part) {
+  const std::int64_t dim = part.dim;
+  if (dim == 0) return x;
+  TCAST_CHECK(part.offset == 0 || part.offset + dim == head_dim,
+              "the rotated part lies at one end of the head");
+  const RotaryValues rotary = trace.rotary(part.set);
   const std::int64_t tokens = trace.shape(x).elements() / (heads * head_dim);
-  Value rotated = x;
-  if (rotary_dim < head_dim) {
-    rotated = trace.copy(CopyKind::slice, x, {tokens, heads * rotary_dim}, trace.dtype(x));
-  }
-  const Value direct = trace.binary(ElementwiseKind::multiply, rotated, rotary.cos);
-  // rotate_half: the second halves negated, then both halves joined the other way round.
-  const Value second =
-      trace.copy(CopyKind::slice, rotated, {tokens, heads * rotary_dim / 2}, trace.dtype(x));
+  const std::int64_t rows = tokens * heads;
+  const std::int64_t half = dim / 2;
+  const Shape rotated_shape{tokens, heads, dim};
+  Value rotated = dim < head_dim ? trace.columns(x, head_dim, part.offset, dim, rotated_shape)
+                                 : trace.view(x, rotated_shape);
+  if (part.interleaved) rotated = trace.swap(rotated, rows, half, 2, 1, rotated_shape);
+  const Value cos = trace.view(rotary.cos, {tokens, 1, dim});
+  const Value sin = trace.view(rotary.sin, {tokens, 1, dim});
+  const Value direct = trace.binary(ElementwiseKind::multiply, rotated, cos);
+  // rotate_half: the second halves negated, then the first ones.
+  const Value second = trace.columns(rotated, dim, half, half, {tokens, heads, half});
   const Value negated = trace.unary(ElementwiseKind::negate, second);
-  const Value half_turned = trace.concat(negated, rotated, {tokens, heads * rotary_dim});
-  const Value turned = trace.binary(ElementwiseKind::multiply, half_turned, rotary.sin);
-  const Value sum = trace.add(direct, turned);
-  if (rotary_dim == head_dim) return sum;
-  return trace.concat(sum, x, {tokens, heads * head_dim});
+  std::array<CopyPart, 2> halves;
+  halves[0].sizes = {1, 1, rows};
+  halves[0].run = half;
+  halves[0].source_strides = {0, 0, half};
+  halves[0].target_strides = {0, 0, dim};
+  halves[1] = halves[0];
+  halves[1].source_strides = {0, 0, dim};
+  halves[1].target_offset = half;
+  const Value turned = trace.rearrange(CopyKind::concat, {negated, rotated}, halves, rotated_shape);
+  const Value sum = trace.add(direct, trace.binary(ElementwiseKind::multiply, turned, sin));
+  const Shape result{tokens, heads * head_dim};
+  if (dim == head_dim) return trace.view(sum, result);
+  // The rest of each head as it was.
+  const std::int64_t rest_offset = part.offset == 0 ? dim : 0;
+  std::array<CopyPart, 2> parts;
+  parts[0].sizes = {1, 1, rows};
+  parts[0].run = dim;
+  parts[0].source_strides = {0, 0, dim};
+  parts[0].target_offset = part.offset;
+  parts[0].target_strides = {0, 0, head_dim};
+  parts[1] = parts[0];
+  parts[1].run = head_dim - dim;
+  parts[1].source_offset = rest_offset;
+  parts[1].source_strides = {0, 0, head_dim};
+  parts[1].target_offset = rest_offset;
+  return trace.rearrange(CopyKind::concat, {sum, x}, parts, result);
 }
 
 Value fused_rotary(Trace& trace, Value x, std::int64_t heads, std::int64_t head_dim,
-                   std::int64_t rotary_dim, bool interleaved, const std::string& rotary_set) {
-  if (rotary_dim == 0) return x;
-  const RotaryValues rotary = trace.rotary(rotary_set);
+                   const RotaryPart& part) {
+  if (part.dim == 0) return x;
+  const RotaryValues rotary = trace.rotary(part.set);
   Rotary op;
   op.tokens = trace.shape(x).elements() / (heads * head_dim);
   op.heads = heads;
   op.head_dim = head_dim;
-  op.rotary_dim = rotary_dim;
-  op.interleaved = interleaved;
+  op.rotary_dim = part.dim;
+  op.rotary_offset = part.offset;
+  op.interleaved = part.interleaved;
   op.dtype = trace.dtype(x);
   return trace.emit(op, {x, rotary.cos, rotary.sin}, trace.shape(x), op.dtype);
+}
+
+CacheSpec cache_spec(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim,
+                     const AttentionSpan& span, const CacheOptions& options) {
+  CacheSpec spec;
+  spec.elements_per_token = kv_heads * (key_dim + value_dim);
+  spec.kv_heads = kv_heads;
+  spec.key_dim = key_dim;
+  spec.dtype = options.dtype;
+  spec.span = span;
+  spec.block_size = options.block_size;
+  return spec;
+}
+
+Value append_to_cache(Trace& trace, const Operands& pieces, const CacheSpec& spec) {
+  const Value cache = trace.cache(spec);
+  CacheAppend append;
+  append.tokens = trace.workload().tokens();
+  append.width = spec.elements_per_token;
+  append.input = trace.dtype(pieces.values[0]);
+  append.cache = spec.dtype;
+  Operands operands = pieces;
+  operands.push(cache);
+  trace.emit_in_place(append, operands);
+  return cache;
+}
+
+Attention paged_attention(const Workload& workload, const CacheSpec& spec, std::int64_t heads,
+                          DType query) {
+  Attention op;
+  op.batch = workload.batch;
+  op.query_length = workload.query_length;
+  op.context_length = workload.context_length;
+  op.heads = heads;
+  op.kv_heads = spec.kv_heads;
+  op.qk_head_dim = spec.key_dim;
+  op.v_head_dim = spec.elements_per_token / spec.kv_heads - spec.key_dim;
+  op.span = spec.span;
+  op.query = query;
+  op.cache = spec.dtype;
+  return op;
 }
 
 Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape& s) {
@@ -61,30 +130,40 @@ Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape&
   const std::int64_t keys = work.sequence_length();
   const DType dtype = trace.dtype(q);
 
-  q = trace.copy(CopyKind::transpose, q, {batch, s.heads, query, s.qk_dim}, dtype);
-  k = trace.copy(CopyKind::transpose, k, {batch, s.kv_heads, query, s.qk_dim}, dtype);
-  v = trace.copy(CopyKind::transpose, v, {batch, s.kv_heads, query, s.v_dim}, dtype);
   // A dynamic cache: all keys and values are copied into a longer tensor at every step, and every
   // token is kept, whatever the window.
-  CacheSpec spec;
-  spec.elements_per_token = s.kv_heads * (s.qk_dim + s.v_dim);
-  spec.dtype = dtype;
-  const Value cache = trace.cache(spec);
-  if (work.context_length > 0) {
-    k = trace.concat(cache, k, {batch, s.kv_heads, keys, s.qk_dim});
-    v = trace.concat(cache, v, {batch, s.kv_heads, keys, s.v_dim});
-  }
+  const CacheOptions options{dtype, 1};
+  const Value cache =
+      append_to_cache(trace, {k, v}, cache_spec(s.kv_heads, s.qk_dim, s.v_dim, {}, options));
+  CacheRead read;
+  read.batch = batch;
+  read.tokens = keys;
+  read.kv_heads = s.kv_heads;
+  read.head_dim = s.qk_dim;
+  read.cache = dtype;
+  read.output = dtype;
+  k = trace.emit(read, {cache}, {batch, s.kv_heads, keys, s.qk_dim}, dtype);
+  read.values = true;
+  read.head_dim = s.v_dim;
+  v = trace.emit(read, {cache}, {batch, s.kv_heads, keys, s.v_dim}, dtype);
   if (s.heads != s.kv_heads) {
-    k = trace.copy(CopyKind::repeat, k, {batch, s.heads, keys, s.qk_dim}, dtype);
-    v = trace.copy(CopyKind::repeat, v, {batch, s.heads, keys, s.v_dim}, dtype);
+    const std::int64_t group = s.heads / s.kv_heads;
+    const std::int64_t outer = batch * s.kv_heads;
+    k = trace.repeat_inner(k, outer, group, keys * s.qk_dim, {batch, s.heads, keys, s.qk_dim});
+    v = trace.repeat_inner(v, outer, group, keys * s.v_dim, {batch, s.heads, keys, s.v_dim});
   }
+  q = trace.swap(q, batch, query, s.heads, s.qk_dim, {batch, s.heads, query, s.qk_dim});
   Value scores = trace.batch_matmul(q, k, batch * s.heads, query, keys, s.qk_dim);
-  scores = trace.unary(ElementwiseKind::scale, scores, s.scale);
-  const Value mask = trace.input("causal mask", {query, keys}, dtype);
+  scores = softcapped(trace, trace.unary(ElementwiseKind::scale, scores, s.scale), s.softcap);
+  const Value mask = trace.input("attention mask", {query, keys}, dtype, s.span);
   scores = trace.binary(ElementwiseKind::mask_add, scores, mask);
-  const Value weights = trace.softmax(scores, batch * s.heads * query, keys);
-  Value out = trace.batch_matmul(weights, v, batch * s.heads, query, s.v_dim, keys);
-  return trace.copy(CopyKind::transpose, out, {batch * query, s.heads * s.v_dim}, dtype);
+  const std::int64_t rows = batch * s.heads * query;
+  const Value weights = s.sinks
+                            ? trace.softmax_with_sinks(scores, *s.sinks, rows, keys, s.heads, query)
+                            : trace.softmax(scores, rows, keys);
+  const Value out =
+      trace.batch_matmul(weights, v, batch * s.heads, query, s.v_dim, keys, /*transposed=*/true);
+  return trace.swap(out, batch, s.heads, query, s.v_dim, {batch * query, s.heads * s.v_dim});
 }
 
 // --- grouped-query attention ---------------------------------------------------------------------
@@ -106,6 +185,7 @@ GroupedQueryAttention::GroupedQueryAttention(std::string class_name, AttentionCo
   if (config_.span.window > 0) set_attribute("sliding_window", config_.span.window);
   if (config_.span.chunk > 0) set_attribute("attention_chunk_size", config_.span.chunk);
   if (config_.softcap > 0) set_attribute("softcap", config_.softcap);
+  if (config_.clip_qkv > 0) set_attribute("clip_qkv", config_.clip_qkv);
 }
 
 GroupedQueryAttention::GroupedQueryAttention(std::string class_name,
@@ -128,10 +208,10 @@ GroupedQueryAttention::Projected GroupedQueryAttention::project(Trace& trace, Va
   if (!names_.qkv.empty()) {
     const Value qkv = call(trace, names_.qkv, hidden);
     const std::int64_t tokens = trace.workload().tokens();
-    const DType dtype = trace.dtype(qkv);
-    result.q = trace.copy(CopyKind::slice, qkv, {tokens, q_width}, dtype);
-    result.k = trace.copy(CopyKind::slice, qkv, {tokens, kv_width}, dtype);
-    result.v = trace.copy(CopyKind::slice, qkv, {tokens, kv_width}, dtype);
+    const std::int64_t width = q_width + 2 * kv_width;
+    result.q = trace.columns(qkv, width, 0, q_width, {tokens, q_width});
+    result.k = trace.columns(qkv, width, q_width, kv_width, {tokens, kv_width});
+    result.v = trace.columns(qkv, width, q_width + kv_width, kv_width, {tokens, kv_width});
   } else {
     result.q = call(trace, names_.q_proj, hidden);
     result.k = call(trace, names_.k_proj, hidden);
@@ -139,7 +219,22 @@ GroupedQueryAttention::Projected GroupedQueryAttention::project(Trace& trace, Va
   }
   if (find_child(names_.q_norm) != nullptr) result.q = call(trace, names_.q_norm, result.q);
   if (find_child(names_.k_norm) != nullptr) result.k = call(trace, names_.k_norm, result.k);
+  if (config_.clip_qkv > 0) {
+    for (Value* value : {&result.q, &result.k, &result.v}) {
+      *value = trace.unary(ElementwiseKind::clamp, *value, config_.clip_qkv);
+    }
+  }
   return result;
+}
+
+std::optional<Value> GroupedQueryAttention::sinks(Trace& trace) const {
+  const Parameter* sinks = find_parameter("sinks");
+  if (sinks == nullptr) return std::nullopt;
+  return trace.parameter(*sinks);
+}
+
+RotaryPart GroupedQueryAttention::rotary_part() const {
+  return {config_.rotary_dim, 0, config_.rotary_interleaved, config_.rotary_set};
 }
 
 void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path) {
@@ -167,6 +262,19 @@ void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path
     linear(names_.v_proj).shard_columns(group, {{kv_rows, kv_parts}});
   }
   linear(names_.o_proj).shard_rows(group);
+  // A norm of one head goes with any of them; one over all heads is cut as they are.
+  auto shard_norm = [&](const std::string& name, std::int64_t rows, std::int64_t parts) {
+    auto* norm = dynamic_cast<Normalization*>(find_child(name));
+    if (norm == nullptr || norm->parameters()[0].shape[0] != rows || rows == config_.head_dim) {
+      return;
+    }
+    norm->shard_width(group, {{rows, parts}});
+  };
+  shard_norm(names_.q_norm, q_rows, group.size);
+  shard_norm(names_.k_norm, kv_rows, kv_parts);
+  if (Parameter* sinks = find_parameter("sinks")) {
+    sinks->shard = {0, group.size, group.stride, {{config_.num_heads, group.size}}};
+  }
 }
 
 // --- eager ---------------------------------------------------------------------------------------
@@ -174,14 +282,17 @@ void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path
 Value EagerAttention::forward(Trace& trace, Value hidden) const {
   Projected p = project(trace, hidden);
   const AttentionConfig& c = config();
-  p.q = eager_rotary(trace, p.q, local_heads(), c.head_dim, c.rotary_dim, c.rotary_set);
-  p.k = eager_rotary(trace, p.k, local_kv_heads(), c.head_dim, c.rotary_dim, c.rotary_set);
+  p.q = eager_rotary(trace, p.q, local_heads(), c.head_dim, rotary_part());
+  p.k = eager_rotary(trace, p.k, local_kv_heads(), c.head_dim, rotary_part());
   EagerShape shape;
   shape.heads = local_heads();
   shape.kv_heads = local_kv_heads();
   shape.qk_dim = c.head_dim;
   shape.v_dim = c.head_dim;
+  shape.span = c.span;
   shape.scale = c.scale;
+  shape.softcap = c.softcap;
+  shape.sinks = sinks(trace);
   return call(trace, names().o_proj, eager_attention(trace, p.q, p.k, p.v, shape));
 }
 
@@ -196,41 +307,21 @@ PagedAttention::PagedAttention(GroupedQueryAttention& original, const CacheOptio
 
 Value PagedAttention::forward(Trace& trace, Value hidden) const {
   const AttentionConfig& c = config();
-  const Workload& work = trace.workload();
   Projected p = project(trace, hidden);
-  p.q = fused_rotary(trace, p.q, local_heads(), c.head_dim, c.rotary_dim, c.rotary_interleaved,
-                     c.rotary_set);
-  p.k = fused_rotary(trace, p.k, local_kv_heads(), c.head_dim, c.rotary_dim, c.rotary_interleaved,
-                     c.rotary_set);
-
-  CacheSpec spec;
-  spec.elements_per_token = 2 * local_kv_heads() * c.head_dim;
-  spec.dtype = cache_.dtype;
-  spec.span = c.span;
-  spec.block_size = cache_.block_size;
-  const Value cache = trace.cache(spec);
-  CacheAppend append;
-  append.tokens = work.tokens();
-  append.width = spec.elements_per_token;
-  append.input = trace.dtype(p.k);
-  append.cache = cache_.dtype;
-  trace.emit_in_place(append, {p.k, p.v, cache});
-
-  Attention op;
-  op.batch = work.batch;
-  op.query_length = work.query_length;
-  op.context_length = work.context_length;
-  op.heads = local_heads();
-  op.kv_heads = local_kv_heads();
-  op.qk_head_dim = c.head_dim;
-  op.v_head_dim = c.head_dim;
-  op.span = c.span;
-  op.query = trace.dtype(p.q);
-  op.cache = cache_.dtype;
+  p.q = fused_rotary(trace, p.q, local_heads(), c.head_dim, rotary_part());
+  p.k = fused_rotary(trace, p.k, local_kv_heads(), c.head_dim, rotary_part());
+  const CacheSpec spec = cache_spec(local_kv_heads(), c.head_dim, c.head_dim, c.span, cache_);
+  const Value cache = append_to_cache(trace, {p.k, p.v}, spec);
+  Attention op = paged_attention(trace.workload(), spec, local_heads(), trace.dtype(p.q));
   op.scale = c.scale;
   op.softcap = c.softcap;
+  Operands operands{p.q, cache};
+  if (const std::optional<Value> scores = sinks(trace)) {
+    op.sinks = true;
+    operands.push(*scores);
+  }
   const Value out =
-      trace.emit(op, {p.q, cache}, {work.tokens(), local_heads() * c.head_dim}, op.query);
+      trace.emit(op, operands, {trace.workload().tokens(), local_heads() * c.head_dim}, op.query);
   return call(trace, names().o_proj, out);
 }
 

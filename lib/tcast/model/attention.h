@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "tcast/base/export.h"
@@ -33,6 +34,15 @@ class TCAST_API AttentionModule : public Module {
   virtual bool set_cache_dtype(DType dtype) = 0;
 };
 
+/// Which part of each head a rotary embedding turns: `dim` elements from `offset` on, at one end of
+/// the head.
+struct RotaryPart {
+  std::int64_t dim = 0;  ///< 0: none
+  std::int64_t offset = 0;
+  bool interleaved = false;
+  std::string set = "default";
+};
+
 /// Multi-head, grouped-query and multi-query attention.
 struct AttentionConfig {
   std::int64_t num_heads = 1;
@@ -43,7 +53,8 @@ struct AttentionConfig {
   std::string rotary_set = "default";
   AttentionSpan span;
   double scale = 1;
-  double softcap = 0;
+  double softcap = 0;   ///< c: scores become c * tanh(scores / c); 0: they stay
+  double clip_qkv = 0;  ///< limit of queries, keys and values before the rotary embedding; 0: none
 };
 
 /// Names of an attention's children. `qkv` non-empty: one fused projection instead of three.
@@ -74,6 +85,9 @@ class TCAST_API GroupedQueryAttention : public AttentionModule {
   };
   /// Projections and, where there are, per-head norms.
   Projected project(Trace& trace, Value hidden) const;
+  RotaryPart rotary_part() const;
+  /// The heads' sinks, where there are.
+  std::optional<Value> sinks(Trace& trace) const;
 
   std::int64_t local_heads() const { return local_heads_; }
   std::int64_t local_kv_heads() const { return local_kv_heads_; }
@@ -109,14 +123,23 @@ class TCAST_API PagedAttention : public ModuleOf<PagedAttention, GroupedQueryAtt
 };
 
 /// Rotary embedding as eager code computes it (x * cos + rotate_half(x) * sin, five passes over
-/// memory); x [tokens, heads * head_dim], its first `rotary_dim` elements per head rotated.
+/// memory); x [tokens, heads * head_dim]. Interleaved pairs are sorted into halves first and stay
+/// so: queries and keys alike, which their products do not see.
 TCAST_API Value eager_rotary(Trace& trace, Value x, std::int64_t heads, std::int64_t head_dim,
-                             std::int64_t rotary_dim, const std::string& rotary_set);
+                             const RotaryPart& part);
 
-/// The same as one operator.
+/// The same as one operator, interleaved pairs staying where they are.
 TCAST_API Value fused_rotary(Trace& trace, Value x, std::int64_t heads, std::int64_t head_dim,
-                             std::int64_t rotary_dim, bool interleaved,
-                             const std::string& rotary_set);
+                             const RotaryPart& part);
+
+/// The cache of keys of `key_dim` and values of `value_dim` (0: none, they are part of the keys)
+/// elements for each of `kv_heads` heads.
+TCAST_API CacheSpec cache_spec(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim,
+                               const AttentionSpan& span, const CacheOptions& options);
+
+/// This layer's cache, to which the new tokens' keys and values (side by side, as many tensors as
+/// may be) are appended.
+TCAST_API Value append_to_cache(Trace& trace, const Operands& pieces, const CacheSpec& spec);
 
 /// Eager attention from q [tokens, heads * qk_dim], k [tokens, kv_heads * qk_dim], v [tokens,
 /// kv_heads * v_dim]: cache, repeat, scores, mask, softmax, weighted sum; result
@@ -126,9 +149,17 @@ struct EagerShape {
   std::int64_t kv_heads = 1;
   std::int64_t qk_dim = 1;
   std::int64_t v_dim = 1;
+  AttentionSpan span;
   double scale = 1;
+  double softcap = 0;
+  std::optional<Value> sinks;  ///< [heads]
 };
 TCAST_API Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape& shape);
+
+/// Fused attention of the new tokens' queries q [tokens, heads * qk_dim] over `cache`, which
+/// already holds their keys and values; result [tokens, heads * v_dim].
+TCAST_API Attention paged_attention(const Workload& workload, const CacheSpec& spec,
+                                    std::int64_t heads, DType query);
 
 /// Heads of one rank. Throws Error when `heads` do not divide over the group.
 TCAST_API std::int64_t divided_heads(std::int64_t heads, RankGroup group, const std::string& path,

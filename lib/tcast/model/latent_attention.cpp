@@ -49,34 +49,52 @@ Value LatentAttention::project_query(Trace& trace, Value hidden) const {
 LatentAttention::Latent LatentAttention::project_latent(Trace& trace, Value hidden) const {
   const std::int64_t tokens = trace.workload().tokens();
   const Value both = call(trace, names_.kv_a_proj_with_mqa, hidden);
-  const DType dtype = trace.dtype(both);
+  const std::int64_t rank = config_.kv_lora_rank;
+  const std::int64_t width = rank + config_.qk_rope_head_dim;
   Latent result;
-  const Value latent = trace.copy(CopyKind::slice, both, {tokens, config_.kv_lora_rank}, dtype);
-  result.rotary_k = trace.copy(CopyKind::slice, both, {tokens, config_.qk_rope_head_dim}, dtype);
+  const Value latent = trace.columns(both, width, 0, rank, {tokens, rank});
+  result.rotary_k = trace.columns(both, width, rank, config_.qk_rope_head_dim,
+                                  {tokens, config_.qk_rope_head_dim});
   result.latent = call(trace, names_.kv_a_layernorm, latent);
+  return result;
+}
+
+RotaryPart LatentAttention::rotary_part(std::int64_t offset) const {
+  return {config_.qk_rope_head_dim, offset, config_.rotary_interleaved, config_.rotary_set};
+}
+
+LatentAttention::KeysAndValues LatentAttention::expand_latent(Trace& trace, Value latent,
+                                                              Value rotary_k,
+                                                              std::int64_t rows) const {
+  const LatentAttentionConfig& c = config_;
+  const std::int64_t heads = local_heads_;
+  const std::int64_t width = c.qk_nope_head_dim + c.v_head_dim;
+  const Value kv = call(trace, names_.kv_b_proj, latent);
+  const Value k_nope =
+      trace.columns(kv, width, 0, c.qk_nope_head_dim, {rows, heads * c.qk_nope_head_dim});
+  KeysAndValues result;
+  result.v =
+      trace.columns(kv, width, c.qk_nope_head_dim, c.v_head_dim, {rows, heads * c.v_head_dim});
+  // The one rotary key is repeated for every head.
+  result.k = trace.join_columns(k_nope, c.qk_nope_head_dim, rotary_k, c.qk_rope_head_dim, heads,
+                                {rows, heads * c.qk_head_dim()});
   return result;
 }
 
 LatentAttention::Expanded LatentAttention::expand(Trace& trace, Value hidden, bool fused) const {
   const LatentAttentionConfig& c = config_;
-  const std::int64_t tokens = trace.workload().tokens();
-  const std::int64_t heads = local_heads_;
-  auto rotate = [&](Value x, std::int64_t rotated_heads, std::int64_t head_dim) {
-    return fused
-               ? fused_rotary(trace, x, rotated_heads, head_dim, c.qk_rope_head_dim,
-                              c.rotary_interleaved, c.rotary_set)
-               : eager_rotary(trace, x, rotated_heads, head_dim, c.qk_rope_head_dim, c.rotary_set);
+  auto rotate = [&](Value x, std::int64_t heads, std::int64_t head_dim, const RotaryPart& part) {
+    return fused ? fused_rotary(trace, x, heads, head_dim, part)
+                 : eager_rotary(trace, x, heads, head_dim, part);
   };
   Expanded result;
-  result.q = rotate(project_query(trace, hidden), heads, c.qk_head_dim());
+  result.q = rotate(project_query(trace, hidden), local_heads_, c.qk_head_dim(),
+                    rotary_part(c.qk_nope_head_dim));
   const Latent latent = project_latent(trace, hidden);
-  const Value rotary_k = rotate(latent.rotary_k, 1, c.qk_rope_head_dim);
-  const Value kv = call(trace, names_.kv_b_proj, latent.latent);
-  const DType dtype = trace.dtype(kv);
-  const Value k_nope = trace.copy(CopyKind::slice, kv, {tokens, heads * c.qk_nope_head_dim}, dtype);
-  result.v = trace.copy(CopyKind::slice, kv, {tokens, heads * c.v_head_dim}, dtype);
-  // The one rotary key is repeated for every head.
-  result.k = trace.concat(k_nope, rotary_k, {tokens, heads * c.qk_head_dim()});
+  const Value rotary_k = rotate(latent.rotary_k, 1, c.qk_rope_head_dim, rotary_part(0));
+  const KeysAndValues kv = expand_latent(trace, latent.latent, rotary_k, trace.workload().tokens());
+  result.k = kv.k;
+  result.v = kv.v;
   return result;
 }
 
@@ -89,6 +107,7 @@ Value EagerLatentAttention::forward(Trace& trace, Value hidden) const {
   shape.kv_heads = local_heads();
   shape.qk_dim = config().qk_head_dim();
   shape.v_dim = config().v_head_dim;
+  shape.span = config().span;
   shape.scale = config().scale;
   return call(trace, names().o_proj, eager_attention(trace, e.q, e.k, e.v, shape));
 }
@@ -105,36 +124,14 @@ PagedExpandedAttention::PagedExpandedAttention(LatentAttention& original,
 
 Value PagedExpandedAttention::forward(Trace& trace, Value hidden) const {
   const LatentAttentionConfig& c = config();
-  const Workload& work = trace.workload();
   const std::int64_t heads = local_heads();
   const Expanded e = expand(trace, hidden, true);
-
-  CacheSpec spec;
-  spec.elements_per_token = heads * (c.qk_head_dim() + c.v_head_dim);
-  spec.dtype = cache_.dtype;
-  spec.span = c.span;
-  spec.block_size = cache_.block_size;
-  const Value cache = trace.cache(spec);
-  CacheAppend append;
-  append.tokens = work.tokens();
-  append.width = spec.elements_per_token;
-  append.input = trace.dtype(e.k);
-  append.cache = cache_.dtype;
-  trace.emit_in_place(append, {e.k, e.v, cache});
-
-  Attention op;
-  op.batch = work.batch;
-  op.query_length = work.query_length;
-  op.context_length = work.context_length;
-  op.heads = heads;
-  op.kv_heads = heads;
-  op.qk_head_dim = c.qk_head_dim();
-  op.v_head_dim = c.v_head_dim;
-  op.span = c.span;
-  op.query = trace.dtype(e.q);
-  op.cache = cache_.dtype;
+  const CacheSpec spec = cache_spec(heads, c.qk_head_dim(), c.v_head_dim, c.span, cache_);
+  const Value cache = append_to_cache(trace, {e.k, e.v}, spec);
+  Attention op = paged_attention(trace.workload(), spec, heads, trace.dtype(e.q));
   op.scale = c.scale;
-  const Value out = trace.emit(op, {e.q, cache}, {work.tokens(), heads * c.v_head_dim}, op.query);
+  const Value out =
+      trace.emit(op, {e.q, cache}, {trace.workload().tokens(), heads * c.v_head_dim}, op.query);
   return call(trace, names().o_proj, out);
 }
 
@@ -152,53 +149,28 @@ MultiheadLatentAttention::MultiheadLatentAttention(LatentAttention& original,
 
 Value MultiheadLatentAttention::forward(Trace& trace, Value hidden) const {
   const LatentAttentionConfig& c = config();
-  const Workload& work = trace.workload();
-  const std::int64_t tokens = work.tokens();
-  const std::int64_t heads = local_heads();
-
-  Value q = project_query(trace, hidden);
-  q = fused_rotary(trace, q, heads, c.qk_head_dim(), c.qk_rope_head_dim, c.rotary_interleaved,
-                   c.rotary_set);
+  const Value q = fused_rotary(trace, project_query(trace, hidden), local_heads(), c.qk_head_dim(),
+                               rotary_part(c.qk_nope_head_dim));
   const Latent latent = project_latent(trace, hidden);
-  const Value rotary_k = fused_rotary(trace, latent.rotary_k, 1, c.qk_rope_head_dim,
-                                      c.qk_rope_head_dim, c.rotary_interleaved, c.rotary_set);
-
-  CacheSpec spec;
-  spec.elements_per_token = c.kv_lora_rank + c.qk_rope_head_dim;
-  spec.dtype = cache_.dtype;
-  spec.span = c.span;
-  spec.block_size = cache_.block_size;
-  const Value cache = trace.cache(spec);
-  CacheAppend append;
-  append.tokens = tokens;
-  append.width = spec.elements_per_token;
-  append.input = trace.dtype(latent.latent);
-  append.cache = cache_.dtype;
-  trace.emit_in_place(append, {latent.latent, rotary_k, cache});
-
-  Value out;
-  if (work.phase == Phase::decode) {
-    const DType dtype = trace.dtype(q);
-    // The heads' two parts lie apart for the batched products.
-    const Value q_nope = trace.copy(CopyKind::slice, q, {heads, tokens, c.qk_nope_head_dim}, dtype);
-    const Value q_rope = trace.copy(CopyKind::slice, q, {heads, tokens, c.qk_rope_head_dim}, dtype);
-    out = attend_absorbed(trace, q_nope, q_rope, cache);
-  } else {
-    out = attend_expanded(trace, q, latent.latent, rotary_k, cache);
-  }
+  const Value rotary_k =
+      fused_rotary(trace, latent.rotary_k, 1, c.qk_rope_head_dim, rotary_part(0));
+  const CacheSpec spec = cache_spec(1, c.kv_lora_rank + c.qk_rope_head_dim, 0, c.span, cache_);
+  const Value cache = append_to_cache(trace, {latent.latent, rotary_k}, spec);
+  const Value out = trace.workload().phase == Phase::decode
+                        ? attend_absorbed(trace, q, cache, spec)
+                        : attend_expanded(trace, q, latent.latent, rotary_k, cache);
   return call(trace, names().o_proj, out);
 }
 
-Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q_nope, Value q_rope,
-                                                Value cache) const {
+Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q, Value cache,
+                                                const CacheSpec& spec) const {
   const LatentAttentionConfig& c = config();
-  const Workload& work = trace.workload();
-  const std::int64_t tokens = work.tokens();
+  const std::int64_t tokens = trace.workload().tokens();
   const std::int64_t heads = local_heads();
-  const DType dtype = trace.dtype(q_nope);
+  const DType dtype = trace.dtype(q);
   const auto& kv_b = dynamic_cast<const Linear&>(child(names().kv_b_proj));
 
-  // q_latent[h] = q_nope[h] W_UK[h]^T and out[h] = context[h] W_UV[h]^T: the halves of kv_b_proj,
+  // q_latent[h] = q_nope[h] W_UK[h] and out[h] = context[h] W_UV[h]^T: the halves of kv_b_proj,
   // read where they lie in its weight; a quantized weight is converted on the way (16-bit compute).
   MatMul absorb;
   absorb.batch = heads;
@@ -209,43 +181,58 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q_nope, Valu
   absorb.weight = kv_b.weight().dtype;
   absorb.output = dtype;
   absorb.compute = dtype;
+  absorb.weight_transposed = true;
+  const std::int64_t both = c.qk_nope_head_dim + c.v_head_dim;
+  absorb.weight_batch_stride = both * c.kv_lora_rank;
   std::int64_t scales = 0;
   if (kv_b.quantization()) scales = local_scale_count(*kv_b.quantization(), kv_b.weight());
-  const std::int64_t both = c.qk_nope_head_dim + c.v_head_dim;
   absorb.weight_scales = scales * c.qk_nope_head_dim / both;
   const Value weight = trace.parameter(kv_b.weight());
-  Operands absorb_operands{q_nope, weight};
-  Operands project_operands{q_nope, weight};
+  Operands absorb_operands{q, weight};
+  Operands project_operands{q, weight};
   for (const Parameter& parameter : kv_b.parameters()) {
     if (!parameter.scale) continue;
     const Value weight_scales = trace.parameter(parameter);
     absorb_operands.push(weight_scales);
     project_operands.push(weight_scales);
   }
+  // Heads lie side by side in the rows of tokens, and stay so.
+  absorb.x_row_stride = heads * c.qk_head_dim();
+  absorb.x_batch_stride = c.qk_head_dim();
+  absorb.y_row_stride = heads * c.kv_lora_rank;
+  absorb.y_batch_stride = c.kv_lora_rank;
   const Value q_latent =
-      trace.emit(absorb, absorb_operands, {heads, tokens, c.kv_lora_rank}, dtype);
+      trace.emit(absorb, absorb_operands, {tokens, heads * c.kv_lora_rank}, dtype);
   const std::int64_t row = c.kv_lora_rank + c.qk_rope_head_dim;
-  const Value q_row = trace.concat(q_latent, q_rope, {tokens, heads * row});
+  std::array<CopyPart, 2> parts;
+  parts[0].sizes = {1, 1, tokens * heads};
+  parts[0].run = c.kv_lora_rank;
+  parts[0].source_strides = {0, 0, c.kv_lora_rank};
+  parts[0].target_strides = {0, 0, row};
+  parts[1] = parts[0];
+  parts[1].run = c.qk_rope_head_dim;
+  parts[1].source_offset = c.qk_nope_head_dim;
+  parts[1].source_strides = {0, 0, c.qk_head_dim()};
+  parts[1].target_offset = c.kv_lora_rank;
+  const Value q_row =
+      trace.rearrange(CopyKind::concat, {q_latent, q}, parts, {tokens, heads * row});
 
-  Attention op;
-  op.batch = work.batch;
-  op.query_length = work.query_length;
-  op.context_length = work.context_length;
-  op.heads = heads;
-  op.kv_heads = 1;
-  op.qk_head_dim = row;
+  Attention op = paged_attention(trace.workload(), spec, heads, dtype);
   op.v_head_dim = c.kv_lora_rank;
-  op.span = c.span;
-  op.query = dtype;
-  op.cache = cache_.dtype;
   op.value_in_key = true;
   op.scale = c.scale;
-  const Value context = trace.emit(op, {q_row, cache}, {heads, tokens, c.kv_lora_rank}, dtype);
+  const Value context = trace.emit(op, {q_row, cache}, {tokens, heads * c.kv_lora_rank}, dtype);
 
   MatMul project = absorb;
   project.n = c.v_head_dim;
   project.k = c.kv_lora_rank;
+  project.weight_transposed = false;
+  project.weight_offset = c.qk_nope_head_dim * c.kv_lora_rank;
   project.weight_scales = scales * c.v_head_dim / both;
+  project.x_row_stride = heads * c.kv_lora_rank;
+  project.x_batch_stride = c.kv_lora_rank;
+  project.y_row_stride = heads * c.v_head_dim;
+  project.y_batch_stride = c.v_head_dim;
   project_operands.values[0] = context;
   return trace.emit(project, project_operands, {tokens, heads * c.v_head_dim}, dtype);
 }
@@ -258,36 +245,24 @@ Value MultiheadLatentAttention::attend_expanded(Trace& trace, Value q, Value lat
   const std::int64_t rows = work.batch * work.sequence_length();
   const DType dtype = trace.dtype(q);
   // Cached tokens are expanded again together with the new ones.
-  Value all_latents = latent;
-  Value all_rotary = rotary_k;
   if (work.context_length > 0) {
-    Gather read;
-    read.rows = rows;
-    read.width = c.kv_lora_rank + c.qk_rope_head_dim;
-    read.table_rows = rows;
-    read.dtype = cache_.dtype;
-    const Value both = trace.emit(read, {cache}, {rows, read.width}, dtype);
-    all_latents = trace.copy(CopyKind::slice, both, {rows, c.kv_lora_rank}, dtype);
-    all_rotary = trace.copy(CopyKind::slice, both, {rows, c.qk_rope_head_dim}, dtype);
+    CacheRead read;
+    read.batch = work.batch;
+    read.tokens = work.sequence_length();
+    read.head_dim = c.kv_lora_rank + c.qk_rope_head_dim;
+    read.cache = cache_.dtype;
+    read.output = dtype;
+    const Value both = trace.emit(read, {cache}, {rows, read.head_dim}, dtype);
+    latent = trace.columns(both, read.head_dim, 0, c.kv_lora_rank, {rows, c.kv_lora_rank});
+    rotary_k = trace.columns(both, read.head_dim, c.kv_lora_rank, c.qk_rope_head_dim,
+                             {rows, c.qk_rope_head_dim});
   }
-  const Value kv = call(trace, names().kv_b_proj, all_latents);
-  const Value k_nope = trace.copy(CopyKind::slice, kv, {rows, heads * c.qk_nope_head_dim}, dtype);
-  const Value v = trace.copy(CopyKind::slice, kv, {rows, heads * c.v_head_dim}, dtype);
-  const Value k = trace.concat(k_nope, all_rotary, {rows, heads * c.qk_head_dim()});
-
-  Attention op;
-  op.batch = work.batch;
-  op.query_length = work.query_length;
-  op.context_length = work.context_length;
-  op.heads = heads;
-  op.kv_heads = heads;
-  op.qk_head_dim = c.qk_head_dim();
-  op.v_head_dim = c.v_head_dim;
-  op.span = c.span;
-  op.query = dtype;
-  op.cache = dtype;  // reads the expanded keys and values, not the cache
+  const KeysAndValues kv = expand_latent(trace, latent, rotary_k, rows);
+  const CacheSpec spec = cache_spec(heads, c.qk_head_dim(), c.v_head_dim, c.span, {dtype, 1});
+  Attention op = paged_attention(work, spec, heads, dtype);
+  op.paged = false;
   op.scale = c.scale;
-  return trace.emit(op, {q, k, v}, {work.tokens(), heads * c.v_head_dim}, dtype);
+  return trace.emit(op, {q, kv.k, kv.v}, {work.tokens(), heads * c.v_head_dim}, dtype);
 }
 
 bool MultiheadLatentAttention::set_cache_dtype(DType dtype) {

@@ -49,6 +49,14 @@ class TCAST_API LatentAttention : public AttentionModule {
     Value rotary_k;  ///< [tokens, qk_rope_head_dim], before the rotary embedding
   };
   Latent project_latent(Trace& trace, Value hidden) const;
+  struct KeysAndValues {
+    Value k;  ///< [rows, local heads * qk_head_dim]
+    Value v;  ///< [rows, local heads * v_head_dim]
+  };
+  /// Keys and values of every head from latents [rows, kv_lora_rank] and rotary keys.
+  KeysAndValues expand_latent(Trace& trace, Value latent, Value rotary_k, std::int64_t rows) const;
+  /// The rotary part of a head, which begins at `offset`.
+  RotaryPart rotary_part(std::int64_t offset) const;
   struct Expanded {
     Value q;  ///< [tokens, local heads * qk_head_dim], rotated
     Value k;  ///< the same shape
@@ -97,7 +105,7 @@ class TCAST_API MultiheadLatentAttention
   bool set_cache_dtype(DType dtype) override;
 
  private:
-  Value attend_absorbed(Trace& trace, Value q_nope, Value q_rope, Value cache) const;
+  Value attend_absorbed(Trace& trace, Value q, Value cache, const CacheSpec& spec) const;
   Value attend_expanded(Trace& trace, Value q, Value latent, Value rotary_k, Value cache) const;
 
   CacheOptions cache_;

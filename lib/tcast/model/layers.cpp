@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/error.h"
+
 namespace tcast {
 namespace {
 
@@ -16,12 +18,13 @@ Parameter make_parameter(std::string name, Shape shape, DType dtype, InitRole ro
   return parameter;
 }
 
-void shard_parameter(Parameter& parameter, int dim, std::int64_t ranks,
+void shard_parameter(Parameter& parameter, int dim, RankGroup group,
                      const std::vector<ShardSegment>& segments) {
   parameter.shard.dim = dim;
-  parameter.shard.ranks = ranks;
+  parameter.shard.ranks = group.size;
+  parameter.shard.stride = group.stride;
   parameter.shard.segments = segments;
-  if (segments.empty()) parameter.shard.segments.push_back({parameter.shape[dim], ranks});
+  if (segments.empty()) parameter.shard.segments.push_back({parameter.shape[dim], group.size});
 }
 
 }  // namespace
@@ -35,6 +38,12 @@ std::string LinearQuantization::describe() const {
 std::int64_t local_scale_count(const LinearQuantization& quantization, const Parameter& weight) {
   const Shape local = weight.local_shape();
   return quantization.scales.count(local[0], local[1]);
+}
+
+Value softcapped(Trace& trace, Value x, double cap) {
+  if (cap <= 0) return x;
+  x = trace.unary(ElementwiseKind::scale, x, 1 / cap);
+  return trace.unary(ElementwiseKind::scale, trace.unary(ElementwiseKind::tanh, x), cap);
 }
 
 // --- Linear --------------------------------------------------------------------------------------
@@ -102,6 +111,7 @@ Value Linear::forward(Trace& trace, Value input) const {
 void Linear::quantize(const LinearQuantization& quantization) {
   quantization_ = quantization;
   Parameter& w = parameters()[0];
+  w.quantized_from = w.quantized_from.value_or(w.dtype);
   w.dtype = quantization.weight;
   const std::int64_t rows = quantization.scales.block_rows;
   const std::int64_t columns = quantization.scales.block_columns;
@@ -130,9 +140,9 @@ void Linear::shard_columns(RankGroup group, std::vector<ShardSegment> segments, 
       for (ShardSegment& segment : scale_segments) {
         segment.size = ceil_div(segment.size, rows_per_scale);
       }
-      shard_parameter(parameter, 0, group.size, scale_segments);
+      shard_parameter(parameter, 0, group, scale_segments);
     } else {
-      shard_parameter(parameter, 0, group.size, segments);
+      shard_parameter(parameter, 0, group, segments);
     }
   }
   set_attribute("parallel", fmt::format("columns/{}{}", group.size, gather ? " gathered" : ""));
@@ -146,7 +156,7 @@ void Linear::shard_rows(RankGroup group, bool reduce) {
   for (Parameter& parameter : parameters()) {
     // A bias is added once, to the sum: every rank keeps it.
     if (parameter.shape.rank() < 2 || parameter.shape[1] == 1) continue;
-    shard_parameter(parameter, 1, group.size, {});
+    shard_parameter(parameter, 1, group, {});
   }
   set_attribute("parallel", fmt::format("rows/{}{}", group.size, reduce ? "" : " unreduced"));
   name_class();
@@ -162,7 +172,9 @@ void Linear::name_class() {
 
 // --- Embedding -----------------------------------------------------------------------------------
 
-Embedding::Embedding(std::int64_t rows, std::int64_t width, DType dtype) : ModuleOf("Embedding") {
+Embedding::Embedding(std::int64_t rows, std::int64_t width, DType dtype, double multiplier)
+    : ModuleOf("Embedding"), multiplier_(multiplier) {
+  if (multiplier_ != 1) set_attribute("multiplier", multiplier_);
   add_parameter(make_parameter("weight", {rows, width}, dtype, InitRole::embedding));
 }
 
@@ -170,16 +182,35 @@ Value Embedding::forward(Trace& trace, Value ids) const {
   const Parameter& table = parameters()[0];
   const std::int64_t width = table.shape[1];
   const std::int64_t rows = trace.shape(ids).elements();
-  const Value result = trace.gather(trace.parameter(table), ids, rows, width);
-  return trace.collective(CollectiveKind::all_reduce, result, bytes_of(rows * width, table.dtype),
-                          group_.size, group_.stride, Shape{rows, width});
+  Value result = trace.gather(trace.parameter(table), ids, rows, width, group_.size > 1);
+  result = trace.collective(CollectiveKind::all_reduce, result, bytes_of(rows * width, table.dtype),
+                            group_.size, group_.stride, Shape{rows, width});
+  return multiplier_ == 1 ? result : trace.unary(ElementwiseKind::scale, result, multiplier_);
 }
 
 void Embedding::shard_rows(RankGroup group) {
   group_ = group;
-  shard_parameter(parameters()[0], 0, group.size, {});
+  shard_parameter(parameters()[0], 0, group, {});
   set_attribute("parallel", fmt::format("vocabulary/{}", group.size));
   set_class_name("VocabParallelEmbedding");
+}
+
+PositionEmbedding::PositionEmbedding(std::int64_t positions, std::int64_t width, DType dtype)
+    : ModuleOf("Embedding") {
+  add_parameter(make_parameter("weight", {positions, width}, dtype, InitRole::embedding));
+}
+
+Value PositionEmbedding::forward(Trace& trace, Value positions) const {
+  const Parameter& table = parameters()[0];
+  const std::int64_t length = trace.workload().sequence_length();
+  if (length > table.shape[0]) {
+    throw Error(fmt::format("a sequence of {} tokens is longer than the model's {} positions",
+                            length, table.shape[0]),
+                "its position embeddings are learned: there are no more; shorten the input or the "
+                "output");
+  }
+  return trace.gather(trace.parameter(table), positions, trace.shape(positions).elements(),
+                      table.shape[1]);
 }
 
 // --- Normalization -------------------------------------------------------------------------------
@@ -191,36 +222,58 @@ Normalization::Normalization(std::string class_name, NormKind kind, std::int64_t
       width_(width),
       epsilon_(epsilon),
       weight_offset_(weight_offset) {
-  add_parameter(make_parameter("weight", {width}, dtype, InitRole::norm));
+  add_parameter(make_parameter("weight", {width}, dtype,
+                               weight_offset == 0 ? InitRole::norm : InitRole::centered_norm));
   if (bias) add_parameter(make_parameter("bias", {width}, dtype, InitRole::bias));
   set_attribute("eps", epsilon);
   if (weight_offset != 0) set_attribute("weight_offset", weight_offset);
 }
 
 Value Normalization::forward(Trace& trace, Value input) const {
+  const Shape shape = trace.shape(input);
   Norm op;
   op.kind = kind_;
-  const Shape shape = trace.shape(input);
-  op.rows = shape.elements() / width_;
-  op.width = width_;
+  op.width = parameters()[0].local_shape()[0];
+  op.rows = shape.elements() / op.width;
   op.dtype = trace.dtype(input);
   op.bias = find_parameter("bias") != nullptr;
   op.epsilon = epsilon_;
   op.weight_offset = weight_offset_;
   Operands operands{input, trace.parameter(parameters()[0])};
   if (op.bias) operands.push(trace.parameter(parameters()[1]));
+  if (group_.size > 1) {
+    Norm sums = op;
+    sums.stage = NormStage::sum_squares;
+    const Shape rows{op.rows, 1};
+    const Value own = trace.emit(sums, {input}, rows, DType::f32);
+    operands.push(trace.collective(CollectiveKind::all_reduce, own, bytes_of(op.rows, DType::f32),
+                                   group_.size, group_.stride, rows));
+    op.stage = NormStage::scale;
+    op.ranks = group_.size;
+  }
   return trace.emit(op, operands, shape, op.dtype);
+}
+
+void Normalization::shard_width(RankGroup group, std::vector<ShardSegment> segments) {
+  TCAST_CHECK(kind_ == NormKind::rms, "only sums of squares are shared");
+  group_ = group;
+  for (Parameter& parameter : parameters()) shard_parameter(parameter, 0, group, segments);
+  set_attribute("parallel", fmt::format("width/{}", group.size));
 }
 
 // --- RotaryEmbedding -----------------------------------------------------------------------------
 
 RotaryEmbedding::RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim,
-                                 DType dtype)
+                                 RopeParameters rope, DType dtype)
     : ModuleOf(std::move(class_name)),
       set_(std::move(set)),
       rotary_dim_(rotary_dim),
+      rope_(std::move(rope)),
       dtype_(dtype) {
   set_attribute("rotary_dim", rotary_dim);
+  for (Attribute& attribute : rope_.attributes()) {
+    set_attribute(std::move(attribute.name), std::move(attribute.value));
+  }
 }
 
 void RotaryEmbedding::provide(Trace& trace, Value positions) const {
@@ -234,9 +287,12 @@ void RotaryEmbedding::provide(Trace& trace, Value positions) const {
     op.table_positions = trace.workload().sequence_length();
     trace.keep_constant(2 * bytes_of(op.table_positions * op.dim, dtype_));
   }
+  const Value frequencies = trace.constant({rotary_dim_ / 2}, [&] {
+    return inverse_frequencies(rope_, rotary_dim_, trace.workload().sequence_length(), op.scale);
+  });
   const Shape shape{op.tokens, op.dim};
   RotaryValues values;
-  values.cos = trace.emit(op, {positions}, shape, dtype_);
+  values.cos = trace.emit(op, {positions, frequencies}, shape, dtype_);
   values.sin = trace.add_result(shape, dtype_);
   trace.set_rotary(set_, values);
 }

@@ -10,6 +10,7 @@
 #include "tcast/base/units.h"
 #include "tcast/config/options.h"
 #include "tcast/model/module.h"
+#include "tcast/model/rope.h"
 
 namespace tcast {
 
@@ -77,10 +78,11 @@ class TCAST_API Linear : public ModuleOf<Linear> {
   bool communicate_ = false;
 };
 
-/// Rows of a table. Parameter: weight [rows, width]. Input: ids [tokens]; result [tokens, width].
+/// Rows of a table, times `multiplier`. Parameter: weight [rows, width]. Input: ids [tokens];
+/// result [tokens, width].
 class TCAST_API Embedding : public ModuleOf<Embedding> {
  public:
-  Embedding(std::int64_t rows, std::int64_t width, DType dtype);
+  Embedding(std::int64_t rows, std::int64_t width, DType dtype, double multiplier = 1);
 
   Value forward(Trace& trace, Value ids) const override;
 
@@ -89,6 +91,17 @@ class TCAST_API Embedding : public ModuleOf<Embedding> {
 
  private:
   RankGroup group_;
+  double multiplier_;
+};
+
+/// A row for each position, learned with the model. Parameter: weight [positions, width]. Input:
+/// positions [tokens]; result [tokens, width].
+class TCAST_API PositionEmbedding : public ModuleOf<PositionEmbedding> {
+ public:
+  PositionEmbedding(std::int64_t positions, std::int64_t width, DType dtype);
+
+  /// Throws Error when the sequence is longer than the table.
+  Value forward(Trace& trace, Value positions) const override;
 };
 
 /// RMSNorm or LayerNorm over the last `width` elements. Parameters: weight, [bias].
@@ -99,8 +112,12 @@ class TCAST_API Normalization : public ModuleOf<Normalization> {
 
   Value forward(Trace& trace, Value input) const override;
 
+  /// Cuts a row over the group, whose ranks then share their sums of squares. RMS only.
+  void shard_width(RankGroup group, std::vector<ShardSegment> segments);
+
  private:
   NormKind kind_;
+  RankGroup group_;
   std::int64_t width_;
   double epsilon_;
   double weight_offset_;
@@ -110,7 +127,8 @@ class TCAST_API Normalization : public ModuleOf<Normalization> {
 /// its set. Takes part in the forward without an input of its own.
 class TCAST_API RotaryEmbedding : public ModuleOf<RotaryEmbedding> {
  public:
-  RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim, DType dtype);
+  RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim,
+                  RopeParameters rope, DType dtype);
 
   /// Traces the tables for this pass and sets them.
   void provide(Trace& trace, Value positions) const;
@@ -119,12 +137,21 @@ class TCAST_API RotaryEmbedding : public ModuleOf<RotaryEmbedding> {
   void cache_tables();
   bool cached() const { return cached_; }
 
+  const std::string& set() const { return set_; }
+  std::int64_t rotary_dim() const { return rotary_dim_; }
+  /// What inverse_frequencies() makes the angles from.
+  const RopeParameters& rope() const { return rope_; }
+
  private:
   std::string set_;
   std::int64_t rotary_dim_;
+  RopeParameters rope_;
   DType dtype_;
   bool cached_ = false;
 };
+
+/// cap * tanh(x / cap) in three passes, as eager code computes it; x itself when cap is 0.
+TCAST_API Value softcapped(Trace& trace, Value x, double cap);
 
 /// The product of x with a weight as a linear's quantization says; shared by Linear and the grouped
 /// experts. Scales of weight [rows, columns] that belong to `parameter`'s local shape.

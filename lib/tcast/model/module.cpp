@@ -228,7 +228,8 @@ bool same_shard(const Shard& a, const Shard& b) {
 bool same_parameter(const Parameter& a, const Parameter& b) {
   return a.name == b.name && a.shape == b.shape && a.dtype == b.dtype && a.role == b.role &&
          a.buffer == b.buffer && a.scale == b.scale && a.tied_to == b.tied_to &&
-         same_shard(a.shard, b.shard);
+         a.transposed == b.transposed && same_shard(a.shard, b.shard) &&
+         same_shard(a.stack, b.stack);
 }
 
 bool same_subtree(const Module& a, const Module& b, bool compare_name) {

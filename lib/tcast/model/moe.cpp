@@ -8,6 +8,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/model/fused_experts.h"
 
 namespace tcast {
 namespace {
@@ -21,6 +22,7 @@ Value route(Trace& trace, const MoeConfig& config, Value logits, const Module& g
   op.score = config.score;
   op.groups = config.groups;
   op.topk_groups = config.topk_groups;
+  op.group_best = config.group_best;
   op.correction_bias = config.correction_bias;
   op.normalize = config.normalize;
   op.scale = config.scale;
@@ -37,6 +39,21 @@ Value route(Trace& trace, const MoeConfig& config, Value logits, const Module& g
 
 Value indices_of(Value weights) { return {weights.frame, weights.tensor + 1}; }
 Value counts_of(Value permuted) { return {permuted.frame, permuted.tensor + 1}; }
+
+/// `routed` plus the shared experts of `block`, if it has any, weighted by their gate if they have
+/// one.
+Value add_shared_experts(Trace& trace, const Module& block, const MoeFieldNames& names, Value input,
+                         Value routed) {
+  const Module* experts = block.find_child(names.shared_experts);
+  if (experts == nullptr) return routed;
+  Value shared = (*experts)(trace, input);
+  if (const Module* gate = block.find_child(names.shared_experts_gate)) {
+    const Value logit = (*gate)(trace, input);
+    shared = trace.binary(ElementwiseKind::multiply, shared,
+                          trace.unary(ElementwiseKind::sigmoid, logit));
+  }
+  return trace.add(routed, shared);
+}
 
 const Linear& linear_of(const Module& mlp, const std::string& name) {
   return dynamic_cast<const Linear&>(mlp.child(name));
@@ -96,6 +113,10 @@ Mlp::Mlp(std::string class_name, MlpNames names, ElementwiseKind activation)
 }
 
 Value Mlp::forward(Trace& trace, Value input) const {
+  if (!names_.gate_up.empty()) {
+    const Value both = call(trace, names_.gate_up, input);
+    return call(trace, names_.down, trace.packed(gated(activation_), Packing::halves, both));
+  }
   if (names_.gate.empty()) {
     return call(trace, names_.down, trace.unary(activation_, call(trace, names_.up, input)));
   }
@@ -105,14 +126,19 @@ Value Mlp::forward(Trace& trace, Value input) const {
 }
 
 void Mlp::shard(RankGroup group, bool reduce, const std::string& path) {
-  const std::int64_t width = linear_of(*this, names_.up).out_features();
+  const std::int64_t width = linear_of(*this, names_.down).in_features();
   if (width % group.size != 0) {
     throw Error(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks", path,
                             width, group.size),
                 fmt::format("choose a number of ranks that divides {}", width));
   }
-  if (!names_.gate.empty()) linear_of(*this, names_.gate).shard_columns(group);
-  linear_of(*this, names_.up).shard_columns(group);
+  if (!names_.gate_up.empty()) {
+    const ShardSegment half{width, group.size};
+    linear_of(*this, names_.gate_up).shard_columns(group, {half, half});
+  } else {
+    if (!names_.gate.empty()) linear_of(*this, names_.gate).shard_columns(group);
+    linear_of(*this, names_.up).shard_columns(group);
+  }
   linear_of(*this, names_.down).shard_rows(group, reduce);
 }
 
@@ -132,45 +158,49 @@ Value EagerMoe::forward(Trace& trace, Value input) const {
   const Value weights = route(trace, config_, gate(trace, input), gate);
 
   // The loop over experts. Rows are dealt evenly: the first of them may get one more; an expert
-  // without rows is not computed.
+  // without rows is not computed. Executed, every expert has room for every token.
   const Module& list = child(names_.experts);
-  const ScopeGuard in_list(trace, list.name(), list.class_name(), false);
+  const bool executes = trace.workload().executes;
   const std::int64_t total = tokens * config_.top_k;
   Value sum = trace.unary(ElementwiseKind::scale, input, 0);
-  for (const auto& node : list.children()) {
-    for (std::int64_t i = 0; i < node->members().count; ++i) {
-      const std::int64_t expert = node->members().first + i;
-      const std::int64_t rows =
-          total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
-      if (rows == 0) continue;
-      Permute pick;
-      pick.tokens = rows;
-      pick.rows = rows;
-      pick.width = hidden;
-      pick.expert = expert;
-      pick.dtype = dtype;
-      const Value own = trace.emit(pick, {input, indices_of(weights)}, {rows, hidden}, dtype);
-      const Value out = (*node)(trace, own);
-      Combine add;
-      add.tokens = rows;
-      add.rows = rows;
-      add.width = hidden;
-      add.expert = expert;
-      add.dtype = dtype;
-      // In place: the sum's memory is read and written where the expert's tokens stand.
-      trace.emit_in_place(add, {out, weights, indices_of(weights), sum});
+  auto add_expert = [&](std::int64_t expert, auto&& run) {
+    const std::int64_t even =
+        total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
+    const std::int64_t rows = executes ? tokens : even;
+    if (rows == 0) return;
+    Permute pick;
+    pick.tokens = rows;
+    pick.rows = rows;
+    pick.width = hidden;
+    pick.expert = expert;
+    pick.dtype = dtype;
+    const Value own = trace.emit(pick, {input, indices_of(weights)}, {rows, hidden}, dtype);
+    const Value out = run(own);
+    Combine add;
+    add.tokens = rows;
+    add.rows = rows;
+    add.width = hidden;
+    add.expert = expert;
+    add.dtype = dtype;
+    // In place: the sum's memory is read and written where the expert's tokens stand.
+    trace.emit_in_place(add, {out, weights, indices_of(weights), sum});
+  };
+  {
+    const ScopeGuard in_list(trace, list.name(), list.class_name(), false);
+    if (const auto* fused = dynamic_cast<const FusedExperts*>(&list)) {
+      for (std::int64_t expert = 0; expert < config_.num_experts; ++expert) {
+        add_expert(expert, [&](Value own) { return fused->run_one(trace, own, expert); });
+      }
+    }
+    for (const auto& node : list.children()) {
+      for (std::int64_t i = 0; i < node->members().count; ++i) {
+        const std::int64_t expert = node->members().first + i;
+        const MemberGuard member(trace, expert);
+        add_expert(expert, [&](Value own) { return (*node)(trace, own); });
+      }
     }
   }
-  if (find_child(names_.shared_experts) != nullptr) {
-    Value shared = call(trace, names_.shared_experts, input);
-    if (find_child(names_.shared_experts_gate) != nullptr) {
-      const Value logit = call(trace, names_.shared_experts_gate, input);
-      shared = trace.binary(ElementwiseKind::multiply, shared,
-                            trace.unary(ElementwiseKind::sigmoid, logit));
-    }
-    sum = trace.add(sum, shared);
-  }
-  return sum;
+  return add_shared_experts(trace, *this, names_, input, sum);
 }
 
 // --- grouped experts -----------------------------------------------------------------------------
@@ -180,7 +210,7 @@ GroupedExperts::GroupedExperts(Module& list) : ModuleOf("GroupedExperts") { take
 namespace {
 
 Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
-                     std::int64_t experts, const ExpertLoad& load) {
+                     std::int64_t experts, RankGroup group, const ExpertLoad& load) {
   const ScopeGuard scope(trace, linear.name(), linear.class_name(), false);
   const Parameter& weight = linear.weight();
   const Shape local = weight.local_shape();
@@ -196,19 +226,30 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
   op.weight = weight.dtype;
   op.output = activation;
   op.compute = op.input;
-  Operands operands{input, trace.parameter(weight, experts), counts};
+  Operands operands{input, trace.stacked_parameter(weight, experts, group.size, group.stride),
+                    counts};
   if (const auto& quantization = linear.quantization()) {
     op.weight_scales = local_scale_count(*quantization, weight);
     for (const Parameter& parameter : linear.parameters()) {
-      if (parameter.scale) operands.push(trace.parameter(parameter, experts));
+      if (!parameter.scale) continue;
+      operands.push(trace.stacked_parameter(parameter, experts, group.size, group.stride));
     }
     if (quantization->activation && quantization->activation_group >= 0) {
-      const std::int64_t group = quantization->activation_group;
-      op.activation_scales = op.rows * (group > 0 ? ceil_div(op.k, group) : 1);
+      const std::int64_t scale_group = quantization->activation_group;
+      op.activation_scales = op.rows * (scale_group > 0 ? ceil_div(op.k, scale_group) : 1);
       operands.push(trace.scales_of(input));
     }
   }
   return trace.emit(op, operands, {op.rows, op.n}, op.output);
+}
+
+/// The rows of `second` below those of `first`.
+Value join_rows(Trace& trace, Value first, Value second, const Shape& result) {
+  std::array<CopyPart, 2> parts;
+  parts[0].run = trace.shape(first).elements();
+  parts[1].run = trace.shape(second).elements();
+  parts[1].target_offset = parts[0].run;
+  return trace.rearrange(CopyKind::concat, {first, second}, parts, result);
 }
 
 }  // namespace
@@ -233,22 +274,24 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
     rows_before += share.rows;
     active_before += share.active_experts;
     const auto& mlp = dynamic_cast<const Mlp&>(*node);
-    const ScopeGuard member(trace, node->name(), node->class_name(), true);
+    const ScopeGuard scope_of_member(trace, node->name(), node->class_name(), true);
+    const MemberGuard member(trace, node->members().first);
     const Value own = experts == local ? rows : trace.view(rows, {share.rows, hidden});
     const MlpNames& names = mlp.names();
     Value activated;
     if (names.gate.empty()) {
       activated = trace.unary(mlp.activation(), grouped_matmul(trace, linear_of(mlp, names.up), own,
-                                                               counts, experts, share));
+                                                               counts, experts, group_, share));
     } else {
       const Value gate =
-          grouped_matmul(trace, linear_of(mlp, names.gate), own, counts, experts, share);
-      const Value up = grouped_matmul(trace, linear_of(mlp, names.up), own, counts, experts, share);
+          grouped_matmul(trace, linear_of(mlp, names.gate), own, counts, experts, group_, share);
+      const Value up =
+          grouped_matmul(trace, linear_of(mlp, names.up), own, counts, experts, group_, share);
       activated = trace.binary(gated(mlp.activation()), gate, up);
     }
-    const Value out =
-        grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts, share);
-    joined = done == experts ? out : trace.concat(joined, out, {rows_before, hidden});
+    const Value out = grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts,
+                                     group_, share);
+    joined = done == experts ? out : join_rows(trace, joined, out, {rows_before, hidden});
   }
   return joined;
 }
@@ -262,6 +305,7 @@ void GroupedExperts::shard_tensor(RankGroup group, const std::string& path) {
 
 void GroupedExperts::shard_experts(RankGroup group, const std::string& path) {
   if (group.size == 1) return;
+  group_ = group;
   const std::int64_t experts = list_size();
   if (experts % group.size != 0) {
     throw Error(
@@ -318,7 +362,9 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   const std::int64_t tokens = ceil_div(shape[0], parallel_.token_slices.size);
   const DType dtype = trace.dtype(input);
 
-  const Value x = parallel_.token_slices.size > 1 ? trace.view(input, {tokens, hidden}) : input;
+  const RankGroup slices = parallel_.token_slices;
+  const Value x = trace.collective(CollectiveKind::slice, input, bytes_of(tokens * hidden, dtype),
+                                   slices.size, slices.stride, {tokens, hidden});
   const Module& gate = child(names_.gate);
   const Value logits = gate(trace, x);
   Value weights;
@@ -337,19 +383,34 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   permute.dtype = dtype;
   Value rows = trace.emit(permute, {x, indices_of(weights)}, {sent, hidden}, dtype);
   trace.add_result({config_.num_experts}, DType::i32);
-  const Value counts = counts_of(rows);
+  const Value sent_counts = counts_of(rows);
+  Value counts = sent_counts;
 
   // Every token of the group once: the slices of a tensor-parallel group share the same tokens, and
   // what pads a slice is routed nowhere.
-  const std::int64_t routed = shape[0] * config_.top_k * (ranks / parallel_.token_slices.size);
-  const ExpertLoad load = expert_load(routed, config_.num_experts, ranks, config_.top_k, skew_);
+  const std::int64_t routed = shape[0] * config_.top_k * (ranks / slices.size);
+  ExpertLoad load = expert_load(routed, config_.num_experts, ranks, config_.top_k, skew_);
+  // Executed, the experts of one rank may be chosen by every token of the group.
+  if (trace.workload().executes) {
+    const std::int64_t local = ceil_div(config_.num_experts, ranks);
+    load.rows = tokens * ranks * std::min(config_.top_k, local);
+    load.active_experts = std::min(local, load.rows);
+  }
   const std::int64_t sent_bytes = bytes_of(std::max(sent, load.rows) * hidden, dtype);
-  rows = trace.collective(CollectiveKind::all_to_all, rows, sent_bytes, ranks,
-                          parallel_.expert_group.stride, {load.rows, hidden});
+  Collective exchange;
+  exchange.kind = CollectiveKind::all_to_all;
+  exchange.bytes = sent_bytes;
+  exchange.group_size = ranks;
+  exchange.stride = parallel_.expert_group.stride;
+  exchange.dtype = dtype;
+  if (ranks > 1) {
+    rows = trace.emit(exchange, {rows, sent_counts}, {load.rows, hidden}, dtype);
+    counts = trace.add_result({ceil_div(config_.num_experts, ranks)}, DType::i32);
+  }
   const auto& experts = dynamic_cast<const ExpertsModule&>(child(names_.experts));
   rows = experts.run(trace, rows, counts, load);
-  rows = trace.collective(CollectiveKind::all_to_all, rows, sent_bytes, ranks,
-                          parallel_.expert_group.stride, {sent, hidden});
+  exchange.returns = true;
+  if (ranks > 1) rows = trace.emit(exchange, {rows, sent_counts}, {sent, hidden}, dtype);
 
   Combine combine;
   combine.tokens = tokens;
@@ -364,17 +425,9 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
                            {tokens, hidden});
   }
   out = trace.collective(CollectiveKind::all_gather, out, bytes_of(shape.elements(), dtype),
-                         parallel_.token_slices.size, parallel_.token_slices.stride, shape);
+                         slices.size, slices.stride, shape);
 
-  if (find_child(names_.shared_experts) != nullptr) {
-    Value shared = call(trace, names_.shared_experts, input);
-    if (find_child(names_.shared_experts_gate) != nullptr) {
-      const Value logit = call(trace, names_.shared_experts_gate, input);
-      shared = trace.binary(ElementwiseKind::multiply, shared,
-                            trace.unary(ElementwiseKind::sigmoid, logit));
-    }
-    out = trace.add(out, shared);
-  }
+  out = add_shared_experts(trace, *this, names_, input, out);
   if (!reduce_together) return out;
   return trace.collective(CollectiveKind::all_reduce, out, bytes_of(shape.elements(), dtype),
                           reduce_group_.size, reduce_group_.stride, shape);
@@ -414,6 +467,7 @@ void set_moe_attributes(Module& block, const MoeConfig& config, const MoeFieldNa
   if (config.groups > 1) {
     block.set_attribute("n_group", config.groups);
     block.set_attribute("topk_group", config.topk_groups);
+    if (config.group_best != 2) block.set_attribute("group_best", config.group_best);
   }
   if (config.correction_bias) block.set_attribute("correction_bias", true);
   if (config.scale != 1) block.set_attribute("routed_scaling_factor", config.scale);
@@ -443,6 +497,7 @@ std::optional<MoeConfig> moe_config_of(const Module& block, const MoeFieldNames&
   config.score = score == "sigmoid" ? RouterScore::sigmoid : RouterScore::softmax;
   config.groups = block.int_attribute("n_group").value_or(1);
   config.topk_groups = block.int_attribute("topk_group").value_or(1);
+  config.group_best = block.int_attribute("group_best").value_or(2);
   config.correction_bias = block.bool_attribute("correction_bias").value_or(false);
   config.scale = block.number_attribute("routed_scaling_factor").value_or(1);
   return config;

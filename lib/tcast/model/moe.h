@@ -12,11 +12,13 @@
 
 namespace tcast {
 
-/// Names of the projections of a feed-forward block; an empty `gate` means no gating.
+/// Names of the projections of a feed-forward block; an empty `gate` means no gating. `gate_up`
+/// non-empty: one projection whose first half of outputs is the gate.
 struct MlpNames {
   std::string gate = "gate_proj";
   std::string up = "up_proj";
   std::string down = "down_proj";
+  std::string gate_up = "";
 };
 
 /// Feed-forward block: down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate.
@@ -49,6 +51,7 @@ struct MoeConfig {
   RouterScore score = RouterScore::softmax;
   std::int64_t groups = 1;
   std::int64_t topk_groups = 1;
+  std::int64_t group_best = 2;  ///< a group counts by the sum of this many best experts
   bool correction_bias = false;
   bool normalize = false;
   double scale = 1;
@@ -108,6 +111,9 @@ class TCAST_API GroupedExperts : public ModuleOf<GroupedExperts, ExpertsModule> 
   Value run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const override;
   void shard_tensor(RankGroup group, const std::string& path) override;
   void shard_experts(RankGroup group, const std::string& path) override;
+
+ private:
+  RankGroup group_;  ///< that the experts are spread over
 };
 
 /// Fused block: route, permute, grouped experts, combine; with experts spread over ranks, an

@@ -1,5 +1,6 @@
 #include "tcast/model/rope.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -12,6 +13,7 @@ std::vector<Attribute> RopeParameters::attributes() const {
   std::vector<Attribute> list = {{"rope_type", type}, {"rope_theta", theta}};
   if (type == "default") return list;
   list.push_back({"factor", factor});
+  if (type == "dynamic") list.push_back({"max_position_embeddings", max_position_embeddings});
   if (original_max_position_embeddings > 0) {
     list.push_back({"original_max_position_embeddings", original_max_position_embeddings});
   }
@@ -22,42 +24,235 @@ std::vector<Attribute> RopeParameters::attributes() const {
   if (type == "yarn") {
     list.push_back({"beta_fast", beta_fast});
     list.push_back({"beta_slow", beta_slow});
+    if (!truncate) list.push_back({"truncate", truncate});
     if (mscale != 0) list.push_back({"mscale", mscale});
     if (mscale_all_dim != 0) list.push_back({"mscale_all_dim", mscale_all_dim});
   }
+  if (attention_factor) list.push_back({"attention_factor", *attention_factor});
   return list;
 }
 
-RopeParameters read_rope(const HfConfig& config) {
+// --- reading -------------------------------------------------------------------------------------
+
+namespace {
+
+const std::vector<std::string> known_types = {"default", "linear", "dynamic",
+                                              "llama3",  "yarn",   "longrope"};
+
+std::vector<double> read_factors(const HfConfig& scaling, const char* key) {
+  const std::optional<Node> list = scaling.node(key);
+  if (!list) scaling.fail(key, "longrope needs a factor for each frequency");
+  std::vector<double> factors;
+  for (const Node& item : list->items()) {
+    factors.push_back(item.as_number());
+    if (!(factors.back() > 0)) item.fail_expected("a number above 0");
+  }
+  return factors;
+}
+
+void require_positive(const HfConfig& config, const char* key, double value) {
+  if (std::isfinite(value) && value > 0) return;
+  config.fail(key, fmt::format("expected a number above 0, got {}", value));
+}
+
+/// What the types with a stretched context need: the length that the model was trained for and how
+/// much longer it became.
+void read_stretch(const HfConfig& config, const HfConfig& scaling, RopeParameters& rope) {
+  // Phi-3 keeps the length outside the map; there it counts first.
+  auto original = config.find<double>("original_max_position_embeddings");
+  if (!original) original = scaling.find<double>("original_max_position_embeddings");
+  rope.original_max_position_embeddings =
+      original ? *original : config.get<double>("max_position_embeddings");
+  require_positive(original ? scaling : config,
+                   original ? "original_max_position_embeddings" : "max_position_embeddings",
+                   rope.original_max_position_embeddings);
+  if (rope.type != "llama3" && !scaling.has("factor")) {
+    rope.factor =
+        config.get<double>("max_position_embeddings") / rope.original_max_position_embeddings;
+  } else {
+    rope.factor = scaling.get<double>("factor");
+  }
+}
+
+}  // namespace
+
+RopeParameters read_rope(const HfConfig& config, double default_theta,
+                         std::string_view layer_type) {
   RopeParameters rope;
-  rope.theta = config.get_or<double>("rope_theta", rope.theta);
+  rope.theta = config.get_or<double>("rope_theta", default_theta);
   std::string key = "rope_parameters";
   std::optional<HfConfig> scaling = config.nested(key);
   if (!scaling) {
     key = "rope_scaling";
     scaling = config.nested(key);
   }
-  if (!scaling) return rope;
+  if (scaling && !layer_type.empty() && scaling->has(layer_type)) {
+    scaling = scaling->nested(layer_type);
+  }
+  if (!scaling) {
+    require_positive(config, "rope_theta", rope.theta);
+    return rope;
+  }
   rope.theta = scaling->get_or<double>("rope_theta", rope.theta);
+  require_positive(scaling->has("rope_theta") ? *scaling : config, "rope_theta", rope.theta);
   rope.type =
       scaling->get_or<std::string>("rope_type", scaling->get_or<std::string>("type", "default"));
-  const std::vector<std::string> known = {"default", "linear", "dynamic", "llama3", "yarn"};
-  bool found = false;
-  for (const std::string& name : known) found = found || name == rope.type;
-  if (!found) {
-    config.fail(key, fmt::format("'{}' is not a kind of rope scaling that tcast knows", rope.type),
-                did_you_mean(rope.type, known, fmt::format("known are {}", join(known, ", "))));
+  if (rope.type == "su") rope.type = "longrope";  // its name in the first Phi-3 files
+  if (std::find(known_types.begin(), known_types.end(), rope.type) == known_types.end()) {
+    config.fail(
+        key, fmt::format("'{}' is not a kind of rope scaling that tcast knows", rope.type),
+        did_you_mean(rope.type, known_types, fmt::format("known are {}", join(known_types, ", "))));
   }
-  rope.factor = scaling->get_or<double>("factor", rope.factor);
+  if (rope.type == "default") return rope;
+  if (rope.type == "linear" || rope.type == "dynamic") {
+    rope.factor = scaling->get<double>("factor");
+  } else {
+    read_stretch(config, *scaling, rope);
+  }
+  require_positive(*scaling, "factor", rope.factor);
+  if (rope.type == "dynamic") {
+    rope.max_position_embeddings = config.get<double>("max_position_embeddings");
+    require_positive(config, "max_position_embeddings", rope.max_position_embeddings);
+  }
   rope.low_freq_factor = scaling->get_or<double>("low_freq_factor", rope.low_freq_factor);
   rope.high_freq_factor = scaling->get_or<double>("high_freq_factor", rope.high_freq_factor);
-  rope.original_max_position_embeddings =
-      scaling->get_or<double>("original_max_position_embeddings", 0);
   rope.beta_fast = scaling->get_or<double>("beta_fast", rope.beta_fast);
   rope.beta_slow = scaling->get_or<double>("beta_slow", rope.beta_slow);
+  rope.truncate = scaling->get_or<bool>("truncate", true);
   rope.mscale = scaling->get_or<double>("mscale", 0);
   rope.mscale_all_dim = scaling->get_or<double>("mscale_all_dim", 0);
+  rope.attention_factor = scaling->find<double>("attention_factor");
+  if (rope.type == "longrope") {
+    rope.short_factor = read_factors(*scaling, "short_factor");
+    rope.long_factor = read_factors(*scaling, "long_factor");
+  }
   return rope;
+}
+
+// --- frequencies ---------------------------------------------------------------------------------
+
+namespace {
+
+/// base ^ (2 i / dim) for each pair i: the wavelengths over 2 pi.
+std::vector<float> powers(float base, std::int64_t dim) {
+  std::vector<float> result(static_cast<std::size_t>((dim + 1) / 2));
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    result[i] = std::pow(base, static_cast<float>(2 * i) / static_cast<float>(dim));
+  }
+  return result;
+}
+
+std::vector<float> plain(float base, std::int64_t dim) {
+  std::vector<float> result = powers(base, dim);
+  for (float& value : result) value = 1.0F / value;
+  return result;
+}
+
+/// A larger base the further the sequence is beyond the trained length.
+std::vector<float> dynamic(const RopeParameters& rope, std::int64_t dim,
+                           std::int64_t sequence_length) {
+  const auto base = static_cast<float>(rope.theta);
+  if (static_cast<double>(sequence_length) <= rope.max_position_embeddings) return plain(base, dim);
+  const double exponent = static_cast<double>(dim) / static_cast<double>(dim - 2);
+  const float stretch = static_cast<float>(rope.factor) * static_cast<float>(sequence_length) /
+                            static_cast<float>(rope.max_position_embeddings) -
+                        static_cast<float>(rope.factor - 1);
+  return plain(base * std::pow(stretch, static_cast<float>(exponent)), dim);
+}
+
+/// Long wavelengths are stretched, short ones are not, those between a little.
+std::vector<float> llama3(const RopeParameters& rope, std::int64_t dim) {
+  std::vector<float> result = plain(static_cast<float>(rope.theta), dim);
+  const double length = rope.original_max_position_embeddings;
+  const auto longest = static_cast<float>(length / rope.low_freq_factor);
+  const auto shortest = static_cast<float>(length / rope.high_freq_factor);
+  const auto factor = static_cast<float>(rope.factor);
+  for (float& value : result) {
+    const float wavelength = 1.0F / value * static_cast<float>(2 * M_PI);
+    if (wavelength < shortest) continue;
+    if (wavelength > longest) {
+      value /= factor;
+      continue;
+    }
+    const float smooth = (1.0F / wavelength * static_cast<float>(length) -
+                          static_cast<float>(rope.low_freq_factor)) /
+                         static_cast<float>(rope.high_freq_factor - rope.low_freq_factor);
+    value = (1.0F - smooth) * value / factor + smooth * value;
+  }
+  return result;
+}
+
+/// A ramp over the pairs from untouched (those that turn often within the trained length) to
+/// stretched.
+std::vector<float> yarn(const RopeParameters& rope, std::int64_t dim) {
+  auto pair_that_turns = [&](double rotations) {
+    return static_cast<double>(dim) *
+           std::log(rope.original_max_position_embeddings / (rotations * 2 * M_PI)) /
+           (2 * std::log(rope.theta));
+  };
+  double low = pair_that_turns(rope.beta_fast);
+  double high = pair_that_turns(rope.beta_slow);
+  if (rope.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(dim - 1));
+  if (low == high) high += 0.001;
+
+  std::vector<float> result = powers(static_cast<float>(rope.theta), dim);
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    const float untouched = 1.0F / result[i];
+    const float stretched = 1.0F / (static_cast<float>(rope.factor) * result[i]);
+    const float along =
+        (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low);
+    const float keep = 1.0F - std::clamp(along, 0.0F, 1.0F);
+    result[i] = stretched * (1.0F - keep) + untouched * keep;
+  }
+  return result;
+}
+
+std::vector<float> longrope(const RopeParameters& rope, std::int64_t dim,
+                            std::int64_t sequence_length) {
+  const bool beyond = static_cast<double>(sequence_length) > rope.original_max_position_embeddings;
+  const std::vector<double>& factors = beyond ? rope.long_factor : rope.short_factor;
+  std::vector<float> result = powers(static_cast<float>(rope.theta), dim);
+  TCAST_CHECK(factors.size() == result.size(), "one longrope factor per frequency");
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    result[i] = 1.0F / (static_cast<float>(factors[i]) * result[i]);
+  }
+  return result;
+}
+
+/// The factor on cos and sin that follows from the other parameters.
+double default_attention_factor(const RopeParameters& rope) {
+  if (rope.type == "yarn") {
+    if (rope.mscale == 0 || rope.mscale_all_dim == 0) return yarn_mscale(rope.factor, 1);
+    return yarn_mscale(rope.factor, rope.mscale) / yarn_mscale(rope.factor, rope.mscale_all_dim);
+  }
+  if (rope.type == "longrope" && rope.factor > 1) {
+    return std::sqrt(1 + std::log(rope.factor) / std::log(rope.original_max_position_embeddings));
+  }
+  return 1;
+}
+
+}  // namespace
+
+std::vector<float> inverse_frequencies(const RopeParameters& rope, std::int64_t rotary_dim,
+                                       std::int64_t sequence_length, double& attention_factor) {
+  attention_factor = 1;
+  if (rope.type == "yarn" || rope.type == "longrope") {
+    attention_factor = rope.attention_factor.value_or(default_attention_factor(rope));
+  }
+  if (rope.type == "dynamic") return dynamic(rope, rotary_dim, sequence_length);
+  if (rope.type == "llama3") return llama3(rope, rotary_dim);
+  if (rope.type == "yarn") return yarn(rope, rotary_dim);
+  if (rope.type == "longrope") return longrope(rope, rotary_dim, sequence_length);
+  std::vector<float> result = plain(static_cast<float>(rope.theta), rotary_dim);
+  if (rope.type == "linear") {
+    for (float& value : result) value /= static_cast<float>(rope.factor);
+  }
+  return result;
 }
 
 double yarn_mscale(double factor, double mscale) {

@@ -133,7 +133,9 @@ ParameterCounts TransformerModel::count_parameters() const {
     const auto top_k = module.int_attribute(profile_.moe_field_names.top_k);
     const Module* experts = module.find_child(profile_.moe_field_names.experts);
     if (!top_k || experts == nullptr) return;
-    const std::int64_t size = experts->list_size();
+    const bool list = experts->list_size() > 0;
+    const std::int64_t size =
+        list ? experts->list_size() : module.int_attribute("num_experts").value_or(0);
     if (size == 0) return;
     const std::int64_t per_expert = count_below(*experts) / size;
     idle += checked_mul((size - *top_k) * per_expert, path.count());
@@ -155,7 +157,8 @@ std::int64_t TransformerModel::weight_bytes() const {
 
 void TransformerModel::trace(const Workload& workload, Graph& graph) const {
   Trace tracer(graph, workload);
-  (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
+  const Value result = (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
+  if (!tracer.has_outputs()) tracer.output("logits", result);
   tracer.finish();
 }
 

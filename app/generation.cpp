@@ -1,0 +1,131 @@
+#include "app/generation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/cost/memory.h"
+#include "tcast/exec/kernel.h"
+
+namespace tcast {
+namespace {
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// True when the model has been spread over the devices of its options.
+bool is_sharded(const TransformerModel& model) {
+  return std::any_of(model.reports().begin(), model.reports().end(), [](const StepReport& report) {
+    return report.step == "shard_model" && !report.disabled;
+  });
+}
+
+}  // namespace
+
+Generation::Generation(const TransformerModel& model, std::int64_t requests,
+                       std::int64_t max_sequence_length)
+    : model_(model), requests_(requests), max_sequence_length_(max_sequence_length) {
+  if (is_sharded(model)) {
+    ranks_ = model.options().parallel.devices();
+    replicas_ = model.options().parallel.dp();
+  }
+  if (requests % replicas_ != 0) {
+    throw Error(fmt::format("{} requests cannot be spread evenly over {} data-parallel replicas",
+                            requests, replicas_),
+                fmt::format("choose --batch-size as a multiple of {}", replicas_));
+  }
+  vocabulary_ = model.config().get_size("vocab_size");
+  ExecutorOptions options;
+  options.ranks = ranks_;
+  options.max_sequence_length = max_sequence_length;
+  executor_ = std::make_unique<Executor>(ParameterPaths(model.root()), options);
+}
+
+Workload Generation::workload(std::int64_t query_length, std::int64_t context_length) const {
+  Workload work;
+  work.phase = context_length == 0 ? Phase::prefill : Phase::decode;
+  work.batch = requests_ / replicas_;
+  work.query_length = query_length;
+  work.context_length = context_length;
+  work.executes = true;
+  return work;
+}
+
+ExecutionMemory Generation::memory_needed(std::int64_t input_length) const {
+  ExecutionMemory need;
+  Graph graph;
+  model_.trace(workload(input_length, 0), graph);
+  const HostDTypes host;
+  // Ranks hold what is not cut only once; cut parameters together make up the whole.
+  for (const NamedParameter& named : model_.parameters()) {
+    const Parameter& parameter = *named.parameter;
+    // A tied head is packed for its product, beside the embedding's plain rows.
+    need.weight_bytes = checked_add(
+        need.weight_bytes, bytes_of(parameter.shape.elements(), substitute_dtype(parameter.dtype, host)));
+  }
+  const double widened = 8.0 * static_cast<double>(bytes_of(1, substitute_dtype(DType::bf16, host))) /
+                         bits_of(DType::bf16);
+  need.cache_bytes = checked_mul(
+      static_cast<std::int64_t>(widened * static_cast<double>(cache_bytes(
+                                              graph, graph.workload.batch, max_sequence_length_))),
+      ranks_);
+  MemoryPlanner planner;
+  need.activation_bytes =
+      checked_mul(static_cast<std::int64_t>(
+                      widened * static_cast<double>(planner.peak_of(graph).bytes)),
+                  ranks_);
+  return need;
+}
+
+void Generation::prepare(std::int64_t input_length) {
+  model_.trace(workload(input_length, 0), prefill_);
+  executor_->prepare(prefill_);
+  if (input_length < max_sequence_length_) {
+    model_.trace(workload(1, input_length), decode_);
+    executor_->prepare(decode_);
+  }
+}
+
+LogitRows Generation::step(const TokenIds& tokens) {
+  TCAST_CHECK(static_cast<std::int64_t>(tokens.size()) == requests_, "tokens of every request");
+  const auto count = static_cast<std::int64_t>(tokens[0].size());
+  TCAST_CHECK(length_ + count <= max_sequence_length_, "room for the tokens");
+  Graph& graph = length_ == 0 ? prefill_ : decode_;
+  model_.trace(workload(count, length_), graph);
+  const std::int64_t per_replica = requests_ / replicas_;
+  const std::int64_t ranks_per_replica = ranks_ / replicas_;
+  TokenIds ids(static_cast<std::size_t>(ranks_));
+  for (std::int64_t rank = 0; rank < ranks_; ++rank) {
+    for (std::int64_t i = 0; i < per_replica; ++i) {
+      const auto& list =
+          tokens[static_cast<std::size_t>(rank / ranks_per_replica * per_replica + i)];
+      TCAST_CHECK(static_cast<std::int64_t>(list.size()) == count, "equally many tokens");
+      auto& all = ids[static_cast<std::size_t>(rank)];
+      all.insert(all.end(), list.begin(), list.end());
+    }
+  }
+  const double start = now_s();
+  executor_->run(graph, ids);
+  last_step_s_ = now_s() - start;
+  length_ += count;
+
+  // Rows of a head are padded to divide over the ranks; untransformed models give all rows.
+  const Shape shape = executor_->output_shape("logits");
+  const std::int64_t width = shape[shape.rank() - 1];
+  const std::int64_t rows_per_request = shape.elements() / width / per_replica;
+  LogitRows rows;
+  for (std::int64_t replica = 0; replica < replicas_; ++replica) {
+    const std::vector<float> logits = executor_->output("logits", replica * ranks_per_replica);
+    for (std::int64_t i = 0; i < per_replica; ++i) {
+      const float* row = logits.data() + ((i + 1) * rows_per_request - 1) * width;
+      rows.emplace_back(row, row + std::min(vocabulary_, width));
+    }
+  }
+  return rows;
+}
+
+}  // namespace tcast

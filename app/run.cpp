@@ -1,0 +1,305 @@
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <numeric>
+#include <ostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/exec/host.h"
+#include "tcast/exec/threads.h"
+#include "tcast/report/text_table.h"
+#include "tcast/transform/pipeline.h"
+
+#include "app/command.h"
+#include "app/generation.h"
+#include "app/options.h"
+#include "app/output.h"
+#include "app/token_ids.h"
+
+namespace tcast {
+namespace {
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double mean(const std::vector<double>& values) {
+  return values.empty() ? 0
+                        : std::accumulate(values.begin(), values.end(), 0.0) /
+                              static_cast<double>(values.size());
+}
+
+/// A NumPy file of version 1.0 with f32 numbers in C order.
+std::string npy_text(const std::vector<std::int64_t>& shape, const std::vector<float>& values) {
+  std::string dims;
+  for (const std::int64_t dim : shape) dims += fmt::format("{}, ", dim);
+  std::string header =
+      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", dims);
+  // Magic, version, length of the header and the header, ending at a multiple of 64.
+  constexpr std::size_t before_header = 10;
+  const std::size_t padded = (before_header + header.size() + 1 + 63) / 64 * 64 - before_header;
+  header.resize(padded - 1, ' ');
+  header += '\n';
+  std::string text = "\x93NUMPY";
+  text += '\x01';
+  text += '\0';
+  text += static_cast<char>(header.size() & 0xff);
+  text += static_cast<char>(header.size() >> 8);
+  text += header;
+  const std::size_t begin = text.size();
+  text.resize(begin + values.size() * sizeof(float));
+  std::memcpy(text.data() + begin, values.data(), values.size() * sizeof(float));
+  return text;
+}
+
+/// What one run found.
+struct RunResult {
+  std::vector<double> decode_s;
+  double prefill_s = 0;
+  double prepare_s = 0;
+  TokenIds tokens;  ///< generated ones of each request
+  std::vector<OpTime> ops;
+  ExecutorMemory memory;
+  std::int64_t weight_bytes_per_pass = 0;
+};
+
+class RunCommand final : public Command {
+ public:
+  void declare(CommandLine& line) override {
+    line.add_positional("CONFIG", to_text(config_),
+                        "config.json, or the directory that holds one");
+    workload_.input_length = 128;
+    workload_.output_length = 16;
+    line.begin_group("Requests");
+    line.add_option("--batch-size", "N", to_size(workload_.batch_size),
+                    "requests at a time; default 1");
+    line.add_option("--input-length", "TOKENS", to_size(workload_.input_length),
+                    "prompt tokens of each request; default 128");
+    line.add_option("--output-length", "TOKENS", to_size(workload_.output_length),
+                    "tokens to generate, greedily; default 16");
+    line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
+                    "the prompts instead: a line of token ids for each request");
+    line.add_option("--seed", "N", to_size(seed_, 0), "of the random prompts; default 0");
+    line.add_check([&line] {
+      for (const char* name : {"--batch-size", "--input-length", "--seed"}) {
+        if (!line.given("--token-ids") || !line.given(name)) continue;
+        throw Error(fmt::format("{} describes random prompts, but --token-ids gives them", name),
+                    "leave out one of them");
+      }
+    });
+    line.begin_group("Execution");
+    line.add_option("--threads", "N", to_size(threads_, 1, 4096),
+                    "threads to run on; default all that this process may use");
+    line.add_option("--dump-logits", "FILE", to_text(logits_file_),
+                    "write the logits after each step as NumPy file [step, request, vocabulary]");
+    add_deployment_options(line, model_.options);
+    add_model_options(line, model_);
+    add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
+    line.set_example(
+        "  $ tcast run configs/models/qwen3-0.6b.json --input-length 128 --output-length 16\n"
+        "  $ tcast run configs/models/mixtral-8x7b.json --num-hidden-layers 1 --tp 2\n");
+  }
+
+  int run(Streams streams) override {
+    set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
+    TransformerModel model = load_model(config_, model_);
+    const std::string pipeline = describe_pipeline(model);
+    transform(model);
+    const TokenIds prompts = read_prompts(model);
+    const auto requests = static_cast<std::int64_t>(prompts.size());
+    const auto input_length = static_cast<std::int64_t>(prompts[0].size());
+    const std::int64_t output_length = workload_.output_length;
+    Generation generation(model, requests, checked_add(input_length, output_length));
+    check_memory(generation.memory_needed(input_length));
+
+    const RunResult result = generate(generation, prompts, output_length);
+    if (!logits_file_.empty()) {
+      write_atomically(logits_file_, npy_text({output_length, requests, generation.vocabulary()},
+                                              logits_));
+    }
+    const bool json = output_.format == OutputFormat::json;
+    write_result(output_.file,
+                 json ? json_text_of(model, generation, result, pipeline, input_length)
+                      : table_of(model, generation, result, pipeline, input_length),
+                 streams.out);
+    return 0;
+  }
+
+ private:
+  TokenIds read_prompts(const TransformerModel& model) const {
+    const std::int64_t vocabulary = model.config().get_size("vocab_size");
+    if (!token_ids_file_.empty()) return read_token_ids(token_ids_file_, vocabulary);
+    return random_token_ids(workload_.batch_size, workload_.input_length, vocabulary, seed_);
+  }
+
+  static void check_memory(const ExecutionMemory& need) {
+    const std::int64_t available = host_features().available_bytes;
+    if (available == 0 || need.total_bytes() <= available) return;
+    throw Error(
+        fmt::format("executing takes {}: weights {}, KV cache {}, activations {}; this host has {} "
+                    "available",
+                    format_bytes(static_cast<double>(need.total_bytes())),
+                    format_bytes(static_cast<double>(need.weight_bytes)),
+                    format_bytes(static_cast<double>(need.cache_bytes)),
+                    format_bytes(static_cast<double>(need.activation_bytes)),
+                    format_bytes(static_cast<double>(available))),
+        "choose fewer layers (--num-hidden-layers N), a smaller batch or shorter requests");
+  }
+
+  RunResult generate(Generation& generation, const TokenIds& prompts, std::int64_t output_length) {
+    RunResult result;
+    const double start = now_s();
+    generation.prepare(static_cast<std::int64_t>(prompts[0].size()));
+    result.prepare_s = now_s() - start;
+    result.tokens.resize(prompts.size());
+    TokenIds next = prompts;
+    for (std::int64_t step = 0; step < output_length; ++step) {
+      const LogitRows rows = generation.step(next);
+      (step == 0 ? result.prefill_s : result.decode_s.emplace_back()) = generation.last_step_s();
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        const auto best = std::max_element(rows[i].begin(), rows[i].end());
+        next[i] = {best - rows[i].begin()};
+        result.tokens[i].push_back(next[i][0]);
+        if (!logits_file_.empty()) logits_.insert(logits_.end(), rows[i].begin(), rows[i].end());
+      }
+    }
+    result.ops = generation.executor().times();
+    std::stable_sort(result.ops.begin(), result.ops.end(), [](const OpTime& a, const OpTime& b) {
+      return a.phase != b.phase ? a.phase < b.phase : a.total_s > b.total_s;
+    });
+    result.memory = generation.executor().memory();
+    result.weight_bytes_per_pass = generation.executor().weight_bytes_per_pass();
+    return result;
+  }
+
+  static std::string_view phase_name(Phase phase) {
+    return phase == Phase::prefill ? "prefill" : "decode";
+  }
+
+  /// Dtype that the weights of the model have.
+  static std::string_view dtype_of(const TransformerModel& model) {
+    for (const NamedParameter& named : model.parameters()) return name_of(named.parameter->dtype);
+    return "";
+  }
+
+  std::string table_of(const TransformerModel& model, const Generation& generation,
+                       const RunResult& result, const std::string& pipeline,
+                       std::int64_t input_length) const {
+    const auto requests = static_cast<double>(result.tokens.size());
+    const double decode_s = mean(result.decode_s);
+    std::string text = fmt::format(
+        "tcast run: {} ({}), {}, executed on {}, {} thread(s), {} rank(s)\n", config_,
+        model.config().model_type(), dtype_of(model), host_features().cpu, current_threads(),
+        generation.ranks());
+    text += fmt::format("  transformed by {}; weights are generated, not those of the checkpoint\n",
+                        pipeline);
+    for (const std::string& note : generation.executor().notes()) {
+      text += fmt::format("  this host: {}\n", note);
+    }
+    const double prompt_tokens = requests * static_cast<double>(input_length);
+    text += fmt::format("\nprefill       {:>10}  {} request(s) of {} tokens, {:.0f} tokens/s\n",
+                        format_seconds(result.prefill_s), result.tokens.size(), input_length,
+                        prompt_tokens / result.prefill_s);
+    if (decode_s > 0) {
+      text += fmt::format(
+          "decode step   {:>10}  mean of {}, {:.2f} tokens/s, weights read at {}/s\n",
+          format_seconds(decode_s), result.decode_s.size(), requests / decode_s,
+          format_bytes(static_cast<double>(result.weight_bytes_per_pass) / decode_s));
+    }
+    text += fmt::format("preparation   {:>10}  kernels, and {} of generated weights\n",
+                        format_seconds(result.prepare_s),
+                        format_bytes(static_cast<double>(result.memory.weight_bytes)));
+    text += fmt::format("memory        {:>10}  weights {}, KV cache {}, activations {}\n\n",
+                        format_bytes(static_cast<double>(result.memory.weight_bytes +
+                                                         result.memory.cache_bytes +
+                                                         result.memory.activation_bytes)),
+                        format_bytes(static_cast<double>(result.memory.weight_bytes)),
+                        format_bytes(static_cast<double>(result.memory.cache_bytes)),
+                        format_bytes(static_cast<double>(result.memory.activation_bytes)));
+    for (const Phase phase : {Phase::prefill, Phase::decode}) {
+      double total = 0;
+      for (const OpTime& op : result.ops) total += op.phase == phase ? op.total_s : 0;
+      if (total == 0) continue;
+      TextTable table({{std::string(phase_name(phase))},
+                       {"module"},
+                       {"calls", true},
+                       {"total", true},
+                       {"share", true},
+                       {"kernel"}});
+      for (const OpTime& op : result.ops) {
+        if (op.phase != phase) continue;
+        table.add_row({op.name, op.module, std::to_string(op.calls), format_seconds(op.total_s),
+                       fmt::format("{:.1f} %", 100 * op.total_s / total), op.implementation});
+      }
+      text += table.text() + "\n";
+    }
+    text += "generated tokens";
+    for (const auto& tokens : result.tokens) text += fmt::format("\n  {}", fmt::join(tokens, " "));
+    return text + "\n";
+  }
+
+  std::string json_text_of(const TransformerModel& model, const Generation& generation,
+                           const RunResult& result, const std::string& pipeline,
+                           std::int64_t input_length) const {
+    nlohmann::ordered_json json;
+    json["schema"] = 1;
+    json["inputs"] = {{"config", config_},
+                      {"batch_size", result.tokens.size()},
+                      {"input_length", input_length},
+                      {"output_length", workload_.output_length},
+                      {"threads", current_threads()},
+                      {"ranks", generation.ranks()},
+                      {"dtype", dtype_of(model)},
+                      {"seed", seed_}};
+    json["model"] = {{"model_type", model.config().model_type()},
+                     {"total_parameters", model.count_parameters().total}};
+    json["host"] = {{"cpu", host_features().cpu}, {"onednn", onednn_version()}};
+    json["pipeline"] = pipeline;
+    json["memory"] = {{"weights_bytes", result.memory.weight_bytes},
+                      {"kv_cache_bytes", result.memory.cache_bytes},
+                      {"activation_bytes", result.memory.activation_bytes}};
+    json["latency"] = {{"prepare_s", result.prepare_s},
+                       {"prefill_s", result.prefill_s},
+                       {"decode_step_s", mean(result.decode_s)},
+                       {"decode_steps_s", result.decode_s}};
+    json["weight_bytes_per_pass"] = result.weight_bytes_per_pass;
+    json["ops"] = nlohmann::ordered_json::array();
+    for (const OpTime& op : result.ops) {
+      json["ops"].push_back({{"phase", phase_name(op.phase)},
+                             {"name", op.name},
+                             {"module", op.module},
+                             {"calls", op.calls},
+                             {"total_s", op.total_s},
+                             {"kernel", op.implementation}});
+    }
+    json["tokens"] = result.tokens;
+    json["notes"] = generation.executor().notes();
+    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  }
+
+  std::string config_;
+  ModelInputs model_;
+  WorkloadInputs workload_;
+  OutputInputs output_;
+  std::string token_ids_file_;
+  std::string logits_file_;
+  std::int64_t seed_ = 0;
+  std::int64_t threads_ = 0;
+  std::vector<float> logits_;
+};
+
+}  // namespace
+
+constinit const CommandInfo run_command_info = {
+    "run", "execute a model on this CPU, with generated weights", make_command<RunCommand>};
+
+}  // namespace tcast

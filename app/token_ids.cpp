@@ -1,0 +1,90 @@
+#include "app/token_ids.h"
+
+#include <charconv>
+#include <fstream>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+
+namespace tcast {
+namespace {
+
+/// The numbers of one line. `where`: "file:3".
+std::vector<std::int64_t> read_line(const std::string& line, const std::string& where,
+                                    std::int64_t vocabulary) {
+  std::vector<std::int64_t> ids;
+  std::size_t at = 0;
+  while (true) {
+    at = line.find_first_not_of(" \t,\r", at);
+    if (at == std::string::npos) return ids;
+    const std::size_t end = std::min(line.find_first_of(" \t,\r", at), line.size());
+    const std::string word = line.substr(at, end - at);
+    std::int64_t id = 0;
+    const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || stop != word.data() + word.size()) {
+      throw Error(fmt::format("{}:{}: expected a token id, got '{}'", where, at + 1, printable(word)),
+                  "write one line of whole numbers for each request");
+    }
+    if (id < 0 || id >= vocabulary) {
+      throw Error(fmt::format("{}:{}: token id {} is outside the vocabulary of {}", where, at + 1, id,
+                              vocabulary),
+                  fmt::format("token ids go from 0 to {}", vocabulary - 1));
+    }
+    ids.push_back(id);
+    at = end;
+  }
+}
+
+}  // namespace
+
+TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error(fmt::format("cannot read {}", printable(path)), "name a file of token ids");
+  // More than any prompt that fits into memory as activations.
+  constexpr std::size_t most_bytes = std::size_t{64} << 20;
+  TokenIds requests;
+  std::size_t first_line = 0;
+  std::size_t number = 0;
+  std::size_t bytes = 0;
+  for (std::string line; std::getline(file, line);) {
+    ++number;
+    bytes += line.size();
+    if (bytes > most_bytes) {
+      throw Error(fmt::format("{}: more than 64 MiB of token ids", printable(path)));
+    }
+    const std::string where = fmt::format("{}:{}", printable(path), number);
+    std::vector<std::int64_t> ids = read_line(line, where, vocabulary);
+    if (ids.empty()) continue;
+    if (requests.empty()) {
+      first_line = number;
+    } else if (ids.size() != requests[0].size()) {
+      throw Error(fmt::format("{}: {} token ids, line {} has {}", where, ids.size(), first_line,
+                              requests[0].size()),
+                  "all requests of a run are equally long");
+    }
+    requests.push_back(std::move(ids));
+  }
+  if (file.bad() || requests.empty()) {
+    throw Error(fmt::format("{}: no token ids", printable(path)),
+                "write one line of whole numbers for each request");
+  }
+  return requests;
+}
+
+TokenIds random_token_ids(std::int64_t requests, std::int64_t length, std::int64_t vocabulary,
+                          std::int64_t seed) {
+  std::mt19937_64 random(static_cast<std::uint64_t>(seed));
+  TokenIds ids(static_cast<std::size_t>(requests));
+  for (auto& request : ids) {
+    for (std::int64_t i = 0; i < length; ++i) {
+      request.push_back(
+          static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(vocabulary)));
+    }
+  }
+  return ids;
+}
+
+}  // namespace tcast

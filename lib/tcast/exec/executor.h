@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tcast/exec/kernel.h"
+#include "tcast/graph/graph.h"
+
+namespace tcast {
+
+/// The checkpoint's name of a parameter that a region uses: of layer `layer` (-1: outside layers)
+/// and, inside it, list entry `member` (an expert; -1: none).
+using ParameterPath =
+    std::function<std::string(const Parameter& parameter, std::int64_t layer, std::int64_t member)>;
+
+/// The number of entries in front of the first one of a stacked list parameter (its first expert).
+struct ExecutorOptions {
+  /// Ranks that run in lock step, op by op; each has its own weights, caches and values.
+  std::int64_t ranks = 1;
+  /// Tokens that a request may have at the end, for caches and rotary tables.
+  std::int64_t max_sequence_length = 0;
+  /// Weights that a kernel cannot read in their storage dtype are converted (decision D9).
+  KernelContext context{};
+};
+
+/// Time that one operator of a graph took, over all its calls and passes.
+struct OpTime {
+  Phase phase = Phase::prefill;
+  std::string name;
+  std::string module;  ///< path with '*' for list members
+  std::string implementation;
+  std::int64_t calls = 0;
+  double total_s = 0;
+};
+
+/// What the executor holds, in bytes, over all ranks.
+struct ExecutorMemory {
+  std::int64_t weight_bytes = 0;  ///< as packed for the kernels
+  std::int64_t cache_bytes = 0;
+  std::int64_t activation_bytes = 0;  ///< values between and inside regions, scratch
+};
+
+/// Executes graphs of one model: forward pass after forward pass, with weights that are generated
+/// (decision D6) when they are first needed and caches that live on. Graphs must be traced with
+/// Workload::executes.
+class Executor {
+ public:
+  Executor(ParameterPath path, ExecutorOptions options);
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+  ~Executor();
+
+  /// Makes kernels and weights for a graph without executing it; run() does so by itself.
+  void prepare(const Graph& graph);
+
+  /// One forward pass. `token_ids[rank]`: batch * query_length ids of the rank, request after
+  /// request. Throws Error naming op and module path for what cannot be executed.
+  void run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids);
+
+  /// A result of the last run on one rank, as f32, in the shape that shape_of() gives.
+  std::vector<float> output(std::string_view name, std::int64_t rank) const;
+  Shape output_shape(std::string_view name) const;
+
+  /// Routing that mixture-of-experts blocks chose in the last run: for each block in order of
+  /// execution, the experts of each token on one rank, and how far the last chosen one was ahead of
+  /// the first one left out, relative to the spread of scores.
+  std::vector<OpTime> times() const;
+  void reset_times();
+  ExecutorMemory memory() const;
+  /// Dtypes that were replaced, such as "f8_e4m3 -> bf16"; each once.
+  const std::vector<std::string>& notes() const;
+
+  /// Bandwidth-bound floor of a decode step: bytes of weights that one pass of the last graph
+  /// reads.
+  std::int64_t weight_bytes_per_pass() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tcast
