@@ -48,6 +48,7 @@ std::vector<std::string> remarks(const TransformerModel& model) {
       list.push_back(fmt::format("warning: {}: {}", report.step, warning));
     }
   }
+  model.config().has("max_position_embeddings");  // simulate compares lengths with it
   const std::vector<std::string> unread = model.config().unread_keys();
   if (!unread.empty()) list.push_back("not read: " + printable(join(unread, ", "), 2000));
   return list;

@@ -327,9 +327,11 @@ void work(Form& f, const Rotary& op) {
   const auto rotary_dim = f.size("rotary_dim", static_cast<double>(op.rotary_dim));
   // x * cos + rotated(x) * sin.
   f.vector("rotate", 3.0 * tokens * heads * rotary_dim);
-  f.read("x", tokens * heads * head_dim * f.bytes(op.dtype));
   f.read("cos and sin", 2.0 * tokens * rotary_dim * f.bytes(op.dtype));
-  f.write("y", tokens * heads * head_dim * f.bytes(op.dtype));
+  // The result is a tensor of its own, so that of a head (192 elements in DeepSeek-V3) what is not
+  // rotated (128) is copied along: that is what the kernels do.
+  f.read("x", tokens * heads * head_dim * f.bytes(op.dtype));
+  f.write("rotated and copied", tokens * heads * head_dim * f.bytes(op.dtype));
 }
 
 template <class Form>

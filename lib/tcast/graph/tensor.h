@@ -38,7 +38,7 @@ class Shape {
 
  private:
   std::array<std::int64_t, max_rank> dims_{};
-  std::int8_t rank_ = 0;
+  std::uint8_t rank_ = 0;
 };
 
 /// "[4096, 1024]".

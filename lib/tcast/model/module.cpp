@@ -1,6 +1,9 @@
 #include "tcast/model/module.h"
 
 #include <algorithm>
+#include <charconv>
+#include <system_error>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -112,6 +115,29 @@ std::vector<std::string> Module::child_names() const {
   std::vector<std::string> names;
   for (const auto& child : children_) names.push_back(child->name_);
   return names;
+}
+
+const Module* Module::find_entry(std::string_view piece) const {
+  std::int64_t index = -1;
+  const char* const end = piece.data() + piece.size();
+  const auto [stop, failure] = std::from_chars(piece.data(), end, index);
+  // As a path is written: "03" and "+3" name no entry.
+  const bool is_index = failure == std::errc() && stop == end && std::to_string(index) == piece;
+  for (const auto& child : children_) {
+    const ListMembers& members = child->members_;
+    if (child->name_ == piece) return child.get();
+    if (is_index && members.in_list() && index >= members.first &&
+        index < members.first + members.count) {
+      return child.get();
+    }
+    if (!child->name_.empty()) continue;
+    if (const Module* below = child->find_entry(piece)) return below;
+  }
+  return nullptr;
+}
+
+Module* Module::find_entry(std::string_view piece) {
+  return const_cast<Module*>(std::as_const(*this).find_entry(piece));
 }
 
 Module& Module::append(std::unique_ptr<Module> member, std::int64_t count) {
