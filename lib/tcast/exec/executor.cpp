@@ -561,8 +561,11 @@ class Executor::Impl {
   }
 
   static bool is_sharded(const Tensor& tensor) {
-    return tensor.stacked > 0 || tensor.parameter->shard.dim >= 0 ||
-           (tensor.joined != nullptr && tensor.joined->shard.dim >= 0);
+    const auto is_cut = [](const Parameter& parameter) {
+      return parameter.shard.dim >= 0 || parameter.stack.dim >= 0;
+    };
+    return tensor.stacked > 0 || is_cut(*tensor.parameter) ||
+           (tensor.joined != nullptr && is_cut(*tensor.joined));
   }
 
   static DType weight_dtype(const OpRecord& record) {
