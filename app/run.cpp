@@ -114,12 +114,20 @@ class RunCommand final : public Command {
     TransformerModel model = load_model(config_, model_);
     const std::string pipeline = describe_pipeline(model);
     transform(model);
-    const TokenIds prompts = read_prompts(model);
-    const auto requests = static_cast<std::int64_t>(prompts.size());
-    const auto input_length = static_cast<std::int64_t>(prompts[0].size());
+    const std::int64_t vocabulary = model.config().get_size("vocab_size");
+    TokenIds prompts;
+    if (!token_ids_file_.empty()) {
+      prompts = read_token_ids(token_ids_file_, vocabulary);
+      workload_.batch_size = static_cast<std::int64_t>(prompts.size());
+      workload_.input_length = static_cast<std::int64_t>(prompts[0].size());
+    }
+    const std::int64_t requests = workload_.batch_size;
+    const std::int64_t input_length = workload_.input_length;
     const std::int64_t output_length = workload_.output_length;
     Generation generation(model, requests, checked_add(input_length, output_length));
+    // Before anything of that size is made.
     check_memory(generation.memory_needed(input_length));
+    if (prompts.empty()) prompts = random_token_ids(requests, input_length, vocabulary, seed_);
 
     const RunResult result = generate(generation, prompts, output_length);
     if (!logits_file_.empty()) {
@@ -135,12 +143,6 @@ class RunCommand final : public Command {
   }
 
  private:
-  TokenIds read_prompts(const TransformerModel& model) const {
-    const std::int64_t vocabulary = model.config().get_size("vocab_size");
-    if (!token_ids_file_.empty()) return read_token_ids(token_ids_file_, vocabulary);
-    return random_token_ids(workload_.batch_size, workload_.input_length, vocabulary, seed_);
-  }
-
   static void check_memory(const ExecutionMemory& need) {
     const std::int64_t available = host_features().available_bytes;
     if (available == 0 || need.total_bytes() <= available) return;
@@ -160,6 +162,10 @@ class RunCommand final : public Command {
     const double start = now_s();
     generation.prepare(static_cast<std::int64_t>(prompts[0].size()));
     result.prepare_s = now_s() - start;
+    // Once unmeasured: pages, clocks and the kernels' own code get warm.
+    generation.step(prompts);
+    generation.restart();
+    generation.executor().reset_times();
     result.tokens.resize(prompts.size());
     TokenIds next = prompts;
     for (std::int64_t step = 0; step < output_length; ++step) {
