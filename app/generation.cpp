@@ -64,20 +64,21 @@ ExecutionMemory Generation::memory_needed(std::int64_t input_length) const {
   for (const NamedParameter& named : model_.parameters()) {
     const Parameter& parameter = *named.parameter;
     // A tied head is packed for its product, beside the embedding's plain rows.
-    need.weight_bytes = checked_add(
-        need.weight_bytes, bytes_of(parameter.shape.elements(), substitute_dtype(parameter.dtype, host)));
+    need.weight_bytes =
+        checked_add(need.weight_bytes,
+                    bytes_of(parameter.shape.elements(), substitute_dtype(parameter.dtype, host)));
   }
-  const double widened = 8.0 * static_cast<double>(bytes_of(1, substitute_dtype(DType::bf16, host))) /
+  const double widened = 8.0 *
+                         static_cast<double>(bytes_of(1, substitute_dtype(DType::bf16, host))) /
                          bits_of(DType::bf16);
   need.cache_bytes = checked_mul(
       static_cast<std::int64_t>(widened * static_cast<double>(cache_bytes(
                                               graph, graph.workload.batch, max_sequence_length_))),
       ranks_);
   MemoryPlanner planner;
-  need.activation_bytes =
-      checked_mul(static_cast<std::int64_t>(
-                      widened * static_cast<double>(planner.peak_of(graph).bytes)),
-                  ranks_);
+  need.activation_bytes = checked_mul(
+      static_cast<std::int64_t>(widened * static_cast<double>(planner.peak_of(graph).bytes)),
+      ranks_);
   return need;
 }
 

@@ -31,8 +31,8 @@ struct ExecutionMemory {
 /// model, which must not change meanwhile.
 class Generation {
  public:
-  /// `requests` of at most `max_sequence_length` tokens each. Throws Error when the requests cannot be
-  /// spread evenly over the data-parallel replicas, and when the model has no vocabulary.
+  /// `requests` of at most `max_sequence_length` tokens each. Throws Error when the requests cannot
+  /// be spread evenly over the data-parallel replicas, and when the model has no vocabulary.
   Generation(const TransformerModel& model, std::int64_t requests,
              std::int64_t max_sequence_length);
 
