@@ -13,6 +13,7 @@
 #include "tcast/base/error.h"
 #include "tcast/exec/bf16.h"
 #include "tcast/exec/memory.h"
+#include "tcast/exec/reference.h"
 #include "tcast/exec/threads.h"
 #include "tcast/exec/weights.h"
 
@@ -25,8 +26,8 @@ double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// Places of tensors in an arena, such that those alive at the same time do not overlap: the
-/// largest first, each at the lowest free place.
+/// Places of tensors in an arena, such that those alive at the same time do not overlap: the largest
+/// first, each at the lowest free place.
 class ArenaPlan {
  public:
   struct Item {
@@ -61,9 +62,10 @@ class ArenaPlan {
         if (!together || item.offset + item.bytes <= other.offset) continue;
         item.offset = std::max(item.offset, other.offset + other.bytes);
       }
-      const auto where = std::upper_bound(
-          placed.begin(), placed.end(), i,
-          [this](std::size_t a, std::size_t b) { return items_[a].offset < items_[b].offset; });
+      const auto where =
+          std::upper_bound(placed.begin(), placed.end(), i, [this](std::size_t a, std::size_t b) {
+            return items_[a].offset < items_[b].offset;
+          });
       placed.insert(where, i);
       total = std::max(total, item.offset + item.bytes);
     }
@@ -94,9 +96,10 @@ struct PreparedOp {
   OpRecord record;  ///< with dtypes that the host has
   std::shared_ptr<Kernel> kernel;
   std::string packed_layout;
-  bool dequantized = false;   ///< the weight is converted when it is loaded
-  bool static_scale = false;  ///< the product's input has a fixed scale, found at the first run
-  std::vector<int> inputs;    ///< of Op::inputs, those that the kernel takes
+  bool dequantized = false;       ///< the weight is converted when it is loaded
+  bool plain = false;             ///< run_reference() computes it
+  bool static_scale = false;      ///< the product's input has a fixed scale, found at the first run
+  std::vector<int> inputs;        ///< of Op::inputs, those that the kernel takes
   std::int64_t calls = 0;
   double total_s = 0;
 };
@@ -167,6 +170,16 @@ struct WeightKey {
 
 bool is_narrow(DType dtype) { return dtype != DType::f32 && bits_of(dtype) <= 8; }
 
+/// Products and caches of quantized operands, and what quantizes.
+bool has_narrow_operands(const OpRecord& record) {
+  if (const auto* op = std::get_if<MatMul>(&record)) return is_narrow(op->weight);
+  if (const auto* op = std::get_if<GroupedMatMul>(&record)) return is_narrow(op->weight);
+  if (const auto* op = std::get_if<Attention>(&record)) return is_narrow(op->cache);
+  if (const auto* op = std::get_if<CacheAppend>(&record)) return is_narrow(op->cache);
+  if (const auto* op = std::get_if<CacheRead>(&record)) return is_narrow(op->cache);
+  return std::holds_alternative<Quantize>(record);
+}
+
 }  // namespace
 
 class Executor::Impl {
@@ -174,6 +187,7 @@ class Executor::Impl {
   Impl(ParameterPath path, ExecutorOptions options)
       : path_(std::move(path)), options_(std::move(options)) {
     TCAST_CHECK(options_.ranks >= 1, "ranks of an executor");
+    if (options_.arithmetic == Arithmetic::unrounded) host_ = {.bf16 = false, .int8 = false};
     arenas_.resize(static_cast<std::size_t>(options_.ranks));
     values_.resize(static_cast<std::size_t>(options_.ranks));
   }
@@ -220,11 +234,16 @@ class Executor::Impl {
     Shape shape;
     std::vector<std::vector<float>> values;  ///< per rank
   };
-  const Output& output(std::string_view name) const {
+  const Output* find_output(std::string_view name) const {
     for (const Output& output : outputs_) {
-      if (output.name == name) return output;
+      if (output.name == name) return &output;
     }
-    throw InternalError(fmt::format("no output '{}' was computed", name));
+    return nullptr;
+  }
+  const Output& output(std::string_view name) const {
+    const Output* found = find_output(name);
+    if (found == nullptr) throw InternalError(fmt::format("no output '{}' was computed", name));
+    return *found;
   }
 
   std::vector<OpTime> times() const {
@@ -261,15 +280,15 @@ class Executor::Impl {
     for (std::int64_t i = 0; i < memory.bytes(); i += 4096) memory.data()[i] = std::byte{0};
   }
 
-  DType host_dtype(DType dtype) const { return substitute_dtype(dtype, HostDTypes{}); }
+  DType host_dtype(DType dtype) const { return substitute_dtype(dtype, host_); }
 
   // --- kernels -----------------------------------------------------------------------------------
 
   [[noreturn]] void fail(const Region& region, const Op& op, const std::string& reason) const {
-    throw Error(
-        fmt::format("{} in {} cannot be executed on this processor: {} ({})", name_of(op.record),
-                    path_of(region, op.scope), reason, describe(op.record)),
-        "choose another --dtype or quantization, or simulate instead");
+    throw Error(fmt::format("{} in {} cannot be executed on this processor: {} ({})",
+                            name_of(op.record), path_of(region, op.scope), reason,
+                            describe(op.record)),
+                "choose another --dtype or quantization, or simulate instead");
   }
 
   /// Kernels for the ops of a region; true when weights have to be bound again.
@@ -303,7 +322,7 @@ class Executor::Impl {
 
   void prepare_op(const Region& region, const Op& op, PreparedOp& ready) {
     std::string note;
-    ready.record = host_substitute(op.record, HostDTypes{}, &note);
+    ready.record = host_substitute(op.record, host_, &note);
     add_note(note);
     ready.dequantized = false;
     ready.static_scale = false;
@@ -325,7 +344,9 @@ class Executor::Impl {
       if (result.kernel == nullptr) fail(region, op, result.unsupported);
       ready.kernel = std::move(result.kernel);
     }
-    ready.packed_layout = ready.kernel->packed_bytes() > 0 ? ready.kernel->packed_layout() : "";
+    ready.plain = options_.arithmetic == Arithmetic::plain_loops && has_narrow_operands(op.record);
+    const bool packs = ready.kernel->packed_bytes() > 0 && !ready.plain;
+    ready.packed_layout = packs ? ready.kernel->packed_layout() : "";
   }
 
   /// Products: operands that the substitution made superfluous go; a weight that no kernel reads as
@@ -484,8 +505,8 @@ class Executor::Impl {
         const std::vector<float>& numbers =
             graph.constants.at(static_cast<std::size_t>(tensor.index));
         // Only read: constants belong to the graph, which lives as long as the run.
-        buffer.data =
-            static_cast<std::byte*>(static_cast<void*>(const_cast<float*>(numbers.data())));
+        buffer.data = static_cast<std::byte*>(
+            static_cast<void*>(const_cast<float*>(numbers.data())));
       }
     }
     const auto bind_value = [&](TensorId tensor, ValueId value) {
@@ -526,8 +547,8 @@ class Executor::Impl {
 
   // --- weights -----------------------------------------------------------------------------------
 
-  void bind_weights(const Region& region, const Op& op, const PreparedOp& ready, std::int64_t layer,
-                    std::int64_t rank, CallBuffers& buffers) {
+  void bind_weights(const Region& region, const Op& op, const PreparedOp& ready,
+                    std::int64_t layer, std::int64_t rank, CallBuffers& buffers) {
     for (int i = 0; i < op.inputs.count; ++i) {
       const TensorId id = op.inputs[i];
       const Tensor& tensor = region.tensors[id];
@@ -560,8 +581,11 @@ class Executor::Impl {
   }
 
   static bool is_sharded(const Tensor& tensor) {
-    return tensor.stacked > 0 || tensor.parameter->shard.dim >= 0 ||
-           (tensor.joined != nullptr && tensor.joined->shard.dim >= 0);
+    const auto is_cut = [](const Parameter& parameter) {
+      return parameter.shard.dim >= 0 || parameter.stack.dim >= 0;
+    };
+    return tensor.stacked > 0 || is_cut(*tensor.parameter) ||
+           (tensor.joined != nullptr && is_cut(*tensor.joined));
   }
 
   static DType weight_dtype(const OpRecord& record) {
@@ -623,9 +647,13 @@ class Executor::Impl {
     return result;
   }
 
-  static void fill(const Parameter& parameter, const Parameter* scale, const std::string& path,
-                   std::int64_t rank, const Buffer& target) {
-    if (is_narrow(parameter.dtype)) {
+  void fill(const Parameter& parameter, const Parameter* scale, const std::string& path,
+            std::int64_t rank, const Buffer& target) const {
+    if (is_narrow(parameter.dtype) && options_.arithmetic == Arithmetic::unrounded) {
+      Parameter original = parameter;
+      original.dtype = parameter.quantized_from.value_or(DType::bf16);
+      generate_parameter(original, path, rank, target);
+    } else if (is_narrow(parameter.dtype)) {
       TCAST_CHECK(scale != nullptr, "a quantized weight has scales");
       generate_quantized(parameter, *scale, path, rank, target, {});
     } else {
@@ -645,9 +673,7 @@ class Executor::Impl {
       generate_quantized(*weight.parameter, *tensor.parameter,
                          path_of_parameter(*weight.parameter, layer, member), rank, {},
                          {result.memory.data() + bytes_of(i * each, DType::f32),
-                          bytes_of(each, DType::f32),
-                          DType::f32,
-                          {}});
+                          bytes_of(each, DType::f32), DType::f32, {}});
     }
     return result;
   }
@@ -670,7 +696,8 @@ class Executor::Impl {
       layout.v_head_dim = spec.elements_per_token / spec.kv_heads - spec.key_dim;
       layout.dtype = dtype;
       cache.view.batch = graph.workload.batch;
-      cache.view.blocks_per_request = ceil_div(options_.max_sequence_length, layout.block_tokens);
+      cache.view.blocks_per_request =
+          ceil_div(options_.max_sequence_length, layout.block_tokens);
       const std::int64_t blocks = cache.view.batch * cache.view.blocks_per_request;
       cache.memory = AlignedMemory(blocks * layout.bytes_per_block());
       touch(cache.memory);
@@ -734,9 +761,10 @@ class Executor::Impl {
     for (std::int64_t query = 0; query < work.query_length; ++query) {
       const std::int64_t position = work.context_length + query;
       for (std::int64_t key = 0; key < work.sequence_length(); ++key) {
-        const bool seen = !span.causal ||
-                          (key <= position && (span.window == 0 || position - key < span.window) &&
-                           (span.chunk == 0 || key / span.chunk == position / span.chunk));
+        const bool seen =
+            !span.causal ||
+            (key <= position && (span.window == 0 || position - key < span.window) &&
+             (span.chunk == 0 || key / span.chunk == position / span.chunk));
         const float value = seen ? 0.0f : -std::numeric_limits<float>::infinity();
         const std::int64_t i = query * work.sequence_length() + key;
         if (buffer.dtype == DType::bf16) {
@@ -822,8 +850,7 @@ class Executor::Impl {
     for (const TensorId id : op.outputs) outputs[results++] = buffers[id];
 
     float fixed_scale = 0;
-    Buffer scale_buffer{
-        static_cast<std::byte*>(static_cast<void*>(&fixed_scale)), 4, DType::f32, {}};
+    Buffer scale_buffer{static_cast<std::byte*>(static_cast<void*>(&fixed_scale)), 4, DType::f32, {}};
     if (const auto* quantize = std::get_if<Quantize>(&ready.record)) {
       if (quantize->group < 0) {
         float& known = program.scales[call][r][op.outputs[0]];
@@ -846,7 +873,30 @@ class Executor::Impl {
     } else if (const auto* gather = std::get_if<Gather>(&ready.record); gather && gather->partial) {
       inputs[1] = shifted_ids(inputs[1], *region.tensors[op.inputs[0]].parameter, rank);
     }
-    ready.kernel->run({{inputs.data(), used}, {outputs.data(), results}, scratch_.span(), view});
+    const KernelArgs args{{inputs.data(), used}, {outputs.data(), results}, scratch_.span(), view};
+    if (ready.plain) {
+      run_reference(ready.record, args);
+    } else {
+      ready.kernel->run(args);
+    }
+    if (const auto* route = std::get_if<Route>(&ready.record); route && options_.on_route) {
+      options_.on_route({*route, path_of(region, op.scope), graph_->calls[call].member, rank,
+                         first_token(region, op, route->tokens, rank), route->tokens, inputs[0],
+                         route->correction_bias ? inputs[1] : Buffer{}, outputs[0], outputs[1]});
+    }
+  }
+
+  /// Where the rows of a router begin among the tokens of its rank: ranks that have the same tokens
+  /// may have shared them out before.
+  static std::int64_t first_token(const Region& region, const Op& op, std::int64_t tokens,
+                                  std::int64_t rank) {
+    for (auto i = static_cast<std::size_t>(&op - region.ops.data()); i-- > 0;) {
+      const auto* shared = std::get_if<Collective>(&region.ops[i].record);
+      if (shared == nullptr || shared->kind != CollectiveKind::slice) continue;
+      if (region.tensors[region.ops[i].outputs[0]].shape[0] != tokens) continue;
+      return rank / shared->stride % shared->group_size * tokens;
+    }
+    return 0;
   }
 
   /// Integers of a cache mean multiples of a scale that leaves the first tokens some headroom.
@@ -907,9 +957,7 @@ class Executor::Impl {
     std::vector<std::int64_t> positions(static_cast<std::size_t>(op.table_positions));
     for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int64_t>(i);
     const Buffer inputs[] = {{static_cast<std::byte*>(static_cast<void*>(positions.data())),
-                              op.table_positions * 8,
-                              DType::i64,
-                              {}},
+                              op.table_positions * 8, DType::i64, {}},
                              frequencies};
     const Buffer outputs[] = {rows->cos_buffer, rows->sin_buffer};
     result.kernel->run({inputs, outputs, scratch_.span(), nullptr});
@@ -1003,8 +1051,7 @@ class Executor::Impl {
     }
   }
 
-  /// Where the rows of (expert, sender) stand among those of the rank that holds the expert, in
-  /// rows.
+  /// Where the rows of (expert, sender) stand among those of the rank that holds the expert, in rows.
   struct Exchange {
     std::int64_t experts = 0;
     std::int64_t per_rank = 0;
@@ -1046,8 +1093,8 @@ class Executor::Impl {
         const auto e = static_cast<std::size_t>(expert);
         const std::int64_t rows = plan.sent[sender][e];
         if (rows > 0) {
-          move(sender, static_cast<std::size_t>(expert / plan.per_rank), row, plan.begin[sender][e],
-               rows);
+          move(sender, static_cast<std::size_t>(expert / plan.per_rank), row,
+               plan.begin[sender][e], rows);
         }
         row += rows;
       }
@@ -1060,8 +1107,8 @@ class Executor::Impl {
       const Buffer& counts = (*group[receiver])[use.outputs[1]];
       for (std::int64_t i = 0; i < plan.per_rank; ++i) {
         std::int64_t sum = 0;
-        const auto expert =
-            receiver * static_cast<std::size_t>(plan.per_rank) + static_cast<std::size_t>(i);
+        const auto expert = receiver * static_cast<std::size_t>(plan.per_rank) +
+                            static_cast<std::size_t>(i);
         for (const auto& sent : plan.sent) sum += expert < sent.size() ? sent[expert] : 0;
         set_whole(counts, i, sum);
       }
@@ -1106,6 +1153,7 @@ class Executor::Impl {
 
   ParameterPath path_;
   ExecutorOptions options_;
+  HostDTypes host_;
   Program programs_[2];  ///< by phase
   Program* last_ = nullptr;
   const Graph* graph_ = nullptr;  ///< during a run
@@ -1134,6 +1182,9 @@ std::vector<float> Executor::output(std::string_view name, std::int64_t rank) co
   return impl_->output(name).values.at(static_cast<std::size_t>(rank));
 }
 Shape Executor::output_shape(std::string_view name) const { return impl_->output(name).shape; }
+bool Executor::has_output(std::string_view name) const {
+  return impl_->find_output(name) != nullptr;
+}
 std::vector<OpTime> Executor::times() const { return impl_->times(); }
 void Executor::reset_times() { impl_->reset_times(); }
 ExecutorMemory Executor::memory() const { return impl_->memory(); }
