@@ -191,7 +191,7 @@ TEST_CASE("an ignore-list may name one layer of many, or one expert of one layer
 TEST_CASE("shards times ranks are the whole, replicated parts apart") {
   for (const std::string& name : all_models()) {
     for (const std::int64_t tp : {1, 2, 4, 8}) {
-      for (const std::int64_t ep : {1, 8}) {
+      for (const std::int64_t ep : {1, 4}) {
         CAPTURE(name);
         CAPTURE(tp);
         CAPTURE(ep);
@@ -211,7 +211,7 @@ TEST_CASE("shards times ranks are the whole, replicated parts apart") {
             CAPTURE(path.text());
             CHECK(local <= whole);
             if (parameter.shard.dim < 0) {
-              const bool spread = path.local_count() < path.count();
+              const bool spread = path.local_count() < path.count() || parameter.stack.ranks > 1;
               CHECK((spread ? local * ep == whole : local == whole));
               continue;
             }
