@@ -27,7 +27,7 @@ bool is_sharded(const TransformerModel& model) {
 }  // namespace
 
 Generation::Generation(const TransformerModel& model, std::int64_t requests,
-                       std::int64_t max_sequence_length)
+                       std::int64_t max_sequence_length, ExecutorOptions options)
     : model_(model), requests_(requests), max_sequence_length_(max_sequence_length) {
   if (is_sharded(model)) {
     ranks_ = model.options().parallel.devices();
@@ -39,10 +39,19 @@ Generation::Generation(const TransformerModel& model, std::int64_t requests,
                 fmt::format("choose --batch-size as a multiple of {}", replicas_));
   }
   vocabulary_ = model.config().get_size("vocab_size");
-  ExecutorOptions options;
   options.ranks = ranks_;
   options.max_sequence_length = max_sequence_length;
-  executor_ = std::make_unique<Executor>(ParameterPaths(model.root()), options);
+  if (options.arithmetic == Arithmetic::unrounded) host_ = {.bf16 = false, .int8 = false};
+  if (options.on_route) {
+    options.on_route = [this, report = std::move(options.on_route)](const RoutingCall& call) {
+      RoutingCall of_all = call;
+      of_all.tokens =
+          std::clamp<std::int64_t>(tokens_per_replica_ - call.first_token, 0, call.tokens);
+      of_all.first_token += call.rank * replicas_ / ranks_ * tokens_per_replica_;
+      report(of_all);
+    };
+  }
+  executor_ = std::make_unique<Executor>(ParameterPaths(model.root()), std::move(options));
 }
 
 Workload Generation::workload(std::int64_t query_length, std::int64_t context_length) const {
@@ -59,25 +68,25 @@ ExecutionMemory Generation::memory_needed(std::int64_t input_length) const {
   ExecutionMemory need;
   Graph graph;
   model_.trace(workload(input_length, 0), graph);
-  const HostDTypes host;
   // Ranks hold what is not cut only once; cut parameters together make up the whole.
   for (const NamedParameter& named : model_.parameters()) {
     const Parameter& parameter = *named.parameter;
     // A tied head is packed for its product, beside the embedding's plain rows.
-    need.weight_bytes = checked_add(
-        need.weight_bytes, bytes_of(parameter.shape.elements(), substitute_dtype(parameter.dtype, host)));
+    need.weight_bytes =
+        checked_add(need.weight_bytes,
+                    bytes_of(parameter.shape.elements(), substitute_dtype(parameter.dtype, host_)));
   }
-  const double widened = 8.0 * static_cast<double>(bytes_of(1, substitute_dtype(DType::bf16, host))) /
+  const double widened = 8.0 *
+                         static_cast<double>(bytes_of(1, substitute_dtype(DType::bf16, host_))) /
                          bits_of(DType::bf16);
   need.cache_bytes = checked_mul(
       static_cast<std::int64_t>(widened * static_cast<double>(cache_bytes(
                                               graph, graph.workload.batch, max_sequence_length_))),
       ranks_);
   MemoryPlanner planner;
-  need.activation_bytes =
-      checked_mul(static_cast<std::int64_t>(
-                      widened * static_cast<double>(planner.peak_of(graph).bytes)),
-                  ranks_);
+  need.activation_bytes = checked_mul(
+      static_cast<std::int64_t>(widened * static_cast<double>(planner.peak_of(graph).bytes)),
+      ranks_);
   return need;
 }
 
@@ -108,18 +117,25 @@ LogitRows Generation::step(const TokenIds& tokens) {
       all.insert(all.end(), list.begin(), list.end());
     }
   }
+  tokens_per_replica_ = per_replica * count;
   const double start = now_s();
   executor_->run(graph, ids);
   last_step_s_ = now_s() - start;
   length_ += count;
 
+  return rows_of("logits");
+}
+
+LogitRows Generation::rows_of(std::string_view name) const {
+  LogitRows rows;
+  if (!executor_->has_output(name)) return rows;
+  const std::int64_t per_replica = requests_ / replicas_;
   // Rows of a head are padded to divide over the ranks; untransformed models give all rows.
-  const Shape shape = executor_->output_shape("logits");
+  const Shape shape = executor_->output_shape(name);
   const std::int64_t width = shape[shape.rank() - 1];
   const std::int64_t rows_per_request = shape.elements() / width / per_replica;
-  LogitRows rows;
   for (std::int64_t replica = 0; replica < replicas_; ++replica) {
-    const std::vector<float> logits = executor_->output("logits", replica * ranks_per_replica);
+    const std::vector<float> logits = executor_->output(name, replica * ranks_ / replicas_);
     for (std::int64_t i = 0; i < per_replica; ++i) {
       const float* row = logits.data() + ((i + 1) * rows_per_request - 1) * width;
       rows.emplace_back(row, row + std::min(vocabulary_, width));

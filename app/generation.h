@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tcast/exec/executor.h"
@@ -31,10 +32,14 @@ struct ExecutionMemory {
 /// model, which must not change meanwhile.
 class Generation {
  public:
-  /// `requests` of at most `max_sequence_length` tokens each. Throws Error when the requests cannot be
-  /// spread evenly over the data-parallel replicas, and when the model has no vocabulary.
-  Generation(const TransformerModel& model, std::int64_t requests,
-             std::int64_t max_sequence_length);
+  /// `requests` of at most `max_sequence_length` tokens each. Of `options`, the arithmetic and the
+  /// routing function count; the latter is told the first token among those of all requests, and no
+  /// tokens that only pad a rank's share. Throws Error when the requests cannot be spread evenly
+  /// over the data-parallel replicas, and when the model has no vocabulary.
+  Generation(const TransformerModel& model, std::int64_t requests, std::int64_t max_sequence_length,
+             ExecutorOptions options = {});
+  Generation(const Generation&) = delete;
+  Generation& operator=(const Generation&) = delete;
 
   /// What executing a prompt of `input_length` tokens and the rest will take.
   ExecutionMemory memory_needed(std::int64_t input_length) const;
@@ -46,6 +51,8 @@ class Generation {
   LogitRows step(const TokenIds& tokens);
   /// Forgets the tokens, so that the next step() is a prompt again. Weights stay.
   void restart() { length_ = 0; }
+  /// The last row of each request of another result of the last step(); nothing if there is none.
+  LogitRows rows_of(std::string_view name) const;
   /// Seconds that the forward pass of the last step() took.
   double last_step_s() const { return last_step_s_; }
 
@@ -63,7 +70,9 @@ class Generation {
   std::int64_t ranks_ = 1;
   std::int64_t replicas_ = 1;
   std::int64_t vocabulary_ = 0;
-  std::int64_t length_ = 0;  ///< tokens in the caches
+  std::int64_t length_ = 0;              ///< tokens in the caches
+  std::int64_t tokens_per_replica_ = 0;  ///< of the current step
+  HostDTypes host_;
   Graph prefill_;
   Graph decode_;
   std::unique_ptr<Executor> executor_;

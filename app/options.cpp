@@ -242,10 +242,14 @@ void add_report_options(CommandLine& line, OutputInputs& inputs) {
 }
 
 TransformerModel load_model(const std::string& config_path, const ModelInputs& inputs) {
-  HfConfig config = HfConfig::load(config_path);
+  return load_model(HfConfig::load(config_path), inputs);
+}
+
+TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
   ModelOptions options = inputs.options;
   std::vector<std::string> assumptions;
   if (inputs.text_only) config = text_part(config, assumptions);
+  if (!inputs.sizes.empty()) config = config.with_sizes(inputs.sizes);
   const std::string model_type = config.model_type();
   if (!inputs.assume_base.empty() && architectures().find(model_type) != nullptr) {
     assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",

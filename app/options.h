@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tcast/config/hf_config.h"
 #include "tcast/config/options.h"
 #include "tcast/graph/workload.h"
 #include "tcast/model/transformer_model.h"
@@ -19,6 +20,8 @@ struct ModelInputs {
   std::vector<std::string> profiles;  ///< files, later ones over earlier ones
   std::string assume_base;            ///< architecture of an unknown model type
   bool text_only = false;             ///< the text_config of a model with more towers
+  /// Sizes by key that take the place of the config's, for a smaller model of the same kind.
+  ConfigSizes sizes;
   ModelOptions options;
 };
 
@@ -82,5 +85,6 @@ std::string_view name_of(OutputFormat format);
 /// Reads a config and builds the untransformed model. What had to be assumed is in its assumptions.
 /// Throws Error.
 TransformerModel load_model(const std::string& config_path, const ModelInputs& inputs);
+TransformerModel load_model(HfConfig config, const ModelInputs& inputs);
 
 }  // namespace tcast

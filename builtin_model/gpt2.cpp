@@ -6,8 +6,8 @@
 TCAST_REGISTER_ARCHITECTURE("gpt2")
 (const tcast::ArchitectureContext& context) {
   const tcast::HfConfig& config = context.config;
-  for (const char* key : {"add_cross_attention", "scale_attn_by_inverse_layer_idx"}) {
-    if (config.get_or<bool>(key, false)) config.fail(key, "is not supported");
+  if (config.get_or<bool>("add_cross_attention", false)) {
+    config.fail("add_cross_attention", "attention to an encoder is not supported");
   }
   tcast::DecoderDefaults defaults;
   defaults.norm_epsilon = 1e-5;
@@ -21,6 +21,7 @@ TCAST_REGISTER_ARCHITECTURE("gpt2")
   spec.position_embeddings = config.get_size_or("n_positions", 1024);
   spec.rotary_fraction = 0;
   if (!config.get_or<bool>("scale_attn_weights", true)) spec.attention_scale = 1;
+  spec.scale_by_layer = config.get_or<bool>("scale_attn_by_inverse_layer_idx", false);
   spec.transposed_linears = true;
   spec.qkv_bias = true;
   spec.output_bias = true;

@@ -26,12 +26,14 @@ class MergedMlp : public tcast::ModuleOf<MergedMlp> {
     product.weight = gate.weight().dtype;
     product.output = product.input;
     product.compute = product.input;
+    // The rows of up below those of gate: one weight for one product.
     const tcast::Value both =
-        trace.emit(product, {input, trace.parameter(gate.weight()), trace.parameter(up.weight())},
+        trace.emit(product, {input, trace.joined_parameters(gate.weight(), up.weight())},
                    {product.m, product.n}, product.output);
     const tcast::Shape half{product.m, local[0]};
     const tcast::Value activated =
-        trace.binary(tcast::gated(activation_), trace.view(both, half), trace.view(both, half));
+        trace.binary(tcast::gated(activation_), trace.columns(both, product.n, 0, local[0], half),
+                     trace.columns(both, product.n, local[0], local[0], half));
     return call(trace, names_.down, activated);
   }
 

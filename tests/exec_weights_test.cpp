@@ -81,7 +81,7 @@ TEST_CASE("ranges follow from the role") {
   const auto root3 = static_cast<float>(std::sqrt(3.0 / 48));
   const std::vector<Row> rows = {
       {{.shape = {16, 48}, .role = InitRole::matrix}, {0.0f, root3}},
-      {{.shape = {48, 16}, .role = InitRole::matrix, .transposed = true}, {0.0f, root3}},
+      {{.shape = {16, 48}, .role = InitRole::matrix, .transposed = true}, {0.0f, root3}},
       {{.shape = {16, 48}, .role = InitRole::query_key},
        {0.0f, static_cast<float>(1.25 * std::sqrt(3.0 / 48))}},
       {{.shape = {16, 48}, .role = InitRole::embedding}, {0.0f, root3}},

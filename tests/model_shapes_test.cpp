@@ -107,6 +107,8 @@ TEST_CASE("trees equal HuggingFace's in names, shapes, buffers and classes") {
       const std::string name = path.substr(path.rfind('.') + 1);
       if (name == "act" || name == "act_fn" || name == "activation_fn") continue;
       if (class_name == "Dropout") continue;
+      // Each attention of qwen2_moe makes a second rotary module that nothing calls.
+      if (class_name == "Qwen2MoeRotaryEmbedding" && path != "model.rotary_emb") continue;
       CAPTURE(path);
       CHECK(classes[path] == class_name.get<std::string>());
     }
@@ -115,7 +117,7 @@ TEST_CASE("trees equal HuggingFace's in names, shapes, buffers and classes") {
       CHECK(golden.at("module_classes").contains(path));
     }
   }
-  CHECK(goldens >= 26);
+  CHECK(goldens >= 71);
 }
 
 TEST_CASE("totals of the shipped configs") {
@@ -133,5 +135,5 @@ TEST_CASE("totals of the shipped configs") {
     CHECK(counts.active == std::stoll(cells[2]));
     ++models;
   }
-  CHECK(models == 13);
+  CHECK(models == 29);
 }

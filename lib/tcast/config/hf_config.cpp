@@ -299,6 +299,32 @@ std::optional<Node> HfConfig::node(std::string_view key) const {
   return found;
 }
 
+HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
+  std::string text;
+  const auto add = [&text](const std::string& key, const std::string& value) {
+    text += fmt::format("{}{}: {}", text.empty() ? "" : ",\n", Node::json_string(key), value);
+  };
+  std::vector<std::string> replaced;
+  for (const auto& [key, size] : sizes) {
+    bool found = false;
+    for (const std::string_view name : names_of(key)) {
+      const std::optional<Node> there = root_.find(name);
+      if (!there || there->is_null()) continue;
+      add(std::string(name), std::to_string(size));
+      replaced.emplace_back(name);
+      found = true;
+    }
+    if (found) continue;
+    add(key, std::to_string(size));
+    replaced.push_back(key);
+  }
+  for (const auto& [key, value] : root_.members()) {
+    if (std::find(replaced.begin(), replaced.end(), key) != replaced.end()) continue;
+    add(key, value.json_text());
+  }
+  return parse(fmt::format("{{{}}}", text), file());
+}
+
 std::optional<DType> HfConfig::checkpoint_dtype() const {
   const std::optional<Node> found = node("torch_dtype");
   if (!found) return std::nullopt;

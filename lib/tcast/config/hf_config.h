@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tcast/base/export.h"
@@ -12,6 +13,9 @@
 #include "tcast/config/node.h"
 
 namespace tcast {
+
+/// Sizes by key.
+using ConfigSizes = std::vector<std::pair<std::string, std::int64_t>>;
 
 /// A HuggingFace config.json: immutable, typed, located. Keys have aliases (`n_layer` for
 /// `num_hidden_layers`, ...), which are tried after the key itself. It remembers which top-level
@@ -69,6 +73,10 @@ class TCAST_API HfConfig {
 
   /// The raw node of a key, marked as read with all below it; nothing when absent or null.
   std::optional<Node> node(std::string_view key) const;
+
+  /// The same config with other sizes, under every name that the size has in it; under the given
+  /// one where it has none. Messages about it have other places than those in the file.
+  HfConfig with_sizes(const ConfigSizes& sizes) const;
 
   /// Checkpoint dtype: `torch_dtype` or `dtype`; nothing when absent. Throws Error when unknown.
   std::optional<DType> checkpoint_dtype() const;

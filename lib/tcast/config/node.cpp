@@ -122,6 +122,36 @@ std::string Node::place() const {
                      keys.empty() ? "" : ": ", keys);
 }
 
+std::string Node::json_string(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    if (static_cast<unsigned char>(c) < 0x20) {
+      quoted += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + "\"";
+}
+
+std::string Node::json_text() const {
+  std::string inside;
+  if (is_map()) {
+    for (const auto& [key, value] : members()) {
+      inside +=
+          fmt::format("{}{}: {}", inside.empty() ? "" : ", ", json_string(key), value.json_text());
+    }
+    return "{" + inside + "}";
+  }
+  if (is_list()) {
+    for (const Node& item : items()) inside += (inside.empty() ? "" : ", ") + item.json_text();
+    return "[" + inside + "]";
+  }
+  if (is_null()) return "null";
+  return is_string() ? json_string(text()) : std::string(text());
+}
+
 const std::string& Node::file() const { return document_->file; }
 
 std::string Node::path() const {

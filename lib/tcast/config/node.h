@@ -71,6 +71,11 @@ class TCAST_API Node {
   double as_number() const;
   std::string as_string() const;
 
+  /// The value as JSON on one line; numbers as they were written.
+  std::string json_text() const;
+  /// A text as a JSON string.
+  static std::string json_string(std::string_view text);
+
   /// Throws Error "<place>: expected <expected>, got <description>".
   [[noreturn]] void fail_expected(std::string_view expected, std::string hint = {}) const;
 

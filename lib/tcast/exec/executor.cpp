@@ -13,6 +13,7 @@
 #include "tcast/base/error.h"
 #include "tcast/exec/bf16.h"
 #include "tcast/exec/memory.h"
+#include "tcast/exec/reference.h"
 #include "tcast/exec/threads.h"
 #include "tcast/exec/weights.h"
 
@@ -96,6 +97,7 @@ struct PreparedOp {
   std::shared_ptr<Kernel> kernel;
   std::string packed_layout;
   bool dequantized = false;       ///< the weight is converted when it is loaded
+  bool plain = false;             ///< run_reference() computes it
   bool static_scale = false;      ///< the product's input has a fixed scale, found at the first run
   std::vector<int> inputs;        ///< of Op::inputs, those that the kernel takes
   std::int64_t calls = 0;
@@ -168,6 +170,16 @@ struct WeightKey {
 
 bool is_narrow(DType dtype) { return dtype != DType::f32 && bits_of(dtype) <= 8; }
 
+/// Products and caches of quantized operands, and what quantizes.
+bool has_narrow_operands(const OpRecord& record) {
+  if (const auto* op = std::get_if<MatMul>(&record)) return is_narrow(op->weight);
+  if (const auto* op = std::get_if<GroupedMatMul>(&record)) return is_narrow(op->weight);
+  if (const auto* op = std::get_if<Attention>(&record)) return is_narrow(op->cache);
+  if (const auto* op = std::get_if<CacheAppend>(&record)) return is_narrow(op->cache);
+  if (const auto* op = std::get_if<CacheRead>(&record)) return is_narrow(op->cache);
+  return std::holds_alternative<Quantize>(record);
+}
+
 }  // namespace
 
 class Executor::Impl {
@@ -175,6 +187,7 @@ class Executor::Impl {
   Impl(ParameterPath path, ExecutorOptions options)
       : path_(std::move(path)), options_(std::move(options)) {
     TCAST_CHECK(options_.ranks >= 1, "ranks of an executor");
+    if (options_.arithmetic == Arithmetic::unrounded) host_ = {.bf16 = false, .int8 = false};
     arenas_.resize(static_cast<std::size_t>(options_.ranks));
     values_.resize(static_cast<std::size_t>(options_.ranks));
   }
@@ -221,11 +234,16 @@ class Executor::Impl {
     Shape shape;
     std::vector<std::vector<float>> values;  ///< per rank
   };
-  const Output& output(std::string_view name) const {
+  const Output* find_output(std::string_view name) const {
     for (const Output& output : outputs_) {
-      if (output.name == name) return output;
+      if (output.name == name) return &output;
     }
-    throw InternalError(fmt::format("no output '{}' was computed", name));
+    return nullptr;
+  }
+  const Output& output(std::string_view name) const {
+    const Output* found = find_output(name);
+    if (found == nullptr) throw InternalError(fmt::format("no output '{}' was computed", name));
+    return *found;
   }
 
   std::vector<OpTime> times() const {
@@ -262,7 +280,7 @@ class Executor::Impl {
     for (std::int64_t i = 0; i < memory.bytes(); i += 4096) memory.data()[i] = std::byte{0};
   }
 
-  DType host_dtype(DType dtype) const { return substitute_dtype(dtype, HostDTypes{}); }
+  DType host_dtype(DType dtype) const { return substitute_dtype(dtype, host_); }
 
   // --- kernels -----------------------------------------------------------------------------------
 
@@ -304,7 +322,7 @@ class Executor::Impl {
 
   void prepare_op(const Region& region, const Op& op, PreparedOp& ready) {
     std::string note;
-    ready.record = host_substitute(op.record, HostDTypes{}, &note);
+    ready.record = host_substitute(op.record, host_, &note);
     add_note(note);
     ready.dequantized = false;
     ready.static_scale = false;
@@ -326,7 +344,9 @@ class Executor::Impl {
       if (result.kernel == nullptr) fail(region, op, result.unsupported);
       ready.kernel = std::move(result.kernel);
     }
-    ready.packed_layout = ready.kernel->packed_bytes() > 0 ? ready.kernel->packed_layout() : "";
+    ready.plain = options_.arithmetic == Arithmetic::plain_loops && has_narrow_operands(op.record);
+    const bool packs = ready.kernel->packed_bytes() > 0 && !ready.plain;
+    ready.packed_layout = packs ? ready.kernel->packed_layout() : "";
   }
 
   /// Products: operands that the substitution made superfluous go; a weight that no kernel reads as
@@ -561,8 +581,11 @@ class Executor::Impl {
   }
 
   static bool is_sharded(const Tensor& tensor) {
-    return tensor.stacked > 0 || tensor.parameter->shard.dim >= 0 ||
-           (tensor.joined != nullptr && tensor.joined->shard.dim >= 0);
+    const auto is_cut = [](const Parameter& parameter) {
+      return parameter.shard.dim >= 0 || parameter.stack.dim >= 0;
+    };
+    return tensor.stacked > 0 || is_cut(*tensor.parameter) ||
+           (tensor.joined != nullptr && is_cut(*tensor.joined));
   }
 
   static DType weight_dtype(const OpRecord& record) {
@@ -624,9 +647,13 @@ class Executor::Impl {
     return result;
   }
 
-  static void fill(const Parameter& parameter, const Parameter* scale, const std::string& path,
-                   std::int64_t rank, const Buffer& target) {
-    if (is_narrow(parameter.dtype)) {
+  void fill(const Parameter& parameter, const Parameter* scale, const std::string& path,
+            std::int64_t rank, const Buffer& target) const {
+    if (is_narrow(parameter.dtype) && options_.arithmetic == Arithmetic::unrounded) {
+      Parameter original = parameter;
+      original.dtype = parameter.quantized_from.value_or(DType::bf16);
+      generate_parameter(original, path, rank, target);
+    } else if (is_narrow(parameter.dtype)) {
       TCAST_CHECK(scale != nullptr, "a quantized weight has scales");
       generate_quantized(parameter, *scale, path, rank, target, {});
     } else {
@@ -846,7 +873,30 @@ class Executor::Impl {
     } else if (const auto* gather = std::get_if<Gather>(&ready.record); gather && gather->partial) {
       inputs[1] = shifted_ids(inputs[1], *region.tensors[op.inputs[0]].parameter, rank);
     }
-    ready.kernel->run({{inputs.data(), used}, {outputs.data(), results}, scratch_.span(), view});
+    const KernelArgs args{{inputs.data(), used}, {outputs.data(), results}, scratch_.span(), view};
+    if (ready.plain) {
+      run_reference(ready.record, args);
+    } else {
+      ready.kernel->run(args);
+    }
+    if (const auto* route = std::get_if<Route>(&ready.record); route && options_.on_route) {
+      options_.on_route({*route, path_of(region, op.scope), graph_->calls[call].member, rank,
+                         first_token(region, op, route->tokens, rank), route->tokens, inputs[0],
+                         route->correction_bias ? inputs[1] : Buffer{}, outputs[0], outputs[1]});
+    }
+  }
+
+  /// Where the rows of a router begin among the tokens of its rank: ranks that have the same tokens
+  /// may have shared them out before.
+  static std::int64_t first_token(const Region& region, const Op& op, std::int64_t tokens,
+                                  std::int64_t rank) {
+    for (auto i = static_cast<std::size_t>(&op - region.ops.data()); i-- > 0;) {
+      const auto* shared = std::get_if<Collective>(&region.ops[i].record);
+      if (shared == nullptr || shared->kind != CollectiveKind::slice) continue;
+      if (region.tensors[region.ops[i].outputs[0]].shape[0] != tokens) continue;
+      return rank / shared->stride % shared->group_size * tokens;
+    }
+    return 0;
   }
 
   /// Integers of a cache mean multiples of a scale that leaves the first tokens some headroom.
@@ -1103,6 +1153,7 @@ class Executor::Impl {
 
   ParameterPath path_;
   ExecutorOptions options_;
+  HostDTypes host_;
   Program programs_[2];  ///< by phase
   Program* last_ = nullptr;
   const Graph* graph_ = nullptr;  ///< during a run
@@ -1131,6 +1182,9 @@ std::vector<float> Executor::output(std::string_view name, std::int64_t rank) co
   return impl_->output(name).values.at(static_cast<std::size_t>(rank));
 }
 Shape Executor::output_shape(std::string_view name) const { return impl_->output(name).shape; }
+bool Executor::has_output(std::string_view name) const {
+  return impl_->find_output(name) != nullptr;
+}
 std::vector<OpTime> Executor::times() const { return impl_->times(); }
 void Executor::reset_times() { impl_->reset_times(); }
 ExecutorMemory Executor::memory() const { return impl_->memory(); }

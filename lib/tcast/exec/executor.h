@@ -16,7 +16,28 @@ namespace tcast {
 using ParameterPath =
     std::function<std::string(const Parameter& parameter, std::int64_t layer, std::int64_t member)>;
 
-/// The number of entries in front of the first one of a stacked list parameter (its first expert).
+/// How the operators of a graph are computed.
+enum class Arithmetic : std::uint8_t {
+  kernels,      ///< by the kernels, in the dtypes that the graph has
+  plain_loops,  ///< the same, but what has 8-bit operands by run_reference()
+  unrounded,    ///< as if nothing had been quantized: f32 everywhere, weights as in the checkpoint
+};
+
+/// A router's choice for the tokens of one rank. `weights` and `experts` [tokens, top_k] may be
+/// changed: the pass goes on with what they hold then.
+struct RoutingCall {
+  const Route& op;
+  std::string module;       ///< path with '*' for list members
+  std::int64_t layer = -1;  ///< list member that the region was called for
+  std::int64_t rank = 0;
+  std::int64_t first_token = 0;  ///< row 0 among the tokens that this rank was given
+  std::int64_t tokens = 0;       ///< rows that are tokens
+  Buffer logits;
+  Buffer bias;  ///< without data when there is none
+  Buffer weights;
+  Buffer experts;
+};
+
 struct ExecutorOptions {
   /// Ranks that run in lock step, op by op; each has its own weights, caches and values.
   std::int64_t ranks = 1;
@@ -24,6 +45,9 @@ struct ExecutorOptions {
   std::int64_t max_sequence_length = 0;
   /// Weights that a kernel cannot read in their storage dtype are converted (decision D9).
   KernelContext context{};
+  Arithmetic arithmetic = Arithmetic::kernels;
+  /// Called after every Route, if set.
+  std::function<void(const RoutingCall& call)> on_route{};
 };
 
 /// Time that one operator of a graph took, over all its calls and passes.
@@ -63,10 +87,8 @@ class Executor {
   /// A result of the last run on one rank, as f32, in the shape that shape_of() gives.
   std::vector<float> output(std::string_view name, std::int64_t rank) const;
   Shape output_shape(std::string_view name) const;
+  bool has_output(std::string_view name) const;
 
-  /// Routing that mixture-of-experts blocks chose in the last run: for each block in order of
-  /// execution, the experts of each token on one rank, and how far the last chosen one was ahead of
-  /// the first one left out, relative to the spread of scores.
   std::vector<OpTime> times() const;
   void reset_times();
   ExecutorMemory memory() const;

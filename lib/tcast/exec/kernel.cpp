@@ -46,7 +46,10 @@ DType substitute(DType dtype, const HostDTypes& host, std::string* note) {
   return result;
 }
 
-bool is_f8(DType dtype) { return dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2; }
+bool is_dequantized(DType dtype, const HostDTypes& host) {
+  const bool integer = dtype == DType::i8 || dtype == DType::i4;
+  return dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2 || (integer && !host.int8);
+}
 
 struct Substitute {
   const HostDTypes& host;
@@ -57,8 +60,8 @@ struct Substitute {
   /// Dequantized weights and activations have no scales any more.
   template <class Product>
   void product(Product& op) const {
-    if (is_f8(op.weight)) op.weight_scales = 0;
-    if (is_f8(op.input)) op.activation_scales = 0;
+    if (is_dequantized(op.weight, host)) op.weight_scales = 0;
+    if (is_dequantized(op.input, host)) op.activation_scales = 0;
     change(op.input);
     change(op.weight);
     change(op.output);
@@ -93,9 +96,9 @@ struct Substitute {
     change(op.to);
     return op;
   }
-  /// A conversion to fp8 becomes one to bf16.
+  /// A conversion to what is not there becomes one to bf16.
   OpRecord operator()(Quantize op) const {
-    if (is_f8(op.to)) {
+    if (is_dequantized(op.to, host)) {
       const std::int64_t elements = checked_mul(op.rows, op.columns, "quantize");
       change(op.from);
       change(op.to);
@@ -132,8 +135,8 @@ DType substitute_dtype(DType dtype, const HostDTypes& host) {
   DType result = dtype;
   if (dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2 || dtype == DType::f16) {
     result = DType::bf16;
-  } else if (dtype == DType::i4) {
-    result = DType::i8;
+  } else if (dtype == DType::i4 || dtype == DType::i8) {
+    result = host.int8 ? DType::i8 : DType::bf16;
   }
   if (result == DType::bf16 && !host.bf16) result = DType::f32;
   return result;

@@ -86,17 +86,17 @@ struct Reference {
     const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
     const std::size_t bias = op.bias ? next++ : 0;
     for (int64_t b = 0; b < op.batch; ++b) {
-      for (int64_t i = 0; i < op.m; ++i) {
-        for (int64_t j = 0; j < op.n; ++j) {
-          double sum = 0;
-          for (int64_t k = 0; k < op.k; ++k) {
-            double w = get(
-                x(1), at.weight_offset + b * at.weight_batch + j * at.weight_n + k * at.weight_k);
-            if (op.weight_scales > 0) {
-              w *= weight_scale(x(scales), 0, op.weight_scales, op.n, op.k, j, k);
-            }
-            sum += get(x(0), b * at.x_batch + i * at.x_row + k) * w;
+      for (int64_t j = 0; j < op.n; ++j) {
+        Doubles w;
+        for (int64_t k = 0; k < op.k; ++k) {
+          w.push_back(get(
+              x(1), at.weight_offset + b * at.weight_batch + j * at.weight_n + k * at.weight_k));
+          if (op.weight_scales > 0) {
+            w.back() *= weight_scale(x(scales), 0, op.weight_scales, op.n, op.k, j, k);
           }
+        }
+        for (int64_t i = 0; i < op.m; ++i) {
+          double sum = product(b * at.x_batch + i * at.x_row, w);
           if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : i);
           if (op.bias) sum += get(x(bias), op.bias_offset + j);
           put(y(0), b * at.y_batch + i * at.y_row + j, sum);
@@ -105,29 +105,39 @@ struct Reference {
     }
   }
 
+  /// Of the elements of input 0 from `first` on with `w`.
+  double product(int64_t first, const Doubles& w) const {
+    double sum = 0;
+    for (std::size_t k = 0; k < w.size(); ++k)
+      sum += get(x(0), first + static_cast<int64_t>(k)) * w[k];
+    return sum;
+  }
+
   void operator()(const GroupedMatMul& op) const {
     std::size_t next = 3;
     const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
     const std::size_t biases = op.bias ? next++ : 0;
     int64_t row = 0;
     for (int64_t expert = 0; expert < op.experts; ++expert) {
+      const int64_t begin = row;
       const int64_t end = row + whole(x(2), expert);
-      for (; row < end; ++row) {
-        for (int64_t j = 0; j < op.n; ++j) {
-          double sum = 0;
-          for (int64_t k = 0; k < op.k; ++k) {
-            double w = get(x(1), (expert * op.n + j) * op.k + k);
-            if (op.weight_scales > 0) {
-              w *= weight_scale(x(scales), expert * op.weight_scales, op.weight_scales, op.n, op.k,
-                                j, k);
-            }
-            sum += get(x(0), row * op.k + k) * w;
+      for (int64_t j = 0; begin < end && j < op.n; ++j) {
+        Doubles w;
+        for (int64_t k = 0; k < op.k; ++k) {
+          w.push_back(get(x(1), (expert * op.n + j) * op.k + k));
+          if (op.weight_scales > 0) {
+            w.back() *= weight_scale(x(scales), expert * op.weight_scales, op.weight_scales, op.n,
+                                     op.k, j, k);
           }
+        }
+        for (row = begin; row < end; ++row) {
+          double sum = product(row * op.k, w);
           if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : row);
           if (op.bias) sum += op.bias_scale * get(x(biases), expert * op.n + j);
           put(y(0), row * op.n + j, sum);
         }
       }
+      row = end;
     }
   }
 
@@ -631,5 +641,7 @@ struct Reference {
 void run_reference(const OpRecord& record, const KernelArgs& args) {
   std::visit(Reference{args}, record);
 }
+
+double number_at(const Buffer& buffer, std::int64_t i) { return get(buffer, i); }
 
 }  // namespace tcast

@@ -9,4 +9,7 @@ namespace tcast {
 /// records for which make_kernel gives a kernel.
 void run_reference(const OpRecord& record, const KernelArgs& args);
 
+/// Element `i` of a buffer of f32, bf16, i8, i32 or i64.
+double number_at(const Buffer& buffer, std::int64_t i);
+
 }  // namespace tcast

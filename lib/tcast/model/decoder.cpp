@@ -181,6 +181,8 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
     }
     logits = lm.logits(trace, select(hidden));
   }
+  // Executed, somebody wants to see them; what is priced is over when they are made.
+  if (work.executes) trace.output("mtp logits", logits);
   return logits;
 }
 

@@ -228,6 +228,7 @@ class Builder {
     bool experts = false;
     bool rotary = true;
     std::int64_t window = 0;
+    std::int64_t scale_divisor = 1;
 
     bool operator==(const LayerKind&) const = default;
   };
@@ -240,6 +241,7 @@ class Builder {
     if (spec_.window_layers.empty() || spec_.window_layers[index]) {
       kind.window = spec_.sliding_window;
     }
+    if (spec_.scale_by_layer) kind.scale_divisor = layer + 1;
     return kind;
   }
 
@@ -322,6 +324,7 @@ class Builder {
     config.span.window = kind.window;
     config.scale = spec_.attention_scale > 0 ? spec_.attention_scale
                                              : 1 / std::sqrt(static_cast<double>(spec_.head_dim));
+    config.scale /= static_cast<double>(kind.scale_divisor);
     config.softcap = spec_.attention_softcap;
     config.clip_qkv = spec_.clip_qkv;
     const std::int64_t q_width = config.num_heads * config.head_dim;

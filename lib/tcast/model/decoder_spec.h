@@ -85,6 +85,7 @@ struct DecoderSpec {
   bool qk_norm_whole = false;    ///< that norm over all heads together
   double clip_qkv = 0;           ///< queries, keys and values stay within +-clip_qkv; 0: no limit
   double attention_scale = 0;    ///< on the scores; 0: 1 / sqrt(head_dim)
+  bool scale_by_layer = false;   ///< that divided by the layer's number, counted from 1
   double attention_softcap = 0;  ///< as logits_softcap, on the scores
   bool sinks = false;            ///< one more score per head, which takes part in the softmax only
 

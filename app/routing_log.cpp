@@ -1,0 +1,157 @@
+#include "app/routing_log.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include "tcast/base/error.h"
+#include "tcast/exec/reference.h"
+
+namespace tcast {
+namespace {
+
+using Experts = std::vector<std::int64_t>;
+
+/// Row `row` of a matrix with `columns` columns.
+Buffer row_of(const Buffer& matrix, std::int64_t row, std::int64_t columns) {
+  const std::int64_t bytes = bytes_of(columns, matrix.dtype);
+  return {matrix.data + row * bytes, bytes, matrix.dtype, {}};
+}
+
+std::vector<double> numbers_of(const Buffer& row, std::int64_t count) {
+  std::vector<double> numbers;
+  for (std::int64_t i = 0; i < count; ++i) {
+    numbers.push_back(row.data == nullptr ? 0 : number_at(row, i));
+  }
+  return numbers;
+}
+
+/// What the experts of a token are chosen by; of softmax any rising function will do.
+std::vector<double> selection_scores(const RoutingCall& call, std::int64_t row) {
+  const std::int64_t experts = call.op.experts;
+  std::vector<double> scores = numbers_of(row_of(call.logits, row, experts), experts);
+  const std::vector<double> bias = numbers_of(call.bias, experts);
+  const double most = *std::max_element(scores.begin(), scores.end());
+  double sum = 0;
+  for (double& score : scores) {
+    score =
+        call.op.score == RouterScore::sigmoid ? 1 / (1 + std::exp(-score)) : std::exp(score - most);
+    sum += score;
+  }
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    if (call.op.score != RouterScore::sigmoid) scores[i] /= sum;
+    scores[i] += bias[i];
+  }
+  return scores;
+}
+
+/// The sum of the best two of each group.
+std::vector<double> group_scores(const std::vector<double>& scores, std::size_t size) {
+  std::vector<double> groups;
+  for (std::size_t first = 0; first + size <= scores.size(); first += size) {
+    std::vector<double> group(scores.begin() + static_cast<std::ptrdiff_t>(first),
+                              scores.begin() + static_cast<std::ptrdiff_t>(first + size));
+    std::sort(group.rbegin(), group.rend());
+    groups.push_back(group[0] + (size > 1 ? group[1] : 0));
+  }
+  return groups;
+}
+
+double largest_magnitude(const std::vector<double>& values) {
+  double most = std::numeric_limits<double>::min();
+  for (const double value : values) most = std::max(most, std::abs(value));
+  return most;
+}
+
+/// By how much `chosen` was ahead of `expected`, relative to the largest score.
+double gap_between(const Route& op, const std::vector<double>& scores, const Experts& chosen,
+                   const Experts& expected) {
+  Experts added;
+  Experts missing;
+  std::set_difference(chosen.begin(), chosen.end(), expected.begin(), expected.end(),
+                      std::back_inserter(added));
+  std::set_difference(expected.begin(), expected.end(), chosen.begin(), chosen.end(),
+                      std::back_inserter(missing));
+  const auto size = static_cast<std::size_t>(op.experts / op.groups);
+  const std::vector<double> groups = group_scores(scores, size);
+  const auto group_of = [&](std::int64_t expert) {
+    return groups[static_cast<std::size_t>(expert) / size];
+  };
+  // A group that was not looked at: the groups are what was close, or not.
+  std::vector<double> ranked = groups;
+  std::sort(ranked.rbegin(), ranked.rend());
+  const double last_group = ranked[static_cast<std::size_t>(op.topk_groups) - 1];
+  double behind = 0;
+  for (const std::int64_t expert : missing)
+    behind = std::max(behind, last_group - group_of(expert));
+  if (behind > 0) return behind / largest_magnitude(groups);
+  double best = -std::numeric_limits<double>::infinity();
+  double worst = std::numeric_limits<double>::infinity();
+  for (const std::int64_t e : added) best = std::max(best, scores[static_cast<std::size_t>(e)]);
+  for (const std::int64_t e : missing) worst = std::min(worst, scores[static_cast<std::size_t>(e)]);
+  return std::max(0.0, best - worst) / largest_magnitude(scores);
+}
+
+/// Sends a token to `experts`, with the weights that its logits give them: a bias that only they
+/// have decides the choice and not the weights.
+void send_to(const RoutingCall& call, std::int64_t row, const Experts& experts) {
+  Route op = call.op;
+  op.tokens = 1;
+  op.groups = 1;
+  op.topk_groups = 1;
+  op.correction_bias = true;
+  std::vector<float> bias(static_cast<std::size_t>(op.experts), 0.0f);
+  for (const std::int64_t expert : experts) bias[static_cast<std::size_t>(expert)] = 1e6f;
+  const Buffer inputs[] = {row_of(call.logits, row, op.experts),
+                           {static_cast<std::byte*>(static_cast<void*>(bias.data())),
+                            bytes_of(op.experts, DType::f32),
+                            DType::f32,
+                            {}}};
+  const Buffer outputs[] = {row_of(call.weights, row, op.top_k),
+                            row_of(call.experts, row, op.top_k)};
+  run_reference(op, {inputs, outputs, {}, nullptr});
+}
+
+}  // namespace
+
+void RoutingLog::begin_pass(std::size_t pass) {
+  pass_ = pass;
+  uses_.clear();
+}
+
+void RoutingLog::follow(const RoutingCall& call) {
+  const std::int64_t use = uses_[{call.layer, call.rank}]++;
+  for (std::int64_t row = 0; row < call.tokens; ++row) {
+    Experts chosen;
+    const Buffer own = row_of(call.experts, row, call.op.top_k);
+    for (std::int64_t i = 0; i < call.op.top_k; ++i) {
+      chosen.push_back(static_cast<std::int64_t>(number_at(own, i)));
+    }
+    std::sort(chosen.begin(), chosen.end());
+    const Key key{pass_, call.layer, use, call.first_token + row};
+    const auto [known, is_new] = choices_.try_emplace(key, chosen);
+    if (is_new || known->second == chosen) continue;
+    RoutingChange change;
+    change.pass = pass_;
+    change.token = call.first_token + row;
+    change.layer = call.layer;
+    change.module = call.module;
+    change.expected = known->second;
+    change.gap = gap_between(call.op, selection_scores(call, row), chosen, known->second);
+    change.chosen = std::move(chosen);
+    send_to(call, row, known->second);
+    changes_.try_emplace(key, std::move(change));
+  }
+}
+
+std::vector<RoutingChange> RoutingLog::take_changes() {
+  std::vector<RoutingChange> list;
+  for (auto& [key, change] : changes_) list.push_back(std::move(change));
+  changes_.clear();
+  return list;
+}
+
+}  // namespace tcast

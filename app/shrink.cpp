@@ -1,0 +1,294 @@
+#include "app/shrink.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/base/units.h"
+#include "tcast/cost/op_cost.h"
+#include "tcast/model/attention.h"
+#include "tcast/model/decoder.h"
+#include "tcast/transform/pipeline.h"
+
+#include "app/generation.h"
+
+// Nothing here knows a model type: a smaller config is right when the model builds and transforms.
+
+namespace tcast {
+namespace {
+
+/// Seconds that one machine with two cores takes for all executions of a model; more is too slow.
+constexpr double most_seconds = 4;
+constexpr double most_patience_s = 600;  // when nothing smaller can be had
+constexpr double executions = 11;
+constexpr double seconds_per_weight = 6e-9;  // to generate and to pack
+constexpr double seconds_per_flop = 1.0 / 20e9;
+
+constexpr std::int64_t small_vocabulary = 8192;
+constexpr std::int64_t least_vocabulary = 512;
+constexpr std::int64_t most_divisor = 128;
+
+/// About size / divisor: a multiple of `unit`, at least `least` if the size is.
+std::int64_t part_of(std::int64_t size, std::int64_t divisor, std::int64_t unit,
+                     std::int64_t least) {
+  if (unit < 1 || size % unit != 0) return size;
+  const std::int64_t part = std::max(ceil_div(size, divisor), std::min(least, size));
+  return std::min(size, ceil_div(part, unit) * unit);
+}
+
+/// The largest power of two up to 128 that divides a width: what kernels and blocks of quantization
+/// scales are made for.
+std::int64_t width_unit(std::int64_t width) {
+  std::int64_t unit = 128;
+  while (width % unit != 0) unit /= 2;
+  return unit;
+}
+
+/// What the attention and expert modules of a model say of themselves; 0: nothing.
+struct Facts {
+  std::int64_t layers = 0;
+  std::int64_t layers_of_every_kind = 0;  ///< the first ones that show each
+  std::int64_t kv_heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t window = 0;
+  std::int64_t chunk = 0;
+  std::int64_t experts = 0;
+  std::int64_t top_k = 0;
+  std::int64_t groups = 1;
+  std::int64_t topk_groups = 1;
+};
+
+Facts facts_of(const TransformerModel& model) {
+  Facts facts;
+  const MoeFieldNames& moe = model.profile().moe_field_names;
+  walk(model.root(), [&](const Module& module, const ModulePath&) {
+    const auto note = [&module](std::int64_t& fact, std::string_view attribute) {
+      fact = std::max(fact, module.int_attribute(attribute).value_or(0));
+    };
+    if (dynamic_cast<const AttentionModule*>(&module) != nullptr) {
+      note(facts.kv_heads, "num_kv_heads");
+      note(facts.head_dim, "head_dim");
+      note(facts.window, "sliding_window");
+      note(facts.chunk, "attention_chunk_size");
+    } else if (module.int_attribute(moe.top_k)) {
+      note(facts.experts, "num_experts");
+      note(facts.top_k, moe.top_k);
+      note(facts.groups, "n_group");
+      note(facts.topk_groups, "topk_group");
+    } else if (dynamic_cast<const LayerList*>(&module) != nullptr) {
+      std::vector<const Module*> kinds;
+      for (const auto& layer : module.children()) {
+        const bool known = std::any_of(kinds.begin(), kinds.end(), [&](const Module* kind) {
+          return same_structure(*kind, *layer);
+        });
+        if (known) continue;
+        kinds.push_back(layer.get());
+        facts.layers_of_every_kind = layer->members().first + 1;
+      }
+      facts.layers = module.list_size();
+    }
+  });
+  return facts;
+}
+
+std::optional<std::int64_t> size_in(const HfConfig& config, std::string_view key) {
+  const std::optional<Node> node = config.node(key);
+  if (!node || !node->is_scalar() || node->is_string()) return std::nullopt;
+  try {
+    return node->as_int();
+  } catch (const Error&) {
+    return std::nullopt;  // 4.5, true
+  }
+}
+
+/// Sizes for a model whose widths are about those of `config` over `divisor`.
+ConfigSizes widths(const HfConfig& config, const Facts& facts, const ParallelOptions& parallel,
+                   std::int64_t divisor) {
+  ConfigSizes sizes;
+  const std::int64_t tp = parallel.tp;
+  const std::int64_t heads = config.get_size("num_attention_heads");
+  const std::int64_t kv_heads = facts.kv_heads > 0 ? facts.kv_heads : heads;
+  // Key and value heads first, then the query heads that share one.
+  const std::int64_t few_kv =
+      part_of(kv_heads, divisor, kv_heads % tp == 0 ? tp : kv_heads, std::max<std::int64_t>(2, tp));
+  const std::int64_t sharing = heads / kv_heads;
+  const std::int64_t few_sharing =
+      part_of(sharing, std::max<std::int64_t>(1, divisor * few_kv / kv_heads),
+              kv_heads % tp == 0 ? 1 : sharing, 2);
+  const std::int64_t few_heads = few_kv * few_sharing;
+  sizes.emplace_back("num_attention_heads", few_heads);
+  if (facts.kv_heads > 0) sizes.emplace_back("num_key_value_heads", few_kv);
+
+  const std::int64_t hidden = config.get_size("hidden_size");
+  const bool by_heads = !config.has("head_dim") && facts.head_dim * heads == hidden;
+  const std::int64_t unit =
+      hidden % heads == 0 ? std::lcm(width_unit(hidden), few_heads) : width_unit(hidden);
+  sizes.emplace_back("hidden_size", by_heads ? facts.head_dim * few_heads
+                                             : part_of(hidden, divisor, unit, 2 * unit));
+  for (const char* key :
+       {"intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size",
+        "dense_intermediate_size", "intermediate_size_mlp", "q_lora_rank", "kv_lora_rank"}) {
+    const std::optional<std::int64_t> size = size_in(config, key);
+    if (!size || *size < 1) continue;
+    const std::int64_t step = std::lcm(width_unit(*size), *size % tp == 0 ? tp : 1);
+    sizes.emplace_back(key, part_of(*size, divisor, step, step));
+  }
+  return sizes;
+}
+
+/// Executing such a model once, and what it holds.
+struct Load {
+  double seconds = 0;
+  std::int64_t weight_bytes = 0;
+};
+
+Load load_of(const TransformerModel& model, const ShrinkRequest& request) {
+  Load load;
+  std::int64_t weights = 0;
+  walk(model.root(), [&](const Module& module, const ModulePath& path) {
+    for (const Parameter& parameter : module.parameters()) {
+      weights =
+          checked_add(weights, checked_mul(parameter.shape.elements(), path.count(), "weights"));
+    }
+  });
+  load.weight_bytes = checked_mul(weights, bytes_of(1, DType::f32), "weights");
+  Graph graph;
+  Workload work;
+  work.batch = request.requests;
+  work.query_length = request.input_length;
+  work.executes = true;
+  model.trace(work, graph);
+  double flops = 0;
+  const std::vector<std::int64_t> calls = graph.calls_per_region();
+  for (std::uint32_t i = 0; i < graph.region_count; ++i) {
+    for (const Op& op : graph.regions[i].ops) {
+      flops += static_cast<double>(calls[i]) * work_of(op.record).flops();
+    }
+  }
+  load.seconds =
+      executions * (seconds_per_weight * static_cast<double>(weights) + seconds_per_flop * flops);
+  return load;
+}
+
+/// Whether a model can be executed as it is, transformed and not.
+bool fits(const TransformerModel& model, const ShrinkRequest& request, Load& load) {
+  load = load_of(model, request);
+  return load.weight_bytes <= request.most_weight_bytes && load.seconds <= most_seconds;
+}
+
+std::vector<std::string> changes_of(const HfConfig& config, const Facts& facts,
+                                    const ModelInputs& before, const ModelInputs& after) {
+  std::vector<std::string> changes;
+  const std::optional<std::int64_t>& layers = after.options.num_hidden_layers;
+  if (layers && layers != before.options.num_hidden_layers) {
+    changes.push_back(fmt::format("{} of {} layers", *layers, facts.layers));
+  }
+  for (const auto& [key, size] : after.sizes) {
+    std::int64_t old = size_in(config, key).value_or(0);
+    if (key == "num_key_value_heads") old = facts.kv_heads;
+    if (key == "num_experts") old = facts.experts;
+    if (size == old) continue;
+    if (key == "num_experts") {
+      changes.push_back(fmt::format("{} of {} experts", size, old));
+    } else {
+      changes.push_back(fmt::format("{} {} -> {}", key, old, size));
+    }
+  }
+  return changes;
+}
+
+}  // namespace
+
+Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkRequest& request) {
+  TransformerModel whole = load_model(config, inputs);
+  const HfConfig text = whole.config();  // of the text model, if there is more
+  const Facts facts = facts_of(whole);
+  Load load;
+  bool small = fits(whole, request, load);
+  // What cannot be transformed as it is has nothing to show when it is smaller.
+  transform(whole);
+
+  Shrunk result;
+  result.inputs = inputs;
+  const auto finish = [&] {
+    // Requests that end inside the first window or chunk would not show it.
+    const std::int64_t tokens = request.input_length + request.decode_steps;
+    for (const auto& [key, size] : {std::pair{"sliding_window", facts.window},
+                                    std::pair{"attention_chunk_size", facts.chunk}}) {
+      if (size >= tokens) {
+        result.inputs.sizes.emplace_back(key, std::max<std::int64_t>(1, tokens / 2));
+      }
+    }
+    result.changes = changes_of(text, facts, inputs, result.inputs);
+    return result;
+  };
+  if (small) return finish();
+
+  const std::int64_t ep = inputs.options.parallel.ep;
+  if (!inputs.options.num_hidden_layers && facts.layers > 0) {
+    result.inputs.options.num_hidden_layers =
+        std::min(facts.layers, std::max<std::int64_t>(2, facts.layers_of_every_kind));
+  }
+  std::string reason;
+  const auto bearable = [&] {
+    return load.weight_bytes <= request.most_weight_bytes && load.seconds <= most_patience_s;
+  };
+  for (std::int64_t divisor = 0; divisor <= most_divisor;
+       divisor = std::max<std::int64_t>(1, 2 * divisor)) {
+    result.inputs.sizes.clear();
+    if (divisor >= 1) {
+      const std::int64_t vocabulary = text.get_size("vocab_size");
+      if (!request.keeps_vocabulary) {
+        result.inputs.sizes.emplace_back(
+            "vocab_size",
+            std::min(vocabulary, std::max(least_vocabulary, small_vocabulary / divisor)));
+      }
+      if (facts.experts > 0) {
+        // Twice as many as a token chooses, and enough of them in the groups that it looks at.
+        const std::int64_t in_groups =
+            ceil_div(facts.top_k, std::max<std::int64_t>(1, facts.topk_groups)) * facts.groups;
+        const std::int64_t least = std::max({2 * facts.top_k, 2 * facts.groups, in_groups});
+        result.inputs.sizes.emplace_back("num_experts", part_of(facts.experts, facts.experts,
+                                                                std::lcm(facts.groups, ep), least));
+      }
+    }
+    if (divisor >= 2) {
+      for (auto& size : widths(text, facts, inputs.options.parallel, divisor)) {
+        result.inputs.sizes.push_back(std::move(size));
+      }
+    }
+    try {
+      TransformerModel model = load_model(config, result.inputs);
+      small = fits(model, request, load);
+      if (small || (divisor == most_divisor && bearable())) {
+        transform(model);
+        return finish();
+      }
+    } catch (const Error& error) {
+      reason = error.what();  // this size does not divide
+    }
+  }
+  std::string hint = "choose fewer layers with --num-hidden-layers, or shorter or fewer requests";
+  if (!bearable()) {
+    throw Error(
+        fmt::format(
+            "{}: no small enough model of this kind: {} layer(s) with sizes divided by {} hold "
+            "{} of weights and take about {} to compare; {} and {} would do",
+            config.file(), result.inputs.options.num_hidden_layers.value_or(facts.layers),
+            most_divisor, format_bytes(static_cast<double>(load.weight_bytes)),
+            format_seconds(load.seconds),
+            format_bytes(static_cast<double>(request.most_weight_bytes)),
+            format_seconds(most_patience_s)),
+        std::move(hint));
+  }
+  throw Error(
+      fmt::format("{}: no smaller model of this kind can be built: {}", config.file(), reason),
+      std::move(hint));
+}
+
+}  // namespace tcast

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tcast/config/hf_config.h"
+
+#include "app/options.h"
+
+namespace tcast {
+
+/// What a model is going to be executed on, again and again.
+struct ShrinkRequest {
+  std::int64_t requests = 2;
+  std::int64_t input_length = 12;
+  std::int64_t decode_steps = 2;
+  bool keeps_vocabulary = false;  ///< token ids are given
+  std::int64_t most_weight_bytes = 0;
+};
+
+/// A config made small enough.
+struct Shrunk {
+  ModelInputs inputs;                ///< with sizes and layers that make the model small
+  std::vector<std::string> changes;  ///< "3 of 61 layers", "hidden_size 7168 -> 896"
+};
+
+/// The largest of a few smaller models of the same kind that can be executed a dozen times within
+/// seconds: the config as it is, else fewer layers (the first ones that show every kind of layer),
+/// then fewer experts and a smaller vocabulary, then smaller widths, in such proportions that what
+/// divides what stays. Windows become shorter than a request, so that they matter. Throws Error
+/// when even the smallest does not fit, and what building or transforming the config as it is
+/// throws.
+Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkRequest& request);
+
+}  // namespace tcast

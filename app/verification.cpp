@@ -1,0 +1,238 @@
+#include "app/verification.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/units.h"
+#include "tcast/model/decoder.h"
+
+namespace tcast {
+namespace {
+
+/// A choice between experts whose scores differ by less may turn over by rounding: a tenth of what
+/// logits may differ by.
+constexpr double near_tie = 0.1;
+
+/// The narrowest dtype that anything in the graph of a model has, of those that hold numbers.
+DType narrowest_dtype(const TransformerModel& model) {
+  Graph graph;
+  Workload work;
+  work.query_length = 2;
+  work.executes = true;
+  model.trace(work, graph);
+  DType narrowest = DType::f32;
+  const auto look = [&narrowest](DType dtype) {
+    if (bits_of(dtype) < bits_of(narrowest)) narrowest = dtype;
+  };
+  for (std::uint32_t i = 0; i < graph.region_count; ++i) {
+    for (const Tensor& tensor : graph.regions[i].tensors) look(tensor.dtype);
+    for (const CacheSpec& cache : graph.regions[i].caches) look(cache.dtype);
+  }
+  return narrowest;
+}
+
+double error_of_rows(const std::vector<LogitRows>& rows, const std::vector<LogitRows>& reference) {
+  constexpr double infinite = std::numeric_limits<double>::infinity();
+  if (rows.size() != reference.size()) return infinite;
+  double most = 0;
+  double largest = 0;
+  for (std::size_t pass = 0; pass < reference.size(); ++pass) {
+    if (rows[pass].size() != reference[pass].size()) return infinite;
+    for (std::size_t row = 0; row < reference[pass].size(); ++row) {
+      const std::vector<float>& a = rows[pass][row];
+      const std::vector<float>& b = reference[pass][row];
+      if (a.size() != b.size()) return infinite;
+      for (std::size_t i = 0; i < b.size(); ++i) {
+        if (!std::isfinite(a[i]) || !std::isfinite(b[i])) return infinite;
+        most = std::max(most, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+        largest = std::max(largest, std::abs(static_cast<double>(b[i])));
+      }
+    }
+  }
+  if (most == 0) return 0;
+  return largest > 0 ? most / largest : infinite;
+}
+
+void require_usable(const std::vector<LogitRows>& passes) {
+  float largest = 0;
+  for (const LogitRows& rows : passes) {
+    for (const std::vector<float>& row : rows) {
+      for (const float value : row) {
+        if (!std::isfinite(value)) {
+          throw Error("the untransformed model's logits are not finite numbers",
+                      "with generated weights this config has no function that could be compared");
+        }
+        largest = std::max(largest, std::abs(value));
+      }
+    }
+  }
+  if (largest > 0) return;
+  throw Error("the untransformed model's logits are all zero",
+              "with generated weights this config has no function that could be compared");
+}
+
+std::string exceeds(double error, double tolerance) {
+  return fmt::format("{:.1e} is more than the tolerance of {:.0e}", error, tolerance);
+}
+
+std::string other_experts(std::size_t count) {
+  return fmt::format("{} token(s) go to other experts, and not by a rounding error", count);
+}
+
+}  // namespace
+
+Verification::Verification(const TransformerModel& model, VerificationRequest request,
+                           std::string hook)
+    : request_(std::move(request)), hook_(std::move(hook)) {
+  const auto* whole = dynamic_cast<const CausalLm*>(&model.root());
+  if (whole != nullptr && whole->head() == nullptr) {
+    notes_.emplace_back("the model has no head of its own: compared from the first step on");
+    return;
+  }
+  reference_ = execute(model, Arithmetic::unrounded, routing_);
+  routing_.take_changes();
+  require_usable(reference_.logits);
+  previous_ = reference_;
+}
+
+Verification::Outcome Verification::execute(const TransformerModel& model, Arithmetic arithmetic,
+                                            RoutingLog& routing) {
+  ExecutorOptions options;
+  options.arithmetic = arithmetic;
+  options.on_route = [&routing](const RoutingCall& call) { routing.follow(call); };
+  const auto length = request_.prompts[0].size() + request_.decode.size();
+  Generation generation(model, static_cast<std::int64_t>(request_.prompts.size()),
+                        static_cast<std::int64_t>(length), std::move(options));
+  Outcome outcome;
+  for (std::size_t pass = 0; pass <= request_.decode.size(); ++pass) {
+    routing.begin_pass(pass);
+    outcome.logits.push_back(
+        generation.step(pass == 0 ? request_.prompts : request_.decode[pass - 1]));
+    LogitRows mtp = generation.rows_of("mtp logits");
+    if (!mtp.empty()) outcome.mtp_logits.push_back(std::move(mtp));
+  }
+  ranks_ = generation.ranks();
+  if (arithmetic == Arithmetic::kernels) {
+    for (const std::string& note : generation.executor().notes()) {
+      if (std::find(notes_.begin(), notes_.end(), note) == notes_.end()) notes_.push_back(note);
+    }
+  }
+  return outcome;
+}
+
+double Verification::error_of(const Outcome& outcome, const Outcome& reference) {
+  double error = error_of_rows(outcome.logits, reference.logits);
+  if (!reference.mtp_logits.empty()) {
+    error = std::max(error, error_of_rows(outcome.mtp_logits, reference.mtp_logits));
+  }
+  return error;
+}
+
+void Verification::before_step(const TransformerModel& model, std::string_view step) {
+  if (!hook_.empty()) look_between_steps(model, fmt::format("{}, before {}", hook_, step));
+}
+
+void Verification::after_step(const TransformerModel& model, const StepReport& report) {
+  VerifiedStep step;
+  step.name = report.step;
+  step.changed_modules = report.changed_modules;
+  step.disabled = report.disabled;
+  try {
+    look(model, std::move(step));
+  } catch (const Error& error) {
+    throw Error(fmt::format("after step '{}': {}", report.step, error.what()), error.hint());
+  }
+}
+
+void Verification::finish(const TransformerModel& model) {
+  if (!hook_.empty()) look_between_steps(model, fmt::format("{}, after its last step", hook_));
+}
+
+/// What a hook did outside of steps is listed only when it changed something.
+void Verification::look_between_steps(const TransformerModel& model, const std::string& where) {
+  if (reference_.logits.empty()) return;
+  const std::size_t listed = steps_.size();
+  const Outcome before = previous_;
+  VerifiedStep step;
+  step.name = where;
+  look(model, std::move(step));
+  if (steps_.back().faults.empty()) {
+    steps_.resize(listed);
+    previous_ = before;
+  }
+}
+
+void Verification::look(const TransformerModel& model, VerifiedStep step) {
+  Outcome outcome = execute(model, Arithmetic::unrounded, routing_);
+  if (reference_.logits.empty()) {
+    require_usable(outcome.logits);
+    reference_ = previous_ = outcome;
+  }
+  // MTP layers are new: from now on they are compared as well.
+  if (reference_.mtp_logits.empty()) {
+    reference_.mtp_logits = previous_.mtp_logits = outcome.mtp_logits;
+  }
+  step.error = error_of(outcome, reference_);
+  step.error_to_previous = error_of(outcome, previous_);
+  for (RoutingChange& change : routing_.take_changes()) {
+    const bool tie = change.gap <= near_tie * request_.tolerance;
+    (tie ? step.near_ties : step.wrong_routes).push_back(std::move(change));
+  }
+  // A step is to blame for what it adds, not for what was wrong before.
+  const double before = steps_.empty() ? 0 : steps_.back().error;
+  const bool adds = step.error_to_previous > request_.tolerance && std::isfinite(before);
+  if (step.error > request_.tolerance && (adds || before <= request_.tolerance)) {
+    step.faults.push_back(exceeds(step.error, request_.tolerance));
+  }
+  if (!step.wrong_routes.empty() && (steps_.empty() || steps_.back().wrong_routes.empty())) {
+    step.faults.push_back(other_experts(step.wrong_routes.size()));
+  }
+  if (narrowest_dtype(model) != DType::f32) {
+    step.deployed = look_at_precision(model, outcome);
+    if (step.deployed->error > request_.kernel_tolerance) {
+      step.faults.push_back("its kernels are wrong: " +
+                            exceeds(step.deployed->error, request_.kernel_tolerance));
+    }
+    if (!step.deployed->wrong_routes.empty()) {
+      step.faults.push_back("its kernels are wrong: " +
+                            other_experts(step.deployed->wrong_routes.size()));
+    }
+  }
+  previous_ = std::move(outcome);
+  steps_.push_back(std::move(step));
+}
+
+DeployedPrecision Verification::look_at_precision(const TransformerModel& model,
+                                                  const Outcome& unrounded) {
+  DeployedPrecision result;
+  if (bits_of(narrowest_dtype(model)) > 8) {
+    // 16 bit on top of f32 everywhere: what is close for them need not be close for f32.
+    result.moved = error_of(execute(model, Arithmetic::kernels, routing_), unrounded);
+    result.error = result.moved;
+    result.near_ties = routing_.take_changes();
+    return result;
+  }
+  RoutingLog routing;
+  const Outcome plain = execute(model, Arithmetic::plain_loops, routing);
+  routing.take_changes();
+  const Outcome kernels = execute(model, Arithmetic::kernels, routing);
+  result.error = error_of(kernels, plain);
+  result.moved = error_of(kernels, unrounded);
+  for (RoutingChange& change : routing.take_changes()) {
+    const bool tie = change.gap <= near_tie * request_.kernel_tolerance;
+    (tie ? result.near_ties : result.wrong_routes).push_back(std::move(change));
+  }
+  return result;
+}
+
+bool Verification::keeps_function() const {
+  return std::all_of(steps_.begin(), steps_.end(),
+                     [](const VerifiedStep& step) { return step.faults.empty(); });
+}
+
+}  // namespace tcast

@@ -1,0 +1,335 @@
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/base/units.h"
+#include "tcast/exec/host.h"
+#include "tcast/exec/threads.h"
+#include "tcast/report/text_table.h"
+#include "tcast/transform/pipeline.h"
+
+#include "app/command.h"
+#include "app/generation.h"
+#include "app/options.h"
+#include "app/output.h"
+#include "app/shrink.h"
+#include "app/token_ids.h"
+#include "app/verification.h"
+
+namespace tcast {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr double tolerance_8_bit = 1e-3;
+constexpr double tolerance_16_bit = 3e-2;
+constexpr std::size_t most_listed = 5;
+
+std::string text_of(double error) { return error == 0 ? "0" : fmt::format("{:.1e}", error); }
+
+/// "decode step 1, token 3 of request 0".
+std::string place_of(const RoutingChange& change, const VerificationRequest& request) {
+  const auto length = change.pass == 0 ? static_cast<std::int64_t>(request.prompts[0].size()) : 1;
+  std::string place = change.pass == 0
+                          ? fmt::format("token {} of the prompt", change.token % length)
+                          : fmt::format("the token of decode step {}", change.pass);
+  return fmt::format("{} of request {}, layer {}", place, change.token / length, change.layer);
+}
+
+class VerifyCommand final : public Command {
+ public:
+  void declare(CommandLine& line) override {
+    line_ = &line;
+    line.add_positional("CONFIG", to_text(config_), "config.json, or the directory that holds one");
+    line.begin_group("Requests");
+    line.add_option("--batch-size", "N", to_size(requests_, 1, 4096),
+                    "requests at a time; default 2, or a multiple of the data-parallel replicas");
+    line.add_option("--input-length", "TOKENS", to_size(input_length_, 1, 1 << 20),
+                    "prompt tokens of each request; default 12");
+    line.add_option("--decode-steps", "N", to_size(decode_steps_, 0, 4096),
+                    "further tokens of each request, through the cache; default 2");
+    line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
+                    "the prompts instead: a line of token ids for each request");
+    line.add_option("--seed", "N", to_size(seed_, 0), "of the random tokens; default 0");
+    line.add_check([&line] {
+      for (const char* name : {"--batch-size", "--input-length"}) {
+        if (!line.given("--token-ids") || !line.given(name)) continue;
+        throw Error(fmt::format("{} describes random prompts, but --token-ids gives them", name),
+                    "leave out one of them");
+      }
+    });
+    line.begin_group("Comparison");
+    line.add_option("--tolerance", "X", to_number(tolerance_, 1e-9, 1),
+                    "largest difference of logits, relative to the largest logit; default 1e-4");
+    line.add_option("--threads", "N", to_size(threads_, 1, 4096),
+                    "threads to run on; default all that this process may use");
+    add_deployment_options(line, model_.options);
+    add_model_options(line, model_);
+    add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
+    line.set_example(
+        "  $ tcast verify configs/models/qwen3-8b.json --tp 2 --quantize-linear w8a8_dynamic\n"
+        "\n"
+        "Exit status 3: a step changes the function of the model. Models are executed in float32\n"
+        "unless --dtype says otherwise.\n");
+  }
+
+  int run(Streams streams) override {
+    set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
+    if (!model_.options.dtype) model_.options.dtype = DType::f32;
+    // Several blocks for each request, so that the way they are found matters.
+    if (!line_->given("--kv-block-size")) model_.options.kv_block_size = 4;
+    const HfConfig config = HfConfig::load(config_);
+    VerificationRequest request;
+    request.tolerance = tolerance_;
+    request.kernel_tolerance =
+        model_.options.dtype == DType::f32 ? tolerance_8_bit : tolerance_16_bit;
+    ShrinkRequest size;
+    size.decode_steps = decode_steps_;
+    size.keeps_vocabulary = !token_ids_file_.empty();
+    if (size.keeps_vocabulary) {
+      const TransformerModel whole = load_model(config, model_);
+      request.prompts = read_token_ids(token_ids_file_, whole.config().get_size("vocab_size"));
+      requests_ = static_cast<std::int64_t>(request.prompts.size());
+      input_length_ = static_cast<std::int64_t>(request.prompts[0].size());
+    } else if (requests_ == 0) {
+      const std::int64_t replicas = std::max<std::int64_t>(1, model_.options.parallel.dp());
+      requests_ = ceil_div(std::max<std::int64_t>(2, replicas), replicas) * replicas;
+    }
+    size.requests = requests_;
+    size.input_length = input_length_;
+    const std::int64_t available = host_features().available_bytes;
+    size.most_weight_bytes = available > 0 ? available / 4 : std::int64_t{1} << 30;
+    const Shrunk small = shrink(config, model_, size);
+
+    TransformerModel model = load_model(config, small.inputs);
+    const std::int64_t vocabulary = model.config().get_size("vocab_size");
+    if (request.prompts.empty()) {
+      request.prompts = random_token_ids(requests_, input_length_, vocabulary, seed_);
+    }
+    for (std::int64_t step = 0; step < decode_steps_; ++step) {
+      request.decode.push_back(random_token_ids(requests_, 1, vocabulary, seed_ + 1 + step));
+    }
+    check_memory(model, available);
+    const auto* hook = custom_models().find(model.config().model_type());
+    Verification verification(model, request, hook != nullptr ? describe_pipeline(model) : "");
+    model.set_observer(&verification);
+    transform(model);
+    model.set_observer(nullptr);
+    verification.finish(model);
+
+    write_result(output_.file,
+                 output_.format == OutputFormat::json
+                     ? json_text_of(model, verification, request, small.changes)
+                     : table_of(model, verification, request, small.changes),
+                 streams.out);
+    return verification.keeps_function() ? 0 : 3;
+  }
+
+ private:
+  void check_memory(const TransformerModel& model, std::int64_t available) const {
+    const ExecutionMemory need =
+        Generation(model, requests_, input_length_ + decode_steps_).memory_needed(input_length_);
+    if (available == 0 || need.total_bytes() <= available) return;
+    throw Error(
+        fmt::format("executing the untransformed model takes {}, of which activations {}; this "
+                    "host has {} available",
+                    format_bytes(static_cast<double>(need.total_bytes())),
+                    format_bytes(static_cast<double>(need.activation_bytes)),
+                    format_bytes(static_cast<double>(available))),
+        "choose a smaller batch or shorter requests");
+  }
+
+  /// "f32, weights in bf16"
+  std::string precision() const {
+    return *model_.options.dtype == DType::f32
+               ? "float32"
+               : fmt::format("float32, on weights in {}", name_of(*model_.options.dtype));
+  }
+
+  std::string table_of(const TransformerModel& model, const Verification& verification,
+                       const VerificationRequest& request,
+                       const std::vector<std::string>& changes) const {
+    const bool precise = std::none_of(verification.steps().begin(), verification.steps().end(),
+                                      [](const VerifiedStep& step) { return step.deployed; });
+    std::string text = fmt::format("tcast verify: {} ({}), transformed by {}\n", config_,
+                                   model.config().model_type(), describe_pipeline(model));
+    text += wrap("  model     ",
+                 changes.empty() ? "as the config has it" : "made smaller: " + join(changes, "; "));
+    text +=
+        wrap("  executed  ",
+             fmt::format("{} request(s) of {} tokens and {} decode step(s), in {}, on {} rank(s) "
+                         "and {} thread(s); weights are generated, not those of the checkpoint",
+                         requests_, input_length_, decode_steps_, precision(), verification.ranks(),
+                         current_threads()));
+    text +=
+        wrap("  compared  ",
+             fmt::format("logits of each request after the prompt and after each decode step: max "
+                         "|a - b| / max |b|, at most {:.0e}",
+                         request.tolerance));
+    if (!precise) {
+      text += wrap("  precision ", precision_text(request));
+    }
+    for (const std::string& note : verification.notes()) text += wrap("  note      ", note);
+    text += '\n';
+
+    std::vector<TextColumn> columns = {
+        {"after step"}, {"changed", true}, {"to untransformed", true}, {"to previous", true}};
+    if (!precise) {
+      columns.push_back({"kernels", true});
+      columns.push_back({"precision moved", true});
+    }
+    columns.push_back({"verdict"});
+    TextTable table(std::move(columns));
+    for (const VerifiedStep& step : verification.steps()) {
+      std::vector<std::string> row = {
+          step.name, step.disabled ? "skipped" : std::to_string(step.changed_modules),
+          text_of(step.error), text_of(step.error_to_previous)};
+      if (!precise) {
+        row.push_back(step.deployed ? text_of(step.deployed->error) : "");
+        row.push_back(step.deployed ? text_of(step.deployed->moved) : "");
+      }
+      row.emplace_back(step.faults.empty() ? "same function" : "DIFFERENT");
+      table.add_row(std::move(row));
+    }
+    text += table.text() + "\n";
+    for (const VerifiedStep& step : verification.steps()) {
+      append_routes(text, step.name, "near-tie", step.near_ties, request);
+      append_routes(text, step.name, "other experts", step.wrong_routes, request);
+      if (!step.deployed) continue;
+      append_routes(text, step.name + ", kernels", "near-tie", step.deployed->near_ties, request);
+      append_routes(text, step.name + ", kernels", "other experts", step.deployed->wrong_routes,
+                    request);
+    }
+    for (const VerifiedStep& step : verification.steps()) {
+      for (const std::string& fault : step.faults) {
+        text +=
+            wrap("", fmt::format("'{}' changes the function of the model: {}", step.name, fault));
+      }
+    }
+    if (verification.keeps_function()) {
+      text += "the transformed model has the function of the untransformed one\n";
+    }
+    return text;
+  }
+
+  static std::string precision_text(const VerificationRequest& request) {
+    return fmt::format(
+        "steps are compared without rounding: weights as in the checkpoint, activations and caches "
+        "in "
+        "f32, so that scales which every rank finds for its own part of a row do not matter; "
+        "beside "
+        "that the model is executed in its own precision: 'kernels' is their distance to plain "
+        "loops "
+        "over the same 8-bit operands (of 16 bit: to f32), at most {:.0e}, 'precision moved' how "
+        "far "
+        "precision alone moves the logits",
+        request.kernel_tolerance);
+  }
+
+  static void append_routes(std::string& text, const std::string& step, const char* kind,
+                            const std::vector<RoutingChange>& list,
+                            const VerificationRequest& request) {
+    for (std::size_t i = 0; i < std::min(list.size(), most_listed); ++i) {
+      const RoutingChange& change = list[i];
+      text += wrap(fmt::format("  {}: ", kind),
+                   fmt::format("after {}, {}: experts {} instead of {}, ahead by {:.1e}", step,
+                               place_of(change, request), fmt::join(change.chosen, ", "),
+                               fmt::join(change.expected, ", "), change.gap));
+    }
+    if (list.size() > most_listed) {
+      text += fmt::format("  and {} more after {}\n", list.size() - most_listed, step);
+    }
+  }
+
+  static ordered_json json_of(const std::vector<RoutingChange>& list,
+                              const VerificationRequest& request) {
+    ordered_json json = ordered_json::array();
+    for (const RoutingChange& change : list) {
+      const auto length =
+          change.pass == 0 ? static_cast<std::int64_t>(request.prompts[0].size()) : 1;
+      json.push_back({{"pass", change.pass},
+                      {"request", change.token / length},
+                      {"token", change.token % length},
+                      {"layer", change.layer},
+                      {"module", change.module},
+                      {"expected", change.expected},
+                      {"chosen", change.chosen},
+                      {"gap", change.gap}});
+    }
+    return json;
+  }
+
+  /// JSON has no infinity, which stands for logits that cannot be compared.
+  static ordered_json json_of(double error) {
+    return std::isfinite(error) ? ordered_json(error) : ordered_json(nullptr);
+  }
+
+  std::string json_text_of(const TransformerModel& model, const Verification& verification,
+                           const VerificationRequest& request,
+                           const std::vector<std::string>& changes) const {
+    ordered_json json;
+    json["schema"] = 1;
+    json["inputs"] = {{"config", config_},
+                      {"batch_size", requests_},
+                      {"input_length", input_length_},
+                      {"decode_steps", decode_steps_},
+                      {"seed", seed_},
+                      {"dtype", name_of(*model_.options.dtype)},
+                      {"tolerance", request.tolerance},
+                      {"kernel_tolerance", request.kernel_tolerance},
+                      {"kv_block_size", model_.options.kv_block_size},
+                      {"threads", current_threads()},
+                      {"ranks", verification.ranks()}};
+    json["model"] = {{"model_type", model.config().model_type()}, {"made_smaller", changes}};
+    json["pipeline"] = describe_pipeline(model);
+    json["steps"] = ordered_json::array();
+    for (const VerifiedStep& step : verification.steps()) {
+      ordered_json one = {{"step", step.name},
+                          {"disabled", step.disabled},
+                          {"changed_modules", step.changed_modules},
+                          {"error", json_of(step.error)},
+                          {"error_to_previous", json_of(step.error_to_previous)},
+                          {"near_ties", json_of(step.near_ties, request)},
+                          {"other_experts", json_of(step.wrong_routes, request)}};
+      if (step.deployed) {
+        one["precision"] = {{"kernel_error", json_of(step.deployed->error)},
+                            {"moved", json_of(step.deployed->moved)},
+                            {"near_ties", json_of(step.deployed->near_ties, request)},
+                            {"other_experts", json_of(step.deployed->wrong_routes, request)}};
+      }
+      one["faults"] = step.faults;
+      json["steps"].push_back(std::move(one));
+    }
+    json["notes"] = verification.notes();
+    json["keeps_function"] = verification.keeps_function();
+    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  }
+
+  CommandLine* line_ = nullptr;
+  std::string config_;
+  ModelInputs model_;
+  OutputInputs output_;
+  std::string token_ids_file_;
+  std::int64_t requests_ = 0;  ///< 0: as few as will do
+  std::int64_t input_length_ = 12;
+  std::int64_t decode_steps_ = 2;
+  std::int64_t seed_ = 0;
+  std::int64_t threads_ = 0;
+  double tolerance_ = 1e-4;
+};
+
+}  // namespace
+
+constinit const CommandInfo verify_command = {
+    "verify", "execute a model before and after each step: is it still the same function?",
+    make_command<VerifyCommand>};
+
+}  // namespace tcast
