@@ -57,10 +57,12 @@ std::vector<std::string> expand(const std::vector<std::string>& paths) {
   return files;
 }
 
-/// Whether two paths name one file, as far as can be told before they are written.
+/// Whether two paths name one file, of which what is written first would be lost, as far as can be
+/// told before. Devices and pipes take both.
 bool same_file(const std::string& a, const std::string& b) {
   namespace fs = std::filesystem;
   std::error_code error;
+  if (fs::exists(a, error) && !fs::is_regular_file(a, error)) return false;
   if (fs::equivalent(a, b, error)) return true;
   const fs::path first = fs::weakly_canonical(a, error);
   return !error && first == fs::weakly_canonical(b, error) && !error;

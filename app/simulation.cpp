@@ -111,6 +111,33 @@ void append_events(std::vector<TraceEvent>& events, const char* phase_name,
 
 }  // namespace
 
+std::vector<std::string> timing_warnings(const ReportTiming& timing) {
+  constexpr double most_others = 0.1;
+  constexpr double most_drift = 0.1;
+  constexpr double most_spread = 0.2;
+  constexpr std::string_view cure = "repeat the run on a quiet machine";
+  std::vector<std::string> warnings;
+  if (timing.others_cpu_share > most_others) {
+    warnings.push_back(
+        fmt::format("other processes took {:.0f} % of the processors while ops were timed, so that "
+                    "the times are too long; {}",
+                    100 * timing.others_cpu_share, cure));
+  }
+  if (timing.canary_drift > most_drift) {
+    warnings.push_back(
+        fmt::format("the machine's speed changed by {:.0f} % while ops were timed (the same canary "
+                    "before and after); {}",
+                    100 * timing.canary_drift, cure));
+  }
+  if (timing.mean_spread.value_or(0) > most_spread) {
+    warnings.push_back(
+        fmt::format("the samples of an op differ by {:.0f} % (interquartile range over median, "
+                    "weighted by time); {}",
+                    100 * *timing.mean_spread, cure));
+  }
+  return warnings;
+}
+
 std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& parallel) {
   return ceil_div(batch_size, std::max<std::int64_t>(1, parallel.dp()));
 }
@@ -263,27 +290,8 @@ void Simulation::fill_timing(Report& report) const {
     weighted += op.total_s * *op.spread;
   }
   if (known_s > 0) timing.mean_spread = weighted / known_s;
-  constexpr double most_drift = 0.1;
-  constexpr double most_spread = 0.2;
-  constexpr double most_others = 0.1;
-  const char* const cure = "let the machine rest and repeat the run";
-  if (timing.others_cpu_share > most_others) {
-    report.warnings.push_back(
-        fmt::format("other processes took {:.0f} % of the processors while ops were timed: the "
-                    "times are too long; {}",
-                    100 * timing.others_cpu_share, cure));
-  }
-  if (timing.canary_drift > most_drift) {
-    report.warnings.push_back(
-        fmt::format("the machine's speed changed by {:.0f} % while ops were timed (a canary before "
-                    "and after); {}",
-                    100 * timing.canary_drift, cure));
-  }
-  if (timing.mean_spread.value_or(0) > most_spread) {
-    report.warnings.push_back(
-        fmt::format("the samples of an op differ by {:.0f} % (interquartile range over median, "
-                    "weighted by time); {}",
-                    100 * *timing.mean_spread, cure));
+  for (std::string& warning : timing_warnings(timing)) {
+    report.warnings.push_back(std::move(warning));
   }
 }
 

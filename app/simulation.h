@@ -128,6 +128,11 @@ struct LeastDevices {
 LeastDevices least_devices(const TransformerModel& model, const std::string& assume_base,
                            const SimulationRequest& request, const DeviceProfile& device);
 
+/// What a reader of timed figures has to be warned of: other processes that took more than 10 % of
+/// the processors, a machine that became slower or faster by more than 10 %, samples that differ by
+/// more than 20 %.
+std::vector<std::string> timing_warnings(const ReportTiming& timing);
+
 /// A step's report as the writers take it, without the figures of the graph.
 ReportStep to_report_step(const StepReport& step);
 

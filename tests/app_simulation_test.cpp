@@ -294,3 +294,27 @@ TEST_CASE("the least number of devices comes with how the model is spread over t
     CHECK(report.memory.fits);
   }
 }
+
+TEST_CASE("times of a disturbed machine come with a warning") {
+  struct Row {
+    ReportTiming timing;
+    std::vector<std::string> begins;
+  };
+  const Row rows[] = {
+      {{}, {}},
+      {{.mean_spread = 0.2, .canary_drift = 0.1, .others_cpu_share = 0.1}, {}},
+      {{.canary_drift = 0.11}, {"the machine's speed changed by 11 %"}},
+      {{.mean_spread = 0.5}, {"the samples of an op differ by 50 %"}},
+      {{.mean_spread = 0.3, .canary_drift = 2, .others_cpu_share = 0.55},
+       {"other processes took 55 % of the processors", "the machine's speed changed by 200 %",
+        "the samples of an op differ by 30 %"}},
+  };
+  for (const Row& row : rows) {
+    const std::vector<std::string> warnings = timing_warnings(row.timing);
+    REQUIRE(warnings.size() == row.begins.size());
+    for (std::size_t i = 0; i < warnings.size(); ++i) {
+      CHECK(warnings[i].find(row.begins[i]) == 0);
+      CHECK(warnings[i].find("; repeat the run on a quiet machine") != std::string::npos);
+    }
+  }
+}
