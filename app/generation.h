@@ -49,6 +49,8 @@ class Generation {
 
   /// Adds tokens, equally many to every request, and returns the logits after the last of them.
   LogitRows step(const TokenIds& tokens);
+  /// Forgets the tokens, so that the next step() is a prompt again. Weights stay.
+  void restart() { length_ = 0; }
   /// The last row of each request of another result of the last step(); nothing if there is none.
   LogitRows rows_of(std::string_view name) const;
   /// Seconds that the forward pass of the last step() took.

@@ -48,6 +48,7 @@ std::vector<std::string> remarks(const TransformerModel& model) {
       list.push_back(fmt::format("warning: {}: {}", report.step, warning));
     }
   }
+  model.config().has("max_position_embeddings");  // simulate compares lengths with it
   const std::vector<std::string> unread = model.config().unread_keys();
   if (!unread.empty()) list.push_back("not read: " + printable(join(unread, ", "), 2000));
   return list;
@@ -68,7 +69,7 @@ void add_list(std::string& text, std::string_view key, bool buffers,
     const Parameter& parameter = *named.parameter;
     if (parameter.buffer != buffers || parameter.scale || !parameter.tied_to.empty()) continue;
     fmt::format_to(std::back_inserter(text), R"({}{{"name":{},"shape":{},"dtype":"{}"}})",
-                   separator, json_text(named.name), to_string(parameter.shape),
+                   separator, json_text(named.name), to_string(parameter.checkpoint_shape()),
                    name_of(parameter.dtype));
     separator = ",\n";
   }

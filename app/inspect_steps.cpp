@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "tcast/cost/forecast.h"
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
@@ -13,6 +11,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/simulation.h"
 
 namespace tcast {
@@ -42,12 +41,13 @@ class PricingObserver final : public StepObserver {
     forecaster.price({Phase::prefill, asked.batch, asked.input_length, 0}, prefill);
     const std::int64_t context = asked.input_length + asked.output_length / 2;
     forecaster.price({Phase::decode, asked.batch, 1, context}, decode);
-    step.regions = prefill.graph.region_count;
+    StepFigures& figures = step.figures.emplace();
+    figures.regions = prefill.graph.region_count;
     const std::vector<std::int64_t> calls = prefill.graph.calls_per_region();
     for (std::uint32_t r = 0; r < prefill.graph.region_count; ++r) {
       const auto ops = static_cast<std::int64_t>(prefill.graph.regions[r].ops.size());
-      step.traced_ops += ops;
-      step.called_ops += ops * calls[r];
+      figures.traced_ops += ops;
+      figures.called_ops += ops * calls[r];
     }
     auto sum = [](const PhaseForecast& phase, double& flops, double& bytes) {
       for (const OpRow& row : phase.ops) {
@@ -55,14 +55,14 @@ class PricingObserver final : public StepObserver {
         bytes += static_cast<double>(row.calls) * row.estimate.work.bytes();
       }
     };
-    sum(prefill, step.prefill_flops, step.prefill_bytes);
-    sum(decode, step.decode_flops, step.decode_bytes);
-    step.weights_bytes = source.weight_bytes();
-    step.kv_cache_bytes =
+    sum(prefill, figures.prefill_flops, figures.prefill_bytes);
+    sum(decode, figures.decode_flops, figures.decode_bytes);
+    figures.weights_bytes = source.weight_bytes();
+    figures.kv_cache_bytes =
         cache_bytes(decode.graph, asked.batch, asked.input_length + asked.output_length);
-    step.activation_peak_bytes = std::max(prefill.activation.bytes, decode.activation.bytes);
-    step.prefill_s = prefill.total_s;
-    step.decode_step_s = decode.total_s;
+    figures.activation_peak_bytes = std::max(prefill.activation.bytes, decode.activation.bytes);
+    figures.prefill_s = prefill.total_s;
+    figures.decode_step_s = decode.total_s;
     report_.steps.push_back(std::move(step));
   }
 
@@ -73,16 +73,6 @@ class PricingObserver final : public StepObserver {
   RooflineModel cost_;
 };
 
-/// The parts of the report's JSON that this view fills.
-std::string steps_json(const Report& report) {
-  const auto whole = nlohmann::ordered_json::parse(write_json(report, true));
-  nlohmann::ordered_json part;
-  for (const char* key : {"schema", "model", "device", "pipeline", "steps", "assumptions"}) {
-    part[key] = whole.at(key);
-  }
-  return part.dump(2) + "\n";
-}
-
 }  // namespace
 
 int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
@@ -92,12 +82,7 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   const DeviceProfile device = load_device(device_name);
   Report report;
   report.config_file = config_path;
-  report.model_type = model.config().model_type();
-  const ParameterCounts counts = model.count_parameters();
-  report.total_parameters = counts.total;
-  report.active_parameters = counts.active;
   report.device = device.name;
-  report.pipeline = describe_pipeline(model);
   SimulationRequest request;
   request.batch_size = workload.batch_size;
   request.input_length = workload.input_length;
@@ -107,9 +92,13 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   model.set_observer(&observer);
   transform(model);
   model.set_observer(nullptr);
-  report.assumptions = model.assumptions();
+  TargetInputs target;
+  target.device = device_name;
+  add_inputs(report, model, inputs, workload, target);
+  add_model(report, model);
   const bool json = output.format == OutputFormat::json;
-  write_result(output.file, json ? steps_json(report) : write_steps_table(report), streams.out);
+  write_result(output.file, json ? write_steps_json(report) : write_steps_table(report),
+               streams.out);
   return 0;
 }
 

@@ -1,3 +1,4 @@
+#include <set>
 #include <string>
 #include <vector>
 
@@ -80,6 +81,15 @@ std::vector<DeviceProfile> all_devices() {
   return list;
 }
 
+/// Where a device's efficiencies come from, best first: what rows of a report say of their source.
+std::vector<std::string> efficiency_bases(const DeviceProfile& device) {
+  std::set<Source> bases;
+  for (const ClassEfficiency& efficiency : device.efficiency) bases.insert(efficiency.basis);
+  std::vector<std::string> names;
+  for (const Source basis : bases) names.emplace_back(name_of(basis));
+  return names;
+}
+
 class DevicesCommand final : public ListCommand {
   std::string example() const override {
     return "  $ tcast devices\n"
@@ -88,12 +98,13 @@ class DevicesCommand final : public ListCommand {
 
   std::vector<std::vector<std::string>> rows() const override {
     std::vector<std::vector<std::string>> list = {
-        {"device", "memory", "bandwidth", "bf16 peak", "source", "description"}};
+        {"device", "memory", "bandwidth", "bf16 peak", "peaks", "efficiencies", "description"}};
     for (const DeviceProfile& device : all_devices()) {
       list.push_back({device.name, format_bytes(static_cast<double>(device.memory_bytes)),
                       rate_text(device.memory_bandwidth_bytes_per_s, "B"),
                       rate_text(device.matrix_peak(DType::bf16).flops_per_s, "FLOP"),
-                      std::string(name_of(device.matrix.basis)), device.description});
+                      std::string(name_of(device.matrix.basis)),
+                      join(efficiency_bases(device), ", "), device.description});
     }
     return list;
   }
@@ -107,6 +118,7 @@ class DevicesCommand final : public ListCommand {
                       {"memory_bandwidth_bytes_per_s", device.memory_bandwidth_bytes_per_s},
                       {"bf16_flops_per_s", device.matrix_peak(DType::bf16).flops_per_s},
                       {"basis", name_of(device.matrix.basis)},
+                      {"efficiency_bases", efficiency_bases(device)},
                       {"source", device.matrix.source},
                       {"file", device.file}});
     }

@@ -61,10 +61,15 @@ std::vector<Registration> explain(const char* kind, const Registry<T>& registry,
   std::vector<Registration> list;
   // Throws when two match equally well.
   const auto* const winner = registry.find(model_type);
-  for (const auto* entry : registry.candidates(model_type)) {
+  const auto candidates = registry.candidates(model_type);
+  for (const auto* entry : candidates) {
     list.push_back(registration(kind, *entry));
-    list.back().note =
-        entry == winner ? "used" : "not used: " + Registry<T>::reason(*winner, *entry);
+    std::string& note = list.back().note;
+    if (entry != winner) {
+      note = "not used: " + Registry<T>::reason(*winner, *entry);
+    } else {
+      note = candidates.size() > 1 ? "used" : "used: no other one matches";
+    }
   }
   return list;
 }
@@ -115,9 +120,10 @@ class ModelsCommand final : public Command {
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
     line.set_example(
         "  $ tcast models explain mixtral\n"
-        "  kind          pattern  origin   place                          verdict\n"
-        "  architecture  mixtral  builtin  builtin_model/mixtral.cpp:5    used\n"
-        "  profile       mixtral  builtin  configs/profiles/mixtral.yaml  used\n");
+        "  kind          pattern  origin   place                        verdict\n"
+        "  architecture  mixtral  builtin  builtin_model/mixtral.cpp:5  used: no other one "
+        "matches\n"
+        "  ...\n");
   }
 
   int run(Streams streams) override {

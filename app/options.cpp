@@ -73,9 +73,8 @@ Reader refuse_above_one(std::string what) {
   };
 }
 
-/// The config of the text model alone, and what that leaves out.
-HfConfig text_part(const HfConfig& config, ModelOptions& options,
-                   std::vector<std::string>& assumptions) {
+/// The config of the text model alone.
+HfConfig text_part(const HfConfig& config, std::vector<std::string>& assumptions) {
   std::optional<HfConfig> text = config.nested("text_config");
   if (!text) {
     throw Error(
@@ -85,15 +84,9 @@ HfConfig text_part(const HfConfig& config, ModelOptions& options,
   assumptions.push_back(
       fmt::format("only the text model (text_config) of '{}' is built (--text-only)",
                   printable(config.model_type())));
-  // The outer class hands its own values of these to the text model.
-  if (!options.dtype && !text->checkpoint_dtype()) options.dtype = config.checkpoint_dtype();
-  if (config.has("quantization_config") && !text->has("quantization_config")) {
-    assumptions.emplace_back("quantization_config stands outside text_config and is not used");
-  }
-  if (config.get_or<bool>("tie_word_embeddings", false) && !text->has("tie_word_embeddings")) {
-    assumptions.emplace_back("tie_word_embeddings stands outside text_config and is not used");
-  }
-  return *std::move(text);
+  // What is said of the whole model is said of its parts, unless they say it themselves.
+  return text->with_defaults_of(config,
+                                {"torch_dtype", "quantization_config", "tie_word_embeddings"});
 }
 
 }  // namespace
@@ -225,6 +218,7 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
 void add_output_options(CommandLine& line, OutputInputs& inputs,
                         const std::vector<OutputFormat>& formats) {
   std::vector<std::string> names;
+  names.reserve(formats.size());
   for (const OutputFormat format : formats) names.emplace_back(name_of(format));
   line.begin_group("Output");
   line.add_option(
@@ -254,7 +248,7 @@ TransformerModel load_model(const std::string& config_path, const ModelInputs& i
 TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
   ModelOptions options = inputs.options;
   std::vector<std::string> assumptions;
-  if (inputs.text_only) config = text_part(config, options, assumptions);
+  if (inputs.text_only) config = text_part(config, assumptions);
   if (!inputs.sizes.empty()) config = config.with_sizes(inputs.sizes);
   const std::string model_type = config.model_type();
   if (!inputs.assume_base.empty() && architectures().find(model_type) != nullptr) {

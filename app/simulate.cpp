@@ -4,6 +4,8 @@
 #include <optional>
 #include <ostream>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -26,6 +28,7 @@
 #include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/simulation.h"
 
 namespace tcast {
@@ -54,11 +57,13 @@ std::vector<std::string> expand(const std::vector<std::string>& paths) {
   return files;
 }
 
-void add_input(Report& report, const char* name, std::int64_t value) {
-  report.inputs.push_back({name, std::to_string(value)});
-}
-void add_input(Report& report, const char* name, std::string_view value) {
-  report.inputs.push_back({name, json_text(std::string(value))});
+/// Whether two paths name one file, as far as can be told before they are written.
+bool same_file(const std::string& a, const std::string& b) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::equivalent(a, b, error)) return true;
+  const fs::path first = fs::weakly_canonical(a, error);
+  return !error && first == fs::weakly_canonical(b, error) && !error;
 }
 
 class SimulateCommand final : public Command {
@@ -79,6 +84,11 @@ class SimulateCommand final : public Command {
     line.add_check([this] {
       for (const std::string& text : output_.assertions) {
         assertions_.push_back(parse_assertion(text));
+      }
+      if (!output_.trace_file.empty() && !output_.file.empty() &&
+          same_file(output_.trace_file, output_.file)) {
+        throw Error(fmt::format("--trace and -o name the same file '{}'", printable(output_.file)),
+                    "the one would overwrite the other");
       }
     });
     line.set_example(
@@ -113,7 +123,10 @@ class SimulateCommand final : public Command {
         text += fmt::format("{{\"schema\":{},\"config\":{},\"error\":{},\"hint\":{}}}\n",
                             Report::schema, json_text(file), json_text(error.what()),
                             json_text(error.hint()));
-        fmt::print(streams.err, "tcast: error: {}: {}\n", printable(file), error.what());
+        // Most errors begin with the file that they are about.
+        const std::string_view what = error.what();
+        const bool named = what.substr(0, file.size()) == file;
+        fmt::print(streams.err, "tcast: error: {}{}\n", named ? "" : printable(file) + ": ", what);
         status = 1;
       }
     }
@@ -125,32 +138,31 @@ class SimulateCommand final : public Command {
   std::string simulate(const std::string& file, const std::optional<DeviceProfile>& device,
                        Streams streams, int& status) {
     TransformerModel model = load_model(file, model_);
-    const std::string pipeline = describe_pipeline(model);
     transform(model);
-
     Report report;
     report.config_file = file;
-    report.model_type = model.config().model_type();
-    const ParameterCounts counts = model.count_parameters();
-    report.total_parameters = counts.total;
-    report.active_parameters = counts.active;
-    report.pipeline = pipeline;
-    fill_inputs(report, model);
+    add_model(report, model);
 
     Simulation simulation(model, request());
     if (device) {
       report.device = device->name;
       simulation.run(*device, target_.ideal);
     } else {
-      report.device = "host";
       simulation.run_on_host({target_.time_budget_s, static_cast<int>(target_.threads), 0},
                              target_.ideal);
       report.device = simulation.device().description;
     }
     simulation.fill(report);
-    report.memory.min_devices =
+    const LeastDevices least =
         least_devices(model, model_.assume_base, request(), simulation.device());
-    fill_steps(report, model);
+    report.memory.min_devices = least.devices;
+    report.memory.min_devices_tp = least.tp;
+    report.memory.min_devices_ep = least.ep;
+    TargetInputs target = target_;
+    if (!device) target.threads = simulation.threads();
+    add_inputs(report, model, model_, workload_, target);
+    for (const StepReport& step : model.reports()) report.steps.push_back(to_report_step(step));
+    check_length(report);
 
     if (!output_.trace_file.empty()) {
       write_atomically(output_.trace_file, write_trace(simulation.trace_events()));
@@ -185,64 +197,17 @@ class SimulateCommand final : public Command {
     return asked;
   }
 
-  void fill_inputs(Report& report, const TransformerModel& model) const {
-    const ModelOptions& options = model.options();
-    add_input(report, "config", report.config_file);
-    add_input(report, "device", target_.device.empty() ? "host" : target_.device);
-    add_input(report, "num_devices", options.parallel.devices());
-    add_input(report, "tp", options.parallel.tp);
-    add_input(report, "ep", options.parallel.ep);
-    add_input(report, "dp", options.parallel.dp());
-    if (workload_.single_phase) {
-      const Workload& phase = *workload_.single_phase;
-      add_input(report, "phase", phase.phase == Phase::prefill ? "prefill" : "decode");
-      add_input(report, "num_queries", phase.batch);
-      add_input(report, "query_length", phase.query_length);
-      add_input(report, "context_length", phase.context_length);
-    } else {
-      add_input(report, "batch_size", workload_.batch_size);
-      add_input(report, "input_length", workload_.input_length);
-      add_input(report, "output_length", workload_.output_length);
-    }
-    add_input(report, "quantize_linear", name_of(options.quantize_linear));
-    add_input(report, "quantize_kv_cache", name_of(options.quantize_kv_cache));
-    if (options.dtype) add_input(report, "dtype", name_of(*options.dtype));
-    if (options.num_hidden_layers) {
-      add_input(report, "num_hidden_layers", *options.num_hidden_layers);
-    }
-    add_input(report, "num_mtp_tokens", options.num_mtp_tokens);
-    add_input(report, "kv_block_size", options.kv_block_size);
-    report.inputs.push_back({"expert_skew", fmt::format("{}", options.expert_skew)});
-    report.inputs.push_back({"reuse_layers", options.reuse_layers ? "true" : "false"});
-    add_input(report, "skip_steps", join(options.skip_steps, ","));
-    add_input(report, "profiles", join(model.profile().sources, ","));
-    add_input(report, "reserved_memory_bytes", target_.reserved_memory_bytes);
-  }
-
-  void fill_steps(Report& report, const TransformerModel& model) const {
-    for (const StepReport& step : model.reports()) {
-      report.steps.push_back(to_report_step(step));
-      for (const std::string& warning : step.warnings) {
-        report.warnings.push_back(step.step + ": " + warning);
-      }
-    }
-    report.assumptions.insert(report.assumptions.begin(), model.assumptions().begin(),
-                              model.assumptions().end());
-    const auto positions = model.config().find<std::int64_t>("max_position_embeddings");
+  /// A context longer than the model was trained for.
+  void check_length(Report& report) const {
+    const std::optional<std::int64_t> positions = report.memory.max_position_embeddings;
     const std::int64_t longest = workload_.single_phase
                                      ? workload_.single_phase->sequence_length()
                                      : workload_.input_length + workload_.output_length;
-    if (positions && longest > *positions) {
-      report.warnings.push_back(
-          fmt::format("{} tokens of context are more than the {} that the config is made for "
-                      "(max_position_embeddings)",
-                      longest, *positions));
-    }
-    const std::vector<std::string> unread = model.config().unread_keys();
-    if (!unread.empty()) {
-      report.assumptions.push_back("config keys that nothing read: " +
-                                   printable(join(unread, ", "), 2000));
-    }
+    if (!positions || longest <= *positions) return;
+    report.warnings.push_back(
+        fmt::format("{} tokens of context are more than the {} that the config is made for "
+                    "(max_position_embeddings)",
+                    longest, *positions));
   }
 
   std::vector<std::string> configs_;

@@ -15,6 +15,15 @@
 namespace tcast {
 namespace {
 
+/// What is known of how one of a row's operators was timed, if it was.
+void add_measurement(ReportOp& row, const OpRecord& record, const MeasuredCostModel* measured) {
+  const Measurement* const found = measured == nullptr ? nullptr : measured->find(record);
+  if (found == nullptr) return;
+  row.scaled = row.scaled || found->scaled;
+  // One sample is no reason to believe that all would be the same.
+  if (found->samples > 1) row.spread = std::max(row.spread.value_or(0), found->spread);
+}
+
 /// Rows of the op table of one phase, merged by op, module and what bounds them.
 void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase,
               const CostModel* ideal, const MeasuredCostModel* measured) {
@@ -45,18 +54,14 @@ void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase
     target.flops += calls * row.estimate.work.flops();
     target.bytes += calls * row.estimate.work.bytes();
     if (ideal != nullptr) target.ideal_s += calls * ideal->estimate(op.record).total_s;
-    if (measured != nullptr) {
-      const Measurement* measurement = measured->find(op.record);
-      target.scaled = target.scaled || (measurement != nullptr && measurement->scaled);
-    }
+    add_measurement(target, op.record, measured);
   }
 }
 
-/// Choosing the next token of each request: one pass over its logits, which are what the pass makes
-/// last.
-TopK sampling_op(const PhaseForecast& phase, std::int64_t batch) {
+/// Choosing tokens: one pass over `rows` rows of the logits, which are what a pass makes last.
+TopK sampling_op(const PhaseForecast& phase, std::int64_t rows) {
   TopK op;
-  op.rows = batch;
+  op.rows = rows;
   op.k = 1;
   for (std::uint32_t r = 0; r < phase.graph.region_count; ++r) {
     const Region& region = phase.graph.regions[r];
@@ -141,12 +146,37 @@ void Simulation::forecast(const CostModel& cost) {
   memory.activation = phase.activation;
 }
 
+/// Every request's next token, and those that multi-token prediction adds to it.
+TopK Simulation::sampling() const {
+  return sampling_op(
+      forecast_.prefill,
+      checked_mul(forecast_.request.batch, source_.tokens_per_request(), "tokens to choose"));
+}
+
+/// Says which products the device has no units for, and what they are priced as instead.
+void Simulation::note_substitutes() {
+  std::set<std::pair<DType, DType>> substitutes;
+  for (const PhaseForecast* phase : {&forecast_.prefill, &forecast_.decode}) {
+    for (const OpRow& row : phase->ops) {
+      if (row.estimate.work.matrix_flops == 0) continue;
+      const DType wanted = row.estimate.work.matrix_dtype;
+      const DType used = device_.matrix_peak(wanted).dtype;
+      if (used != wanted) substitutes.emplace(wanted, used);
+    }
+  }
+  for (const auto& [wanted, used] : substitutes) {
+    notes_.push_back(fmt::format("{} has no matrix units for {}: such products are priced as {}",
+                                 device_.name, short_name_of(wanted), short_name_of(used)));
+  }
+}
+
 void Simulation::run(const DeviceProfile& device, bool ideal) {
   device_ = device;
   roofline_ = std::make_unique<RooflineModel>(device_);
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
   cost_ = roofline_.get();
   forecast(*cost_);
+  note_substitutes();
 }
 
 void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
@@ -162,37 +192,49 @@ void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
   // The forecast itself says which ops it needs; then they are timed, and it is made again.
   const RecordingCostModel recording(*roofline_);
   forecast(recording);
-  if (!request_.phase) {
-    recording.estimate(sampling_op(forecast_.prefill, forecast_.request.batch));
-  }
+  if (!request_.phase) recording.estimate(sampling());
   const std::vector<OpRecord>& records = recording.records();
   const std::vector<Measurement> measurements = timer.measure_all(records);
   measured_ = std::make_unique<MeasuredCostModel>(*roofline_, records, measurements);
   cost_ = measured_.get();
   forecast(*cost_);
 
+  note_timing(records, measurements, timer.memory_used_bytes());
+  const TimingConditions conditions = timer.conditions();
+  timing_->took_s = conditions.took_s;
+  timing_->canary_drift = conditions.canary_drift;
+  timing_->others_cpu_share = conditions.others_cpu_share;
+  threads_ = timer.threads();
+}
+
+void Simulation::note_timing(const std::vector<OpRecord>& records,
+                             const std::vector<Measurement>& measurements,
+                             std::int64_t memory_used_bytes) {
   std::set<std::string> substituted;
   std::map<std::string, std::set<std::string>> unsupported;
-  int scaled = 0;
+  ReportTiming& timing = timing_.emplace();
+  timing.memory_used_bytes = memory_used_bytes;
   double least_share = 1;
   for (std::size_t i = 0; i < records.size(); ++i) {
     const Measurement& measurement = measurements[i];
     if (!measurement.supported()) {
       unsupported[measurement.unsupported].insert(std::string(name_of(records[i])));
+      continue;
     }
+    ++timing.timed_ops;
     if (!measurement.substituted.empty()) substituted.insert(measurement.substituted);
     if (!measurement.scaled) continue;
-    ++scaled;
+    ++timing.scaled_ops;
     least_share = std::min(least_share, measurement.share);
   }
   notes_.push_back(
       fmt::format("{} distinct ops were timed on this host; at most {} of memory was used for that",
-                  records.size(), format_bytes(static_cast<double>(timer.memory_used_bytes()))));
-  if (scaled > 0) {
+                  timing.timed_ops, format_bytes(static_cast<double>(memory_used_bytes))));
+  if (timing.scaled_ops > 0) {
     notes_.push_back(fmt::format(
         "{} of them were timed smaller and scaled to stay within the time budget, the least at "
         "{:.1f} % of its work (rows marked 'scaled')",
-        scaled, 100 * least_share));
+        timing.scaled_ops, 100 * least_share));
   }
   for (const std::string& text : substituted) {
     notes_.push_back("this host lacks a dtype: " + text);
@@ -206,7 +248,43 @@ void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
 void Simulation::fill(Report& report) {
   fill_latency(report);
   fill_memory(report);
+  if (timing_) fill_timing(report);
   report.assumptions.insert(report.assumptions.end(), notes_.begin(), notes_.end());
+}
+
+/// The figures of the session of timings, and warnings when they say that it was a bad one.
+void Simulation::fill_timing(Report& report) const {
+  ReportTiming& timing = report.timing.emplace(*timing_);
+  double known_s = 0;
+  double weighted = 0;
+  for (const ReportOp& op : report.ops) {
+    if (!op.spread) continue;
+    known_s += op.total_s;
+    weighted += op.total_s * *op.spread;
+  }
+  if (known_s > 0) timing.mean_spread = weighted / known_s;
+  constexpr double most_drift = 0.1;
+  constexpr double most_spread = 0.2;
+  constexpr double most_others = 0.1;
+  const char* const cure = "let the machine rest and repeat the run";
+  if (timing.others_cpu_share > most_others) {
+    report.warnings.push_back(
+        fmt::format("other processes took {:.0f} % of the processors while ops were timed: the "
+                    "times are too long; {}",
+                    100 * timing.others_cpu_share, cure));
+  }
+  if (timing.canary_drift > most_drift) {
+    report.warnings.push_back(
+        fmt::format("the machine's speed changed by {:.0f} % while ops were timed (a canary before "
+                    "and after); {}",
+                    100 * timing.canary_drift, cure));
+  }
+  if (timing.mean_spread.value_or(0) > most_spread) {
+    report.warnings.push_back(
+        fmt::format("the samples of an op differ by {:.0f} % (interquartile range over median, "
+                    "weighted by time); {}",
+                    100 * *timing.mean_spread, cure));
+  }
 }
 
 void Simulation::fill_latency(Report& report) {
@@ -223,11 +301,11 @@ void Simulation::fill_latency(Report& report) {
     report.single_phase = true;
     return;
   }
-  const TopK sampling = sampling_op(forecast_.prefill, forecast_.request.batch);
-  const OpEstimate sampled = cost_->estimate(sampling);
+  const TopK choice = sampling();
+  const OpEstimate sampled = cost_->estimate(choice);
   ReportOp& row = report.ops.emplace_back();
   row.phase = "sampling";
-  row.name = name_of(OpRecord(sampling));
+  row.name = name_of(OpRecord(choice));
   row.module = "sampling";
   row.calls = 1;
   row.total_s = sampled.total_s;
@@ -235,6 +313,7 @@ void Simulation::fill_latency(Report& report) {
   row.bytes = sampled.work.bytes();
   row.bound = name_of(sampled.bound);
   row.source = name_of(sampled.source);
+  add_measurement(row, choice, measured_.get());
   auto finish = [&](ReportLatency& latency, const Forecast& forecast, double sampling_s) {
     latency.prefill_s = forecast.prefill_s;
     latency.decode_step_s = forecast.decode_step_s;
@@ -250,7 +329,7 @@ void Simulation::fill_latency(Report& report) {
   report.output_tokens_per_s_per_device = report.output_tokens_per_s / static_cast<double>(devices);
   if (ideal_ == nullptr) return;
   Forecaster bound(source_, *ideal_, device_);
-  row.ideal_s = ideal_->estimate(sampling).total_s;
+  row.ideal_s = ideal_->estimate(choice).total_s;
   finish(report.ideal.emplace(), bound.run(forecast_.request), row.ideal_s);
 }
 
@@ -293,19 +372,24 @@ std::string Simulation::explain(std::string_view op_name) const {
   std::string text;
   std::set<std::string> known;
   std::set<std::string> shown;
+  const auto add = [&](std::string_view phase, const std::string& module, const OpRecord& record,
+                       std::int64_t calls) {
+    known.insert(std::string(name_of(record)));
+    if (name_of(record) != op_name) return;
+    // Equal ops of other modules are priced alike: one explanation does.
+    if (!shown.insert(describe(record)).second) return;
+    text +=
+        fmt::format("{} {}, called {} times\n{}\n", phase, module, calls, cost_->explain(record));
+  };
   for (const auto& [phase_name, phase] :
        {std::pair{"prefill", &forecast_.prefill}, std::pair{"decode", &forecast_.decode}}) {
     for (const OpRow& row : phase->ops) {
       const Region& region = phase->graph.regions[row.region];
       const Op& op = region.ops[row.op];
-      known.insert(std::string(name_of(op.record)));
-      if (name_of(op.record) != op_name) continue;
-      // Equal ops of other modules are priced alike: one explanation does.
-      if (!shown.insert(describe(op.record)).second) continue;
-      text += fmt::format("{} {}, called {} times\n{}\n", phase_name, path_of(region, op.scope),
-                          row.calls, cost_->explain(op.record));
+      add(phase_name, path_of(region, op.scope), op.record, row.calls);
     }
   }
+  if (!request_.phase) add("sampling", "sampling", sampling(), 1);
   if (!text.empty()) return text;
   const std::vector<std::string> names(known.begin(), known.end());
   throw Error(fmt::format("--explain: the model has no op '{}'", printable(op_name)),
@@ -353,7 +437,7 @@ bool fits(const TransformerModel& model, const SimulationRequest& request,
 
 }  // namespace
 
-std::int64_t least_devices(const TransformerModel& model, const std::string& assume_base,
+LeastDevices least_devices(const TransformerModel& model, const std::string& assume_base,
                            const SimulationRequest& request, const DeviceProfile& device) {
   constexpr std::int64_t most_devices = 1024;
   constexpr std::int64_t most_tp = 64;
@@ -376,7 +460,7 @@ std::int64_t least_devices(const TransformerModel& model, const std::string& ass
           TransformerModel candidate =
               build_model(model.config(), model.profile(), options, assume_base);
           transform(candidate);
-          if (fits(candidate, request, device)) return devices;
+          if (fits(candidate, request, device)) return {devices, tp, ep};
         } catch (const Error&) {
           // Heads or experts do not divide by this number; the next one may.
         }
@@ -384,7 +468,7 @@ std::int64_t least_devices(const TransformerModel& model, const std::string& ass
       }
     }
   }
-  return 0;
+  return {};
 }
 
 ReportStep to_report_step(const StepReport& step) {

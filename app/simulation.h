@@ -50,6 +50,9 @@ class ModelSource final : public GraphSource {
   }
   std::int64_t weight_bytes() const override { return weight_bytes_; }
 
+  /// Tokens of each request that a pass of whole requests predicts.
+  std::int64_t tokens_per_request() const { return 1 + extra_tokens_; }
+
  private:
   /// Tokens that the model as it stands predicts beyond the next one.
   static std::int64_t predicted_tokens(const TransformerModel& model) {
@@ -75,6 +78,8 @@ class Simulation {
   void run_on_host(const TimerOptions& options, bool ideal);
 
   const DeviceProfile& device() const { return device_; }
+  /// Threads that this host was timed with; 0: it was not.
+  std::int64_t threads() const { return threads_; }
 
   /// Memory, latency, throughput and ops; for the host also what was timed and how.
   void fill(Report& report);
@@ -86,7 +91,12 @@ class Simulation {
 
  private:
   void forecast(const CostModel& cost);
+  TopK sampling() const;
+  void note_substitutes();
+  void note_timing(const std::vector<OpRecord>& records,
+                   const std::vector<Measurement>& measurements, std::int64_t memory_used_bytes);
   void fill_latency(Report& report);
+  void fill_timing(Report& report) const;
   void fill_memory(Report& report);
 
   const TransformerModel& model_;
@@ -100,12 +110,21 @@ class Simulation {
   std::unique_ptr<Forecaster> forecaster_;
   Forecast forecast_;  // for single phases only the pass of that phase and the memory are filled
   std::vector<std::string> notes_;
+  std::optional<ReportTiming> timing_;  // of this host, without the spread
+  std::int64_t threads_ = 0;
+};
+
+/// How few devices would do.
+struct LeastDevices {
+  std::int64_t devices = 0;  ///< 0: unknown
+  std::int64_t tp = 0;
+  std::int64_t ep = 0;
 };
 
 /// The least number of devices on which a model with these options fits, spread by tensor
-/// parallelism (and, with routed experts, expert parallelism); 0 when no power of two up to 1024
-/// does.
-std::int64_t least_devices(const TransformerModel& model, const std::string& assume_base,
+/// parallelism (and, with routed experts, expert parallelism); unknown when no power of two up to
+/// 1024 does.
+LeastDevices least_devices(const TransformerModel& model, const std::string& assume_base,
                            const SimulationRequest& request, const DeviceProfile& device);
 
 /// A step's report as the writers take it, without the figures of the graph.

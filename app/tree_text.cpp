@@ -14,7 +14,7 @@ namespace tcast {
 namespace {
 
 std::string parameter_text(const Parameter& parameter, DType usual) {
-  std::string text = parameter.name + to_string(parameter.shape);
+  std::string text = parameter.name + to_string(parameter.checkpoint_shape());
   if (parameter.shard.dim >= 0) text += fmt::format("->{}", to_string(parameter.local_shape()));
   if (parameter.dtype != usual) text += fmt::format(" {}", short_name_of(parameter.dtype));
   if (!parameter.tied_to.empty()) text += fmt::format(" = {}", parameter.tied_to);

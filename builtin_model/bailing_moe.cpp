@@ -35,10 +35,7 @@ TCAST_REGISTER_ARCHITECTURE("bailing_moe")
       "num_shared_experts");
   // One chosen expert has weight p, not 1: there is nothing to normalize among.
   moe.routing.normalize = config.get_or<bool>("norm_topk_prob", false) && moe.routing.top_k > 1;
-  const auto dense = config.get_or<std::int64_t>("first_k_dense_replace", 0);
-  for (std::size_t i = 0; i < moe.layers.size(); ++i) {
-    moe.layers[i] = static_cast<std::int64_t>(i) >= dense;
-  }
+  tcast::set_dense_layers(moe, config.get_or<std::int64_t>("first_k_dense_replace", 0));
   spec.moe = std::move(moe);
   return tcast::build_decoder(std::move(spec), context);
 }

@@ -13,10 +13,24 @@ TCAST_REGISTER_MODULE_CLASS("MultiheadLatentAttention")
   // Norms stay in the dtype of the activations, whatever was quantized before.
   cache.dtype = attention->child(attention->names().kv_a_layernorm).parameters().at(0).dtype;
   cache.block_size = options.kv_block_size;
+  // A cache that was quantized already stays so.
+  if (const auto quantized = attention->string_attribute("kv_cache_dtype")) {
+    cache.dtype = tcast::parse_dtype(*quantized).value_or(cache.dtype);
+  }
   return std::make_unique<tcast::MultiheadLatentAttention>(*attention, cache);
 }
 
 TCAST_REGISTER_MODULE_CLASS("GroupedExperts")
 (tcast::Module& original, const tcast::ModelProfile&, const tcast::ModelOptions&) {
   return std::make_unique<tcast::GroupedExperts>(original);
+}
+
+TCAST_REGISTER_MODULE_CLASS("GroupedFusedExperts")
+(tcast::Module& original, const tcast::ModelProfile&, const tcast::ModelOptions&) {
+  auto* experts = dynamic_cast<tcast::FusedExperts*>(&original);
+  if (experts == nullptr) {
+    throw tcast::Error("GroupedFusedExperts cannot take the place of a " + original.class_name(),
+                       "name it in custom_expert_module_type of a model with fused experts only");
+  }
+  return std::make_unique<tcast::GroupedFusedExperts>(*experts);
 }

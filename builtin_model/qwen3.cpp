@@ -41,13 +41,7 @@ TCAST_REGISTER_ARCHITECTURE("qwen3_moe")
   moe.block_class = "Qwen3MoeSparseMoeBlock";
   moe.intermediate_size = config.get_size_or("moe_intermediate_size", 768);
   moe.routing.normalize = config.get_or<bool>("norm_topk_prob", false);
-  const std::int64_t step = config.get_size_or("decoder_sparse_step", 1);
-  const auto dense = config.get_or<std::vector<std::int64_t>>("mlp_only_layers", {});
-  for (std::size_t i = 0; i < moe.layers.size(); ++i) {
-    const auto layer = static_cast<std::int64_t>(i);
-    const bool named = std::find(dense.begin(), dense.end(), layer) != dense.end();
-    moe.layers[i] = !named && (layer + 1) % step == 0;
-  }
+  tcast::read_sparse_layers(context, moe);
   spec.moe = std::move(moe);
   return tcast::build_decoder(std::move(spec), context);
 }

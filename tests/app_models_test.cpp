@@ -53,7 +53,8 @@ TEST_CASE("models: the explanation has the candidates in order and why one wins"
   const std::string exact = output_of({"tcast", "models", "explain", "explained_model"});
   CHECK(lines_with(exact, "explained_") ==
         std::vector<std::string>{
-            "architecture explained_mod* custom tests/app_models_test.cpp:15 used",
+            "architecture explained_mod* custom tests/app_models_test.cpp:15 used: no other one "
+            "matches",
             "custom model explained_model custom tests/app_models_test.cpp:12 used",
             "custom model explained_* custom tests/app_models_test.cpp:12 not used: an exact name "
             "comes before a pattern"});
@@ -62,7 +63,8 @@ TEST_CASE("models: the explanation has the candidates in order and why one wins"
   const std::string pattern = output_of({"tcast", "models", "explain", "explained_other"});
   CHECK(lines_with(pattern, "explained_") ==
         std::vector<std::string>{
-            "custom model explained_* custom tests/app_models_test.cpp:12 used"});
+            "custom model explained_* custom tests/app_models_test.cpp:12 used: no other one "
+            "matches"});
   CHECK(pattern.find("no architecture") != std::string::npos);
 }
 
@@ -79,7 +81,7 @@ TEST_CASE("models: JSON carries the same") {
    "origin": "custom",
    "file": "tests/app_models_test.cpp",
    "line": 12,
-   "note": "used"
+   "note": "used: no other one matches"
   }
  ]
 }

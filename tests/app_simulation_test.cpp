@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "tcast/base/error.h"
 #include "tcast/cost/forecast.h"
@@ -202,17 +203,87 @@ TEST_CASE("layer reuse changes no number") {
         CHECK(a.latency.prefill_s == doctest::Approx(b.latency.prefill_s).epsilon(1e-12));
         CHECK(a.latency.tpot_s == doctest::Approx(b.latency.tpot_s).epsilon(1e-12));
         REQUIRE(a.ops.size() == b.ops.size());
-        for (std::size_t i = 0; i < a.ops.size(); ++i) {
+        for (const ReportOp& one : a.ops) {
           const auto same = std::find_if(b.ops.begin(), b.ops.end(), [&](const ReportOp& op) {
-            return op.phase == a.ops[i].phase && op.name == a.ops[i].name &&
-                   op.module == a.ops[i].module && op.bound == a.ops[i].bound;
+            return op.phase == one.phase && op.name == one.name && op.module == one.module &&
+                   op.bound == one.bound;
           });
-          CAPTURE(a.ops[i].module);
+          CAPTURE(one.module);
           REQUIRE(same != b.ops.end());
-          CHECK(same->calls == a.ops[i].calls);
-          CHECK(same->total_s == doctest::Approx(a.ops[i].total_s).epsilon(1e-12));
+          CHECK(same->calls == one.calls);
+          CHECK(same->total_s == doctest::Approx(one.total_s).epsilon(1e-12));
         }
       }
     }
+  }
+}
+
+TEST_CASE("with multi-token prediction every predicted token is chosen, too") {
+  const DeviceProfile device = load_device("h200");
+  for (const std::int64_t tokens : {0, 1, 3}) {
+    CAPTURE(tokens);
+    ModelOptions options;
+    options.num_mtp_tokens = tokens;
+    const TransformerModel model =
+        transformed(std::string(TCAST_SOURCE_DIR) + "/configs/models/deepseek-v3.json", options);
+    Simulation simulation(model, {8, 100, 20, 0, {}});
+    simulation.run(device, false);
+    Report report;
+    simulation.fill(report);
+    const auto sampling = std::find_if(report.ops.begin(), report.ops.end(),
+                                       [](const ReportOp& op) { return op.phase == "sampling"; });
+    REQUIRE(sampling != report.ops.end());
+    const std::int64_t rows = 8 * (1 + tokens);
+    CHECK(sampling->bytes == static_cast<double>(rows * (129'280 * 2 + 2 + 8)));
+    CHECK(simulation.explain("top_k").find(fmt::format("rows={} ", rows)) != std::string::npos);
+  }
+}
+
+TEST_CASE("products that the device has no units for are said to be priced as others") {
+  const std::string file = std::string(TCAST_SOURCE_DIR) + "/configs/models/deepseek-v3.json";
+  const TransformerModel model = transformed(file, {});
+  struct Row {
+    const char* device;
+    const char* note;
+  };
+  const Row rows[] = {
+      {"a100-80g", "A100-80G has no matrix units for f8_e4m3: such products are priced as bf16"},
+      {"h200", nullptr},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.device);
+    Simulation simulation(model, {});
+    simulation.run(load_device(row.device), false);
+    Report report;
+    simulation.fill(report);
+    const std::vector<std::string> expected =
+        row.note == nullptr ? std::vector<std::string>{} : std::vector<std::string>{row.note};
+    CHECK(report.assumptions == expected);
+  }
+}
+
+TEST_CASE("the least number of devices comes with how the model is spread over them") {
+  const DeviceProfile device = load_device("h100");
+  struct Row {
+    const char* model;
+    std::int64_t devices;
+  };
+  for (const Row& row : {Row{"llama-3.1-70b", 2}, Row{"deepseek-v3", 16}, Row{"qwen3-0.6b", 1}}) {
+    CAPTURE(row.model);
+    const std::string file =
+        std::string(TCAST_SOURCE_DIR) + "/configs/models/" + row.model + ".json";
+    const TransformerModel model = transformed(file, {});
+    const LeastDevices least = least_devices(model, "", {}, device);
+    CHECK(least.devices == row.devices);
+    // The model so spread does fit, and on half as many it would not.
+    ModelOptions options;
+    options.parallel = {least.devices, least.tp, least.ep};
+    CHECK(least.tp * least.ep > 0);
+    const TransformerModel spread_model = transformed(file, options);
+    Simulation spread_simulation(spread_model, {});
+    spread_simulation.run(device, false);
+    Report report;
+    spread_simulation.fill(report);
+    CHECK(report.memory.fits);
   }
 }

@@ -180,6 +180,44 @@ TEST_CASE("the checkpoint's dtype") {
         "\"bfloat16\", \"float16\" or \"float32\"");
 }
 
+TEST_CASE("what another key switches off, or only an option asks for, is not missed") {
+  struct Row {
+    const char* text;
+    Strings unread;
+  };
+  const Row rows[] = {
+      {R"({"use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28})", {}},
+      {R"({"use_sliding_window": true, "sliding_window": 4096, "max_window_layers": 28})",
+       {"sliding_window", "max_window_layers"}},
+      {R"({"use_sliding_window": null, "sliding_window": 4096})", {"sliding_window"}},
+      {R"({"sliding_window": 4096, "max_window_layers": 28})",
+       {"sliding_window", "max_window_layers"}},
+      {R"({"num_nextn_predict_layers": 1, "num_mtp_modules": 2})", {}},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.text);
+    const HfConfig c = config(row.text);
+    c.find<bool>("use_sliding_window");
+    CHECK(c.unread_keys() == row.unread);
+  }
+}
+
+TEST_CASE("a part of a config takes what it lacks from the whole, for the keys that are named") {
+  const HfConfig whole = config(R"({"torch_dtype": "float16", "tie_word_embeddings": true,
+    "hidden_size": 7, "quantization_config": {"quant_method": "fp8"},
+    "text_config": {"tie_word_embeddings": false, "vocab_size": 3}})");
+  const HfConfig part =
+      whole.nested("text_config")
+          ->with_defaults_of(whole, {"torch_dtype", "tie_word_embeddings", "quantization_config"});
+  CHECK(part.checkpoint_dtype() == tcast::DType::f16);
+  CHECK(part.get<bool>("tie_word_embeddings") == false);
+  CHECK(part.nested("quantization_config")->get<std::string>("quant_method") == "fp8");
+  CHECK_FALSE(part.has("hidden_size"));
+  CHECK(part.unread_keys() == Strings{"text_config.vocab_size"});
+  const HfConfig copy = part;
+  CHECK(copy.has("quantization_config"));
+}
+
 TEST_CASE("what nothing has read is listed, in document order") {
   const HfConfig c = config(R"({
     "_name_or_path": "/x", "architectures": ["A"], "auto_map": {"AutoConfig": "x"},

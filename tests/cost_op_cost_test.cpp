@@ -57,8 +57,8 @@ const std::vector<Row>& rows() {
               .input = DType::f8_e4m3,
               .weight = DType::f8_e4m3,
               .compute = DType::f8_e4m3,
-              .weight_scales = 2 * 4,
-              .activation_scales = 10 * 4},
+              .weight_scales = 8,        // 2 x 4 blocks
+              .activation_scales = 40},  // 10 rows x 4
        2.0 * 10 * 256 * 512, 2.0 * 10 * 256 * 4, 5120.0 + 131072 + 32 + 160, 5120},
       {"w8a16: the weight is converted, compute stays in 16 bit",
        MatMul{.m = 10, .n = 30, .k = 20, .weight = DType::i8, .weight_scales = 30},

@@ -269,12 +269,20 @@ void check_against_reference(const OpRecord& record, const std::vector<Isa>& set
 
 /// Cuts, exchanges and repetitions that models use: runs of one element, of few and of many.
 const std::vector<CopyPart> copy_parts = {
-    {.sizes = {1, 1, 37}, .run = 10, .source_offset = 5, .source_strides = {0, 0, 17},
+    {.sizes = {1, 1, 37},
+     .run = 10,
+     .source_offset = 5,
+     .source_strides = {0, 0, 17},
      .target_strides = {0, 0, 10}},
-    {.sizes = {2, 3, 5}, .run = 40, .source_strides = {600, 40, 120},
+    {.sizes = {2, 3, 5},
+     .run = 40,
+     .source_strides = {600, 40, 120},
      .target_strides = {600, 200, 40}},
     {.sizes = {4, 2, 6}, .run = 1, .source_strides = {12, 1, 2}, .target_strides = {12, 6, 1}},
-    {.sizes = {1, 7, 3}, .run = 100, .source_strides = {0, 100, 0}, .target_strides = {0, 300, 100}},
+    {.sizes = {1, 7, 3},
+     .run = 100,
+     .source_strides = {0, 100, 0},
+     .target_strides = {0, 300, 100}},
 };
 
 /// One rounding to bf16 is half of 2^-7 relative; results that were rounded once from f32 may fall
@@ -786,8 +794,8 @@ TEST_CASE("rotary tables, gather, quantize, routing equal the reference") {
     records.push_back(TopK{.rows = 4, .columns = 3, .k = 3, .dtype = dtype});
     records.push_back(Permute{.tokens = 6, .rows = 12, .width = 20, .dtype = dtype});
     records.push_back(Combine{.tokens = 6, .rows = 12, .width = 20, .dtype = dtype});
-    records.push_back(Gather{
-        .rows = 9, .width = 33, .table_rows = 50, .dtype = dtype, .partial = true});
+    records.push_back(
+        Gather{.rows = 9, .width = 33, .table_rows = 50, .dtype = dtype, .partial = true});
     for (const bool values : {false, true}) {
       records.push_back(CacheRead{.batch = 2,
                                   .tokens = 9,
@@ -942,28 +950,32 @@ TEST_CASE("copies cut, exchange, repeat and join as their parts say") {
     std::array<CopyPart, 2> parts;
     std::vector<int> expected;
   };
-  const CopyPart left{.sizes = {1, 1, 2}, .run = 2, .source_strides = {0, 0, 2},
-                      .target_strides = {0, 0, 3}};
-  const CopyPart right{.sizes = {1, 1, 2}, .run = 1, .source_strides = {0, 0, 1},
-                       .target_offset = 2, .target_strides = {0, 0, 3}};
+  const CopyPart left{
+      .sizes = {1, 1, 2}, .run = 2, .source_strides = {0, 0, 2}, .target_strides = {0, 0, 3}};
+  const CopyPart right{.sizes = {1, 1, 2},
+                       .run = 1,
+                       .source_strides = {0, 0, 1},
+                       .target_offset = 2,
+                       .target_strides = {0, 0, 3}};
   const std::vector<Row> rows = {
       {CopyKind::concat, {4, 2}, {left, right}, {0, 1, 4, 2, 3, 5}},
       // The middle column of a matrix of two rows.
       {CopyKind::slice,
        {6},
-       {{{.sizes = {1, 1, 2}, .run = 1, .source_offset = 1, .source_strides = {0, 0, 3},
+       {{{.sizes = {1, 1, 2},
+          .run = 1,
+          .source_offset = 1,
+          .source_strides = {0, 0, 3},
           .target_strides = {0, 0, 1}}}},
        {1, 4}},
       // [2, 3, 2] to [3, 2, 2].
       {CopyKind::transpose,
        {12},
-       {{{.sizes = {1, 3, 2}, .run = 2, .source_strides = {0, 2, 6},
-          .target_strides = {0, 4, 2}}}},
+       {{{.sizes = {1, 3, 2}, .run = 2, .source_strides = {0, 2, 6}, .target_strides = {0, 4, 2}}}},
        {0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11}},
       {CopyKind::repeat,
        {4},
-       {{{.sizes = {1, 2, 2}, .run = 2, .source_strides = {0, 2, 0},
-          .target_strides = {0, 4, 2}}}},
+       {{{.sizes = {1, 2, 2}, .run = 2, .source_strides = {0, 2, 0}, .target_strides = {0, 4, 2}}}},
        {0, 1, 0, 1, 2, 3, 2, 3}},
       {CopyKind::cast, {3}, {}, {0, 1, 2}},
   };
@@ -978,12 +990,14 @@ TEST_CASE("copies cut, exchange, repeat and join as their parts say") {
     }
     for (std::vector<float>& source : sources) {
       inputs.push_back({static_cast<std::byte*>(static_cast<void*>(source.data())),
-                        static_cast<std::int64_t>(source.size() * 4), DType::f32, {}});
+                        static_cast<std::int64_t>(source.size() * 4),
+                        DType::f32,
+                        {}});
     }
     std::vector<float> result(row.expected.size(), -1.0f);
     const auto count = static_cast<std::int64_t>(result.size());
-    const Buffer output{static_cast<std::byte*>(static_cast<void*>(result.data())), count * 4,
-                        DType::f32, {}};
+    const Buffer output{
+        static_cast<std::byte*>(static_cast<void*>(result.data())), count * 4, DType::f32, {}};
     const KernelResult kernel = make_kernel(Copy{.kind = row.kind,
                                                  .read_elements = count,
                                                  .written_elements = count,
@@ -1050,8 +1064,14 @@ TEST_CASE("what has no kernel says why") {
        "no kernel that quantizes to f8_e4m3"},
       {Elementwise{.kind = ElementwiseKind::add, .elements = 10, .second_elements = 3},
        "a second operand of 3 elements does not divide 10"},
-      {Copy{.read_elements = 1, .written_elements = 1, .from = DType::bf16, .to = DType::f32},
+      {Copy{.read_elements = 1,
+            .written_elements = 1,
+            .from = DType::bf16,
+            .to = DType::f32,
+            .parts = {{{.run = 1}}}},
        "copy from bf16 to f32"},
+      {Attention{.qk_head_dim = 8, .v_head_dim = 8, .cache = DType::i8, .paged = false},
+       "attention to keys and values beside each other is in floating point"},
   };
   for (const Row& row : rows) {
     CAPTURE(row.reason);

@@ -100,13 +100,19 @@ TEST_CASE("samples: one warm-up, then until time or number is up") {
     CHECK(samples.size() == 3);
   }
   {
-    FakeMachine machine{.costs = {1}};
+    FakeMachine machine{.costs = {0.001}};
     CHECK(machine.sample(0, 15).size() == 1);
     CHECK(machine.runs == 2);
   }
   {
-    FakeMachine machine{.costs = {1}};
+    FakeMachine machine{.costs = {0.001}};
     CHECK(machine.sample(-3, 15).size() == 1);
+  }
+  {
+    // Far slower than there was time for: the warm-up has to do.
+    FakeMachine machine{.costs = {7, 1}};
+    CHECK(machine.sample(2, 15) == std::vector<double>{7});
+    CHECK(machine.runs == 1);
   }
 }
 
@@ -314,4 +320,18 @@ TEST_CASE("an operator that fits no memory limit says so") {
   OpTimer timer({.time_budget_s = 0.1, .memory_limit_bytes = 1 << 20});
   const Measurement result = timer.measure(Softmax{.rows = 1, .columns = 10'000'000});
   CHECK(result.unsupported == "its operands take more than 1 MiB of memory");
+}
+
+TEST_CASE("the conditions of a session of timings") {
+  TimerOptions options;
+  options.time_budget_s = 0.2;
+  options.memory_limit_bytes = std::int64_t{64} << 20;
+  OpTimer timer(options);
+  CHECK(timer.threads() >= 1);
+  timer.measure(Norm{.rows = 16, .width = 256});
+  const TimingConditions conditions = timer.conditions();
+  CHECK(conditions.took_s > 0);
+  CHECK(conditions.canary_drift >= 0);
+  CHECK(conditions.others_cpu_share >= 0);
+  CHECK(conditions.others_cpu_share <= 1);
 }

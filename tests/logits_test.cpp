@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/error.h"
+#include "tcast/exec/kernel.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/transform/pipeline.h"
 
@@ -97,43 +98,114 @@ std::vector<fs::path> goldens() {
   return files;
 }
 
-/// Error of a model's logits, transformed as the options say or not at all.
+/// Error of a model's logits, transformed as the options say or not at all; in f32 unless they say
+/// otherwise.
 double error_of_model(const json& golden, ModelOptions options, bool transforms) {
-  options.dtype = DType::f32;
+  if (!options.dtype) options.dtype = DType::f32;
   TransformerModel model = build(golden, std::move(options));
   if (transforms) transform(model);
   return error_of(execute(model, golden), expected_of(golden));
 }
 
-/// Checks all goldens, and goes on after one that fails.
-void check_all(const ModelOptions& options, bool transforms, double tolerance) {
+bool has_experts(const json& golden) {
+  return std::any_of(golden.at("parameters").begin(), golden.at("parameters").end(),
+                     [](const json& parameter) {
+                       return parameter.at(0).get<std::string>().find(".experts.") !=
+                              std::string::npos;
+                     });
+}
+
+/// Checks all goldens that `select` takes, and goes on after one that fails.
+template <class Select>
+void check_all(const ModelOptions& options, bool transforms, const Select& select) {
+  int checked = 0;
+  for (const fs::path& file : goldens()) {
+    CAPTURE(file.filename().string());
+    const json golden = read_golden(file);
+    if (!select(file.stem().string(), golden)) continue;
+    ++checked;
+    try {
+      CHECK(error_of_model(golden, options, transforms) < 1e-4);
+    } catch (const std::exception& error) {
+      FAIL_CHECK(std::string(error.what()));
+    }
+  }
+  CHECK(checked > 0);
+}
+
+/// The odd variants have sizes that do not divide.
+bool divides(const std::string& name) { return name.find("-odd") == std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("untransformed models have the logits of HuggingFace") {
+  check_all({}, false, [](const std::string&, const json&) { return true; });
+}
+
+TEST_CASE("transformed models have the logits of HuggingFace") {
+  check_all({}, true, [](const std::string&, const json&) { return true; });
+}
+
+TEST_CASE("tensor-parallel models have the logits of HuggingFace") {
+  ModelOptions options;
+  options.parallel.tp = 2;
+  check_all(options, true, [](const std::string& name, const json&) { return divides(name); });
+}
+
+TEST_CASE("expert-parallel models have the logits of HuggingFace") {
+  const auto select = [](const std::string& name, const json& golden) {
+    return divides(name) && has_experts(golden);
+  };
+  ModelOptions options;
+  options.parallel.ep = 2;
+  options.parallel.num_devices = 2;
+  check_all(options, true, select);
+  // Experts over the ranks of one tensor-parallel group, and over those and the replicas.
+  options.parallel.tp = 2;
+  check_all(options, true, select);
+  options.parallel.num_devices = 4;
+  options.parallel.ep = 4;
+  check_all(options, true, select);
+}
+
+TEST_CASE("bf16 is as near to f32 as HuggingFace's own bf16") {
+  if (!HostDTypes{}.bf16) return;
   for (const fs::path& file : goldens()) {
     CAPTURE(file.filename().string());
     try {
-      const double error = error_of_model(read_golden(file), options, transforms);
-      MESSAGE(fmt::format("{} {:.2e}", file.filename().string(), error));
-      CHECK(error < tolerance);
+      const json golden = read_golden(file);
+      ModelOptions options;
+      options.dtype = DType::bf16;
+      const double error = error_of_model(golden, options, true);
+      CHECK(error < 2 * golden.at("bf16_error").get<double>());
     } catch (const std::exception& error) {
       FAIL_CHECK(std::string(error.what()));
     }
   }
 }
 
-}  // namespace
-
-TEST_CASE("untransformed models have the logits of HuggingFace") { check_all({}, false, 1e-4); }
-
-TEST_CASE("transformed models have the logits of HuggingFace") { check_all({}, true, 1e-4); }
-
-TEST_CASE("tensor-parallel models have the logits of HuggingFace") {
-  ModelOptions options;
-  options.parallel.tp = 2;
-  check_all(options, true, 1e-4);
-}
-
-TEST_CASE("expert-parallel models have the logits of HuggingFace") {
-  ModelOptions options;
-  options.parallel.ep = 2;
-  options.parallel.num_devices = 2;
-  check_all(options, true, 1e-4);
+TEST_CASE("quantized models equal HuggingFace with fake-quantized linears") {
+  struct Row {
+    LinearScheme scheme;
+    const char* member;
+  };
+  int compared = 0;
+  for (const fs::path& file : goldens()) {
+    const json golden = read_golden(file);
+    for (const Row& row : {Row{LinearScheme::w8a16, "logits_w8a16"},
+                           Row{LinearScheme::w8a8_dynamic, "logits_w8a8"}}) {
+      if (!golden.contains(row.member)) continue;
+      CAPTURE(file.filename().string());
+      CAPTURE(row.member);
+      json prompt_only = golden;
+      prompt_only["logits"] = golden.at(row.member);
+      prompt_only["decode_logits"] = json::array();
+      for (auto& tokens : prompt_only["decode"]) tokens = json::array();
+      ModelOptions options;
+      options.quantize_linear = row.scheme;
+      CHECK(error_of_model(prompt_only, options, true) < 1e-3);
+      ++compared;
+    }
+  }
+  CHECK(compared >= 6);
 }

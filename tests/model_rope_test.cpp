@@ -52,25 +52,41 @@ TEST_CASE("inverse frequencies equal those of transformers") {
 
 TEST_CASE("what rope scaling lacks is named") {
   struct Case {
-    const char* scaling;
-    const char* message;
+    std::string config;
+    std::string message;
   };
   const Case table[] = {
-      {R"("rope_scaling": {"type": "yarm", "factor": 2})",
-       "config.json:1:1: 'yarm' is not a kind of rope scaling that tcast knows"},
-      {R"("rope_scaling": {"type": "linear"})", ""},
-      {R"("rope_scaling": {"type": "linear", "factor": 0})", ""},
-      {R"("rope_scaling": {"type": "linear", "factor": "4"})", ""},
-      {R"("rope_scaling": {"type": "dynamic", "factor": 2})", ""},
-      {R"("rope_scaling": {"type": "yarn"})", ""},
-      {R"("rope_scaling": {"type": "longrope", "factor": 2,
-          "original_max_position_embeddings": 8, "short_factor": [1, 2]})",
-       ""},
-      {R"("rope_scaling": {"type": "longrope", "factor": 2,
-          "original_max_position_embeddings": 8, "short_factor": [1, 0], "long_factor": [1, 2]})",
-       ""},
-      {R"("rope_theta": -1)", ""},
-      {R"("rope_scaling": [2])", ""},
+      {R"({"rope_scaling": {"type": "yarm", "factor": 2}})",
+       "config.json:1:18: rope_scaling: 'yarm' is not a kind of rope scaling that tcast knows"},
+      {R"({"rope_scaling": {"type": "linear"}})",
+       "config.json: rope_scaling.factor: required key is missing"},
+      {R"({"rope_scaling": {"type": "linear", "factor": 0}})",
+       "config.json:1:47: rope_scaling.factor: expected a number above 0, got 0"},
+      {R"({"rope_scaling": {"type": "linear", "factor": "4"}})",
+       "config.json:1:47: rope_scaling.factor: expected a number, got the string \"4\""},
+      {R"({"rope_scaling": {"type": "dynamic", "factor": 2}})",
+       "config.json: max_position_embeddings: required key is missing; it may also be called "
+       "n_positions, n_ctx, max_seq_len, seq_length"},
+      {R"({"rope_scaling": {"type": "yarn"}})",
+       "config.json: max_position_embeddings: required key is missing; it may also be called "
+       "n_positions, n_ctx, max_seq_len, seq_length"},
+      {R"({"rope_scaling": {"type": "longrope", "factor": 2, "short_factor": [1, 2],
+ "original_max_position_embeddings": 8}})",
+       "config.json: rope_scaling.long_factor: longrope needs a factor for each frequency"},
+      {R"({"rope_scaling": {"type": "longrope", "factor": 2, "short_factor": [1, 0],
+ "original_max_position_embeddings": 8}})",
+       "config.json:1:72: rope_scaling.short_factor[1]: expected a number above 0, got the number "
+       "0"},
+      {R"({"rope_theta": -1})", "config.json:1:16: rope_theta: expected a number above 0, got -1"},
+      {R"({"rope_scaling": [2]})",
+       "config.json:1:18: rope_scaling: expected a map, got a list of 1"},
   };
-  for (const Case& c : table) CHECK(error_of("{" + std::string(c.scaling) + "}") == c.message);
+  for (const Case& c : table) CHECK(error_of(c.config) == c.message);
+}
+
+TEST_CASE("the first name of longrope") {
+  const tcast::RopeParameters rope = read(R"({"rope_scaling": {"type": "su", "factor": 2,
+      "original_max_position_embeddings": 8, "short_factor": [1, 2], "long_factor": [3, 4]}})");
+  CHECK(rope.type == "longrope");
+  CHECK(rope.long_factor == std::vector<double>{3, 4});
 }

@@ -87,10 +87,9 @@ TEST_CASE("trees equal HuggingFace's in names, shapes, buffers and classes") {
     std::set<std::string> buffers;
     for (const tcast::NamedParameter& named : model.parameters()) {
       if (!named.parameter->tied_to.empty()) continue;
+      const tcast::Shape stored = named.parameter->checkpoint_shape();
       std::vector<std::int64_t> shape;
-      for (int i = 0; i < named.parameter->shape.rank(); ++i) {
-        shape.push_back(named.parameter->shape[i]);
-      }
+      for (int i = 0; i < stored.rank(); ++i) shape.push_back(stored[i]);
       (named.parameter->buffer ? buffers : parameters).insert(line(named.name, shape));
     }
     const std::set<std::string> golden_parameters = expected_lines(golden.at("parameters"));
@@ -104,8 +103,12 @@ TEST_CASE("trees equal HuggingFace's in names, shapes, buffers and classes") {
     std::map<std::string, std::string> classes;
     collect_classes(model.root(), "", classes);
     for (const auto& [path, class_name] : golden.at("module_classes").items()) {
-      // Activation functions are no modules of the tree: they have nothing but their name.
-      if (path.size() > 7 && path.substr(path.size() - 7) == ".act_fn") continue;
+      // Activation functions and dropouts are no modules of the tree: they have nothing but a name.
+      const std::string name = path.substr(path.rfind('.') + 1);
+      if (name == "act" || name == "act_fn" || name == "activation_fn") continue;
+      if (class_name == "Dropout") continue;
+      // Each attention of qwen2_moe makes a second rotary module that nothing calls.
+      if (class_name == "Qwen2MoeRotaryEmbedding" && path != "model.rotary_emb") continue;
       CAPTURE(path);
       CHECK(classes[path] == class_name.get<std::string>());
     }
@@ -114,7 +117,7 @@ TEST_CASE("trees equal HuggingFace's in names, shapes, buffers and classes") {
       CHECK(golden.at("module_classes").contains(path));
     }
   }
-  CHECK(goldens >= 26);
+  CHECK(goldens >= 71);
 }
 
 TEST_CASE("totals of the shipped configs") {
@@ -132,5 +135,5 @@ TEST_CASE("totals of the shipped configs") {
     CHECK(counts.active == std::stoll(cells[2]));
     ++models;
   }
-  CHECK(models == 13);
+  CHECK(models == 29);
 }

@@ -50,17 +50,18 @@ std::vector<std::vector<std::string>> parse_csv(const std::string& text) {
 TEST_CASE("csv: the whole text") {
   Report report = sample_report();
   report.ops = {report.ops[2], report.ops[3]};
+  report.ops[1].spread = 0.125;
   CHECK(write_csv(report) ==
-        "config,phase,name,module,calls,total_s,flops,bytes,bound,source,ideal_s,scaled\r\n"
+        "config,phase,name,module,calls,total_s,flops,bytes,bound,source,ideal_s,scaled,spread\r\n"
         "configs/models/tiny.json,prefill,matmul,model.layers.*.self_attn.q_proj,32,0.005,"
-        "1000000000000,1000000000,compute,calibrated,,false\r\n"
+        "1000000000000,1000000000,compute,calibrated,,false,\r\n"
         "configs/models/tiny.json,prefill,attention,model.layers.*.self_attn,32,0.0015,"
-        "10000000000,100000000,memory,measured,,true\r\n");
+        "10000000000,100000000,memory,measured,,true,0.125\r\n");
   report.ideal = ReportLatency{};
   report.ops.pop_back();
   CHECK(write_csv(report, false) ==
         "configs/models/tiny.json,prefill,matmul,model.layers.*.self_attn.q_proj,32,0.005,"
-        "1000000000000,1000000000,compute,calibrated,0,false\r\n");
+        "1000000000000,1000000000,compute,calibrated,0,false,\r\n");
 }
 
 TEST_CASE("csv: no operators") {
@@ -98,10 +99,10 @@ TEST_CASE("csv: texts come back") {
                    .source = row.text}};
     const auto parsed = parse_csv(write_csv(report));
     REQUIRE(parsed.size() == 2);
-    CHECK(parsed[0].size() == 12);
+    CHECK(parsed[0].size() == 13);
     const std::string& text = row.expected;
     CHECK(parsed[1] == std::vector<std::string>{text, text, text, text, "0", "0", "0", "0", text,
-                                                text, "", "false"});
+                                                text, "", "false", ""});
   }
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <string>
@@ -28,7 +29,8 @@ TEST_CASE("json: names and order of the fields") {
   Report report = sample_report();
   report.ideal = ReportLatency{.prefill_s = 0.01};
   report.ops[0].ideal_s = 0.25;
-  report.steps = {ReportStep{.step = "wrap_model"}};
+  report.steps = {ReportStep{.step = "wrap_model"},
+                  ReportStep{.step = "patch_moe", .figures = StepFigures{}}};
   const Json json = read_back(report);
   using Names = std::vector<std::string>;
   CHECK(names_of(json) == Names{"schema", "inputs", "model", "device", "pipeline", "memory",
@@ -41,7 +43,8 @@ TEST_CASE("json: names and order of the fields") {
   CHECK(names_of(json["memory"]) ==
         Names{"weights_bytes", "kv_cache_bytes", "activation_peak_bytes", "activation_peak_at",
               "workspace_bytes", "reserved_bytes", "total_bytes", "capacity_bytes", "fits",
-              "max_batch_size", "max_context_length", "min_devices"});
+              "max_batch_size", "max_context_length", "max_position_embeddings", "min_devices",
+              "min_devices_tp", "min_devices_ep"});
   const Names latency = {"prefill_s", "ttft_s", "decode_step_s", "tpot_s", "end_to_end_s"};
   CHECK(names_of(json["latency"]) == latency);
   CHECK(names_of(json["ideal"]) == latency);
@@ -50,7 +53,10 @@ TEST_CASE("json: names and order of the fields") {
   CHECK(names_of(json["ops"][0]) == Names{"phase", "name", "module", "calls", "total_s", "flops",
                                           "bytes", "bound", "source", "ideal_s"});
   CHECK(names_of(json["ops"][3]).back() == "scaled");
-  CHECK(names_of(json["steps"][0]) ==
+  // Figures that nobody measured are no zeros.
+  CHECK(names_of(json["steps"][0]) == Names{"step", "milliseconds", "expected", "changed_modules",
+                                            "changed", "skipped", "warnings"});
+  CHECK(names_of(json["steps"][1]) ==
         Names{"step", "milliseconds", "expected", "changed_modules", "changed", "skipped",
               "warnings", "regions", "traced_ops", "called_ops", "weights_bytes", "kv_cache_bytes",
               "prefill_flops", "prefill_bytes", "decode_flops", "decode_bytes",
@@ -132,7 +138,10 @@ TEST_CASE("json: the whole text") {
     "fits": false,
     "max_batch_size": null,
     "max_context_length": null,
-    "min_devices": null
+    "max_position_embeddings": null,
+    "min_devices": null,
+    "min_devices_tp": null,
+    "min_devices_ep": null
   },
   "latency": {
     "prefill_s": 0.5,
@@ -298,6 +307,30 @@ TEST_CASE("json: huge and tiny numbers survive") {
   CHECK(json["ops"][0]["total_s"] == 5e-324);
 }
 
+TEST_CASE("json: how this host was timed, if it was") {
+  Report report = sample_report();
+  CHECK_FALSE(read_back(report).contains("timing"));
+  CHECK_FALSE(read_back(report)["ops"][3].contains("spread"));
+  report.timing = ReportTiming{.took_s = 9.5,
+                               .timed_ops = 40,
+                               .scaled_ops = 3,
+                               .memory_used_bytes = 1024,
+                               .mean_spread = 0.05,
+                               .canary_drift = 0.25,
+                               .others_cpu_share = 0.5};
+  report.ops[3].spread = 0.125;
+  const Json json = read_back(report);
+  CHECK(json["timing"].dump() ==
+        R"({"took_s":9.5,"timed_ops":40,"scaled_ops":3,)"
+        R"("memory_used_bytes":1024,"mean_spread":0.05,"canary_drift":0.25,)"
+        R"("others_cpu_share":0.5})");
+  CHECK(json["ops"][3]["spread"] == 0.125);
+  const std::vector<ReportField> fields = report_fields(report);
+  CHECK(std::any_of(fields.begin(), fields.end(), [](const ReportField& field) {
+    return field.path == "timing.canary_drift" && field.value == 0.25;
+  }));
+}
+
 TEST_CASE("json: what is not finite is a bug of ours") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const double infinity = std::numeric_limits<double>::infinity();
@@ -318,7 +351,7 @@ TEST_CASE("json: what is not finite is a bug of ours") {
     report.ideal = ReportLatency{.ttft_s = bad};
     rejects(report);
     report = sample_report();
-    report.steps = {{.decode_step_s = bad}};
+    report.steps = {{.figures = StepFigures{.decode_step_s = bad}}};
     rejects(report);
     // Not of a number that the report does not have.
     report = single_phase_report("prefill");

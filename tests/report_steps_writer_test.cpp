@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include "tcast/base/error.h"
 #include "tcast/report/steps_writer.h"
 
 #include "report_samples.h"
@@ -14,18 +15,18 @@ namespace {
 
 /// The figures of a model before any step.
 ReportStep untransformed() {
-  return {.regions = 3,
-          .traced_ops = 90,
-          .called_ops = 2000,
-          .weights_bytes = 16'000'000'000,
-          .kv_cache_bytes = 100'000'000,
-          .prefill_flops = 8e12,
-          .prefill_bytes = 2e10,
-          .decode_flops = 1.6e10,
-          .decode_bytes = 1.7e10,
-          .activation_peak_bytes = 200'000'000,
-          .prefill_s = 0.02,
-          .decode_step_s = 0.005};
+  return {.figures = StepFigures{.regions = 3,
+                                 .traced_ops = 90,
+                                 .called_ops = 2000,
+                                 .weights_bytes = 16'000'000'000,
+                                 .kv_cache_bytes = 100'000'000,
+                                 .prefill_flops = 8e12,
+                                 .prefill_bytes = 2e10,
+                                 .decode_flops = 1.6e10,
+                                 .decode_bytes = 1.7e10,
+                                 .activation_peak_bytes = 200'000'000,
+                                 .prefill_s = 0.02,
+                                 .decode_step_s = 0.005}};
 }
 
 /// The same figures after a step.
@@ -51,10 +52,10 @@ Report steps_report() {
                              {"model.layers.[32-35].self_attn", "TinyAttention", "PagedAttention"}};
   report.steps[2].skipped = {{"model.layers.31.self_attn", "it has no k_proj"}};
   report.steps[2].warnings = {"35 of 36 attention modules were patched"};
-  report.steps[2].called_ops = 1500;
-  report.steps[2].prefill_bytes = 1e10;
-  report.steps[2].activation_peak_bytes = 50'000'000;
-  report.steps[2].prefill_s = 0.015;
+  report.steps[2].figures->called_ops = 1500;
+  report.steps[2].figures->prefill_bytes = 1e10;
+  report.steps[2].figures->activation_peak_bytes = 50'000'000;
+  report.steps[2].figures->prefill_s = 0.015;
   report.steps[3] = report.steps[2];
   report.steps[3].step = "quantize_model";
   report.steps[3].expected.reset();
@@ -67,9 +68,9 @@ Report steps_report() {
   }
   report.steps[3].skipped = {{"lm_head", "excluded by 'lm_head'"},
                              {"", "the KV cache stays as it is (--quantize-kv-cache none)"}};
-  report.steps[3].weights_bytes = 9'000'000'000;
-  report.steps[3].decode_step_s = 0.003;
-  report.steps[3].decode_bytes = 1e10;
+  report.steps[3].figures->weights_bytes = 9'000'000'000;
+  report.steps[3].figures->decode_step_s = 0.003;
+  report.steps[3].figures->decode_bytes = 1e10;
   return report;
 }
 
@@ -158,7 +159,7 @@ TEST_CASE("steps: paths of the same change") {
   for (const Row& row : rows) {
     CAPTURE(row.text);
     Report report;
-    report.steps = {ReportStep{.step = "s"}};
+    report.steps = {ReportStep{.step = "s", .figures = StepFigures{}}};
     for (const std::string& path : row.paths) report.steps[0].changed.push_back({path, "A", "B"});
     CHECK(part_of(report, "s: ") ==
           "s: 0 modules changed (0 s)\n  changed     A -> B: " + row.text + "\n");
@@ -185,11 +186,11 @@ TEST_CASE("steps: thousands of modules are a few lines") {
 TEST_CASE("steps: figures") {
   Report report;
   report.steps = {untransformed(), step("same"), step("noise"), step("zero")};
-  report.steps[2].prefill_s *= 1 + 1e-12;
-  report.steps[3].weights_bytes = 0;
+  report.steps[2].figures->prefill_s *= 1 + 1e-12;
+  report.steps[3].figures->weights_bytes = 0;
   report.steps.push_back(report.steps[3]);
   report.steps[4].step = "back";
-  report.steps[4].weights_bytes = 1024;
+  report.steps[4].figures->weights_bytes = 1024;
   CHECK(part_of(report, "same: ") == "same: 0 modules changed (0 s)\n  no figure changes\n");
   CHECK(part_of(report, "noise: ") == "noise: 0 modules changed (0 s)\n  no figure changes\n");
   CHECK(part_of(report, "zero: ") ==
@@ -207,6 +208,8 @@ TEST_CASE("steps: nasty reports") {
         "parameters    0 total, 0 active per token\n\nno step ran\n");
   Report report;
   report.steps = {ReportStep{}};
+  CHECK_THROWS_AS(write_steps_table(report), InternalError);
+  report.steps = {ReportStep{.figures = StepFigures{}}};
   CHECK(longest_line(write_steps_table(report)) <= 100);
   const std::string nasty_texts[] = {"",        std::string(10'000, 'x'),
                                      "\x1b[2J", "\xff",
@@ -231,10 +234,11 @@ TEST_CASE("steps: nasty reports") {
   const std::int64_t most = std::numeric_limits<std::int64_t>::max();
   report = steps_report();
   ReportStep& last = report.steps.back();
-  last.weights_bytes = last.kv_cache_bytes = last.activation_peak_bytes = most;
-  last.regions = last.traced_ops = last.called_ops = last.changed_modules = most;
+  StepFigures& figures = *last.figures;
+  figures.weights_bytes = figures.kv_cache_bytes = figures.activation_peak_bytes = most;
+  figures.regions = figures.traced_ops = figures.called_ops = last.changed_modules = most;
+  figures.prefill_s = figures.decode_step_s = figures.prefill_flops = 1e300;
   last.expected = most;
-  last.prefill_s = last.decode_step_s = last.prefill_flops = 1e300;
   last.milliseconds = 1e300;
   write_steps_table(report);  // huge numbers make wide tables, not crashes
 }

@@ -188,6 +188,8 @@ TEST_CASE("table: does not fit, ideal times, one phase") {
   report.memory.capacity_bytes = 8'589'934'592;
   report.memory.fits = false;
   report.memory.min_devices = 4;
+  report.memory.min_devices_tp = 2;
+  report.memory.min_devices_ep = 1;
   report.memory.max_batch_size = 0;
   report.memory.max_context_length = 0;
   report.ideal = ReportLatency{.decode_step_s = 0.0028, .tpot_s = 0.0029};
@@ -204,7 +206,8 @@ TEST_CASE("table: does not fit, ideal times, one phase") {
   reserved            1.000   12.5 %
   total               8.657  108.2 %
   capacity            8.000  100.0 %
-  verdict            does not fit, 673 MiB too much; 4 devices would do
+  verdict            does not fit, 673 MiB too much; 4 devices would do (--num-devices 4 --tp 2 --ep
+                     1)
 
 latency        estimate    ideal
   decode step   3.00 ms  2.80 ms
@@ -228,23 +231,33 @@ TEST_CASE("table: limits of memory") {
   struct Row {
     std::optional<std::int64_t> batch;
     std::optional<std::int64_t> context;
+    std::optional<std::int64_t> positions;  // that the config is made for
     std::string lines;
   };
   const std::vector<Row> rows = {
-      {0, 0,
+      {0, 0, 4096,
        "\n  largest batch      none: a single request does not fit\n"
        "  longest context    none: a single token does not fit\n\n"},
-      {std::nullopt, std::nullopt,
+      {std::nullopt, std::nullopt, std::nullopt,
        "\n  largest batch      not limited by memory\n"
        "  longest context    not limited by memory\n\n"},
-      {1, 1234,
+      {1, 1234, 1234,
        "\n  largest batch      1 with these lengths\n"
        "  longest context    1,234 tokens with this batch\n\n"},
+      {1, 1234, 1000,
+       "\n  largest batch      1 with these lengths\n"
+       "  longest context    1,234 tokens with this batch; the config is made for 1,000\n"
+       "                     (max_position_embeddings)\n\n"},
+      {std::nullopt, std::nullopt, 4096,
+       "\n  largest batch      not limited by memory\n"
+       "  longest context    not limited by memory; the config is made for 4,096 "
+       "(max_position_embeddings)\n\n"},
   };
   for (const Row& row : rows) {
     Report report = sample_report();
     report.memory.max_batch_size = row.batch;
     report.memory.max_context_length = row.context;
+    report.memory.max_position_embeddings = row.positions;
     const std::string text = write_table(report);
     CAPTURE(text);
     CHECK(text.find(row.lines) != std::string::npos);

@@ -3,16 +3,19 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "tcast/base/error.h"
 #include "tcast/graph/op.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/transform/pipeline.h"
+#include "tcast/transform/steps.h"
 
 namespace {
 
@@ -71,6 +74,29 @@ std::string error_of(const std::string& name, const ModelOptions& options) {
     return error.what();
   }
   return "no error";
+}
+
+std::string hint_of(const std::string& name, const ModelOptions& options) {
+  try {
+    transformed(name, options);
+  } catch (const tcast::Error& error) {
+    return error.hint();
+  }
+  return "no error";
+}
+
+/// The collectives that one pass makes.
+std::vector<tcast::Collective> collectives_of(const TransformerModel& model) {
+  tcast::Graph graph;
+  model.trace(decode(64, 100), graph);
+  std::vector<tcast::Collective> found;
+  for (std::uint32_t r = 0; r < graph.region_count; ++r) {
+    for (const tcast::Op& op : graph.regions[r].ops) {
+      const auto* one = std::get_if<tcast::Collective>(&op.record);
+      if (one != nullptr) found.push_back(*one);
+    }
+  }
+  return found;
 }
 
 }  // namespace
@@ -273,7 +299,129 @@ TEST_CASE("what is asked for is done or refused") {
   nothing.quantize_ignore = {"model.layers.99"};
   CHECK(error_of("qwen3-8b", nothing) ==
         "--quantize-ignore 'model.layers.99' matches no linear of the model");
+  ModelOptions skew;
+  skew.expert_skew = 0.5;
+  CHECK(error_of("qwen3-8b", skew) ==
+        "--expert-skew 0.5 was asked for, but the nine standard steps did not carry it out");
+  CHECK(hint_of("qwen3-8b", skew) ==
+        "step 'patch_moe': the profile names no mixture of experts (moe_module_name)");
+  CHECK(error_of("mixtral-8x7b", skew) == "no error");
+  skew.skip_steps = {"patch_moe"};
+  CHECK(hint_of("mixtral-8x7b", skew) == "step 'patch_moe': disabled by --skip-step");
+  ModelOptions ignore;
+  ignore.quantize_ignore = {"lm_head", "mlp.gate"};
+  CHECK(error_of("qwen3-8b", ignore) ==
+        "--quantize-ignore 'lm_head, mlp.gate' was asked for, but the nine standard steps did not "
+        "carry it out");
+  CHECK(hint_of("qwen3-8b", ignore) ==
+        "step 'quantize_model': the checkpoint is not quantized and nothing was asked for");
+  ignore.quantize_ignore = {"lm_head"};
+  CHECK(error_of("deepseek-v3", ignore) == "no error");
+  ignore.quantize_linear = tcast::LinearScheme::none;
+  CHECK(hint_of("deepseek-v3", ignore) ==
+        "step 'quantize_model': linears stay as they are (--quantize-linear none)");
+  ModelOptions cache;
+  cache.quantize_kv_cache = tcast::KvScheme::fp8;
+  cache.skip_steps = {"patch_attention"};
+  CHECK(error_of("qwen3-8b", cache) ==
+        "--quantize-kv-cache fp8 was asked for, but the nine standard steps did not carry it out");
+  CHECK(hint_of("qwen3-8b", cache) == "step 'quantize_model': no attention keeps a paged cache");
   ModelOptions typo;
   typo.skip_steps = {"patch_atention"};
   CHECK(error_of("qwen3-8b", typo) == "--skip-step: unknown step 'patch_atention'");
+}
+
+TEST_CASE("ranks of an expert-parallel group are evenly apart, whatever ep and tp are") {
+  struct Row {
+    std::int64_t tp;
+    std::int64_t ep;
+    std::int64_t devices;
+    std::int64_t stride;  // between ranks of the expert-parallel group
+    std::int64_t cut;     // ranks that cut each expert, neighbours
+    std::int64_t slices;  // parts of the tokens of a tensor-parallel group
+  };
+  const Row rows[] = {
+      {1, 8, 8, 1, 1, 1}, {4, 4, 8, 1, 1, 4},   {4, 8, 8, 1, 1, 4},  {4, 2, 8, 2, 2, 2},
+      {8, 2, 8, 4, 4, 2}, {4, 1, 8, 4, 4, 1},   {4, 6, 24, 2, 2, 2}, {8, 12, 24, 2, 2, 4},
+      {2, 3, 6, 2, 2, 1}, {4, 12, 24, 1, 1, 4}, {8, 6, 48, 4, 4, 2},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.tp);
+    CAPTURE(row.ep);
+    ModelOptions options;
+    options.parallel = {row.devices, row.tp, row.ep};
+    options.quantize_linear = tcast::LinearScheme::none;
+    // 384 experts; devices of a group: base + i * stride.
+    const TransformerModel model = transformed("kimi-k2", options);
+    bool all_to_all = false;
+    for (const tcast::Collective& op : collectives_of(model)) {
+      if (op.kind == tcast::CollectiveKind::all_to_all) {
+        all_to_all = true;
+        CHECK(op.group_size == row.ep);
+        CHECK(op.stride == row.stride);
+        CHECK((op.group_size - 1) * op.stride < row.devices);
+      } else if (op.group_size == row.tp) {
+        CHECK(op.stride == 1);
+      } else if (op.kind == tcast::CollectiveKind::all_reduce) {
+        CHECK(op.group_size == row.cut);
+        CHECK(op.stride == 1);
+      } else {
+        CHECK(op.group_size == row.slices);
+        CHECK(op.stride == row.stride);
+      }
+    }
+    CHECK(all_to_all == (row.ep > 1));
+  }
+  ModelOptions uneven;
+  uneven.parallel = {8, 4, 6};
+  CHECK(error_of("kimi-k2", uneven) == "--ep 6 does not divide tp x dp = 4 x 2 = 8");
+}
+
+TEST_CASE("an MTP layer is like the last layer of the whole model") {
+  for (const std::optional<std::int64_t> layers : {std::optional<std::int64_t>(), {4}, {61}}) {
+    ModelOptions options;
+    options.num_mtp_tokens = 1;
+    options.num_hidden_layers = layers;
+    TransformerModel model = transformed("deepseek-v3", options);
+    const std::string path = fmt::format("model.layers.{}", layers.value_or(61));
+    CAPTURE(path);
+    REQUIRE(model.find(path) != nullptr);
+    CHECK(model.find(path)->class_name() == "MtpLayer");
+    REQUIRE(model.find(path + ".mlp") != nullptr);
+    CHECK(model.find(path + ".mlp")->hf_class_name() == "DeepseekV3MoE");
+    CHECK(model.reports()[1].changed.at(0).path == path);
+  }
+  // The dense layers at the front are not like it.
+  ModelOptions options;
+  options.num_mtp_tokens = 1;
+  options.num_hidden_layers = 3;
+  CHECK(error_of("deepseek-v3", options) ==
+        "--num-mtp-tokens 1: a multi-token-prediction layer has a 'DeepseekV3MoE', which none of "
+        "the layers kept by --num-hidden-layers 3 has");
+}
+
+TEST_CASE("a KV cache that was quantized stays so when a step replaces its attention") {
+  for (const bool mla_last : {false, true}) {
+    CAPTURE(mla_last);
+    ModelOptions options;
+    options.quantize_kv_cache = tcast::KvScheme::fp8;
+    TransformerModel model = build("deepseek-v3", options);
+    tcast::wrap_model(model);
+    tcast::maybe_reuse_layers(model);
+    tcast::patch_attention(model);
+    if (!mla_last) tcast::patch_mla(model);
+    tcast::quantize_model(model);
+    if (mla_last) tcast::patch_mla(model);
+    tcast::Graph graph;
+    model.trace(decode(1, 100), graph);
+    std::int64_t caches = 0;
+    for (std::uint32_t r = 0; r < graph.region_count; ++r) {
+      for (const tcast::CacheSpec& cache : graph.regions[r].caches) {
+        ++caches;
+        CHECK(cache.dtype == tcast::DType::f8_e4m3);
+        CHECK(cache.elements_per_token == 512 + 64);
+      }
+    }
+    CHECK(caches == 2);
+  }
 }

@@ -18,6 +18,7 @@
 #include "tcast/model/attention.h"
 #include "tcast/model/decoder.h"
 #include "tcast/model/decoder_spec.h"
+#include "tcast/model/fused_experts.h"
 #include "tcast/model/latent_attention.h"
 #include "tcast/model/layers.h"
 #include "tcast/model/module.h"

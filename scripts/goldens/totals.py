@@ -22,11 +22,12 @@ def totals(config):
     idle = 0
     for path, module in model.named_modules():
         if path.rpartition(".")[2] == "experts":
-            experts = list(module)
             count = next(config[key] for key in EXPERTS if key in config)
-            if len(experts) != count:
-                raise ValueError(f"{path}: {len(experts)} experts, the config says {count}")
-            per_expert = sum(p.numel() for p in experts[0].parameters())
+            stacked = next(module.parameters(recurse=False), None)
+            experts = len(module) if stacked is None else len(stacked)
+            if experts != count:
+                raise ValueError(f"{path}: {experts} experts, the config says {count}")
+            per_expert = sum(p.numel() for p in module.parameters()) // count
             idle += (count - config["num_experts_per_tok"]) * per_expert
     return total, total - idle
 

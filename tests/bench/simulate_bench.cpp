@@ -38,6 +38,7 @@ double seconds_of(const std::function<void()>& body) {
 
 double median_s(int runs, const std::function<void()>& body) {
   std::vector<double> times;
+  times.reserve(static_cast<std::size_t>(runs));
   for (int i = 0; i < runs; ++i) times.push_back(seconds_of(body));
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
@@ -51,6 +52,7 @@ long run_command(const std::vector<std::string>& words) {
     dup2(null, STDOUT_FILENO);
     setenv("HOME", "/nonexistent", 1);
     std::vector<char*> arguments;
+    arguments.reserve(words.size() + 1);
     for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
     arguments.push_back(nullptr);
     execv(arguments[0], arguments.data());

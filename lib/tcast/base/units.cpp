@@ -1,6 +1,7 @@
 #include "tcast/base/units.h"
 
 #include <array>
+#include <cmath>
 
 #include <fmt/format.h>
 
@@ -52,6 +53,28 @@ std::optional<DType> parse_dtype(std::string_view text) {
     if (text == alias.name) return alias.dtype;
   }
   return std::nullopt;
+}
+
+double rounded_to(DType dtype, double value) {
+  const int bits = [dtype] {
+    switch (dtype) {
+      case DType::f32:
+        return 24;
+      case DType::f16:
+        return 11;
+      case DType::bf16:
+        return 8;
+      case DType::f8_e4m3:
+        return 4;
+      case DType::f8_e5m2:
+        return 3;
+      default:
+        throw InternalError("not a floating-point type");
+    }
+  }();
+  int exponent = 0;
+  const double fraction = std::frexp(value, &exponent);
+  return std::ldexp(std::nearbyint(std::ldexp(fraction, bits)), exponent - bits);
 }
 
 std::int64_t checked_mul(std::int64_t a, std::int64_t b, std::string_view what) {

@@ -46,6 +46,9 @@ TCAST_API std::optional<DType> parse_dtype(std::string_view text);
 /// True for floating-point types.
 constexpr bool is_float(DType dtype) { return dtype <= DType::f8_e5m2; }
 
+/// `value` rounded to nearest even in a floating-point type, not counting its range.
+TCAST_API double rounded_to(DType dtype, double value);
+
 /// a * b of sizes; throws Error naming `what` when the product leaves the range of int64.
 TCAST_API std::int64_t checked_mul(std::int64_t a, std::int64_t b, std::string_view what = "size");
 

@@ -88,9 +88,12 @@ constexpr std::string_view irrelevant_keys[] = {
     "max_length",
     "min_length",
     "model_type",
+    "mtp_num_hidden_layers",
     "no_repeat_ngram_size",
     "num_beam_groups",
     "num_beams",
+    "num_mtp_modules",
+    "num_nextn_predict_layers",  // like its aliases: read when --num-mtp-tokens asks for them
     "num_return_sequences",
     "onnx_safe",
     "output_attentions",
@@ -101,6 +104,7 @@ constexpr std::string_view irrelevant_keys[] = {
     "pretraining_tp",
     "problem_type",
     "pruned_heads",
+    "quantization_status",
     "remove_invalid_values",
     "repetition_penalty",
     "rescale_prenorm_residual",
@@ -125,6 +129,16 @@ constexpr std::string_view irrelevant_keys[] = {
     "use_cache",
 };
 
+/// Keys that mean nothing while another key of the same map is false.
+struct SwitchedKey {
+  std::string_view key;
+  std::string_view by;
+};
+constexpr SwitchedKey switched_keys[] = {
+    {"max_window_layers", "use_sliding_window"},
+    {"sliding_window", "use_sliding_window"},
+};
+
 constexpr std::int64_t max_size = std::int64_t{1} << 40;
 
 /// All names of a key, itself first.
@@ -145,6 +159,15 @@ std::vector<std::string_view> names_of(std::string_view key) {
 bool is_irrelevant(std::string_view key) {
   return std::any_of(std::begin(irrelevant_keys), std::end(irrelevant_keys),
                      [&](std::string_view pattern) { return matches_pattern(key, pattern); });
+}
+
+/// Whether another key of the same map says that this one is not used.
+bool is_switched_off(const Node& map, std::string_view key) {
+  return std::any_of(std::begin(switched_keys), std::end(switched_keys), [&](const auto& entry) {
+    if (entry.key != key) return false;
+    const std::optional<Node> by = map.find(entry.by);
+    return by && by->description() == "false";
+  });
 }
 
 template <class T>
@@ -263,6 +286,13 @@ std::optional<HfConfig> HfConfig::nested(std::string_view key) const {
   return HfConfig(state_, *std::move(found));
 }
 
+HfConfig HfConfig::with_defaults_of(const HfConfig& outer, std::vector<std::string> keys) const {
+  HfConfig config = *this;
+  config.outer_ = std::make_shared<const HfConfig>(outer);
+  config.outer_keys_ = std::move(keys);
+  return config;
+}
+
 std::optional<Node> HfConfig::node(std::string_view key) const {
   std::optional<Node> found = lookup(key);
   if (found) mark_all(*found);
@@ -312,7 +342,8 @@ std::vector<std::string> HfConfig::unread_keys() const {
     const Element& element = elements[i];
     const Element& parent = elements[element.parent];
     if (!open[element.parent] || parent.kind != ElementKind::map) continue;
-    if (is_irrelevant(root_.document_->key_of(element))) continue;
+    const std::string_view key = root_.document_->key_of(element);
+    if (is_irrelevant(key) || is_switched_off(Node(root_.document_, element.parent), key)) continue;
     if (state_->read[i]) {
       open[i] = true;
     } else if (element.kind != ElementKind::null) {
@@ -338,6 +369,9 @@ std::optional<Node> HfConfig::lookup(std::string_view key) const {
         (candidate->is_scalar() && candidate->description() == found->description());
     if (counts) state_->read[candidate->index_] = true;
     if (!found && !candidate->is_null()) found = std::move(candidate);
+  }
+  if (!found && std::find(outer_keys_.begin(), outer_keys_.end(), key) != outer_keys_.end()) {
+    return outer_->lookup(key);
   }
   return found;
 }

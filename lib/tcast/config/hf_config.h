@@ -67,6 +67,10 @@ class TCAST_API HfConfig {
   /// own that shares the read marks; nothing when absent or null. Throws Error if not a map.
   std::optional<HfConfig> nested(std::string_view key) const;
 
+  /// This config with the values that `outer` has for some keys which are absent here: what the
+  /// config of a whole model says of its parts.
+  HfConfig with_defaults_of(const HfConfig& outer, std::vector<std::string> keys) const;
+
   /// The raw node of a key, marked as read with all below it; nothing when absent or null.
   std::optional<Node> node(std::string_view key) const;
 
@@ -78,7 +82,8 @@ class TCAST_API HfConfig {
   std::optional<DType> checkpoint_dtype() const;
 
   /// Key paths that nothing has read so far, in document order; keys that cannot matter for
-  /// structure, memory or speed (token ids, dropout, initializer_range, auto_map, ...) left out.
+  /// structure, memory or speed (token ids, dropout, initializer_range, auto_map, ...) left out,
+  /// and those that another key switches off (max_window_layers without use_sliding_window).
   std::vector<std::string> unread_keys() const;
 
   /// Throws Error located at `key` (or at the file when it is absent): "<place>: <message>".
@@ -98,6 +103,8 @@ class TCAST_API HfConfig {
 
   std::shared_ptr<State> state_;  // read marks, shared with nested configs of the same file
   Node root_;
+  std::shared_ptr<const HfConfig> outer_;  // that copies of this one share; null: none
+  std::vector<std::string> outer_keys_;    // those that it is asked for
 };
 
 }  // namespace tcast

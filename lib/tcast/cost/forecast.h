@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -148,7 +149,7 @@ double mean_over_integers(std::int64_t begin, std::int64_t end, Function&& f) {
   // whole numbers is 0, that of t^2 is (count^2 - 1) / 12.
   const double center = static_cast<double>(begin) + static_cast<double>(count - 1) / 2;
   constexpr double outer_node = 0.774596669241483377;  // sqrt(3/5)
-  const auto reach = static_cast<std::int64_t>(outer_node * static_cast<double>(count) / 2 + 0.5);
+  const std::int64_t reach = std::llround(outer_node * static_cast<double>(count) / 2);
   const std::int64_t middle = begin + (count + 1) / 2;
   const std::int64_t nodes[3] = {std::max(begin, middle - reach), middle,
                                  std::min(end - 1, middle + reach)};

@@ -186,6 +186,10 @@ void work(Form& f, const GroupedMatMul& op) {
                                  f.size("scale_groups", scale_groups(static_cast<double>(op.rows),
                                                                      op.activation_scales)));
   }
+  if (op.bias) {
+    f.read("biases", active * n * f.bytes(op.output));
+    f.vector("add the biases", rows * n);
+  }
   f.write("y", rows * n * f.bytes(op.output));
 }
 
@@ -225,6 +229,9 @@ void work(Form& f, const Softmax& op) {
   // Maximum, difference, exp, sum, division.
   f.vector("softmax", 5.0 * rows * columns);
   f.read("x", rows * columns * f.bytes(op.dtype));
+  if (op.sink_heads > 0) {
+    f.read("sinks", f.size("sink_heads", static_cast<double>(op.sink_heads)) * f.bytes(op.dtype));
+  }
   f.write("y", rows * columns * f.bytes(op.dtype));
 }
 
@@ -233,10 +240,20 @@ void work(Form& f, const Norm& op) {
   if (op.rows <= 0) return;
   const auto rows = f.size("rows", static_cast<double>(op.rows));
   const auto width = f.size("width", static_cast<double>(op.width));
-  // RMS: square, sum, scale. Layer norm: also the mean and its difference.
-  const double statistics = op.kind == NormKind::rms ? 3 : 5;
-  f.vector("normalize", statistics * rows * width);
   f.read("x", rows * width * f.bytes(op.dtype));
+  if (op.stage == NormStage::sum_squares) {
+    f.vector("square and sum", 2.0 * rows * width);
+    f.write("sums", rows * f.bytes(DType::f32));
+    return;
+  }
+  if (op.stage == NormStage::scale) {
+    f.vector("scale", rows * width);
+    f.read("sums", rows * f.bytes(DType::f32));
+  } else {
+    // RMS: square, sum, scale. Layer norm: also the mean and its difference.
+    const double statistics = op.kind == NormKind::rms ? 3 : 5;
+    f.vector("normalize", statistics * rows * width);
+  }
   if (op.weight) {
     f.vector("times the weight", rows * width);
     f.read("weight", width * f.bytes(op.dtype));
@@ -253,6 +270,7 @@ double elementwise_flops(ElementwiseKind kind) {
   constexpr double silu = 4;       // -x, exp, 1 +, x /
   constexpr double gelu = 5;       // x / sqrt(2), erf, 1 +, x *, / 2
   constexpr double gelu_tanh = 9;  // x^3 in two, * a, + x, * b, tanh, 1 +, x *, / 2
+  constexpr double clamped = 10;   // min, two clamps, 1 +, * alpha, sigmoid in three, two products
   switch (kind) {
     case ElementwiseKind::add:
     case ElementwiseKind::multiply:
@@ -260,7 +278,10 @@ double elementwise_flops(ElementwiseKind kind) {
     case ElementwiseKind::relu:
     case ElementwiseKind::mask_add:
     case ElementwiseKind::negate:
+    case ElementwiseKind::tanh:
       return 1;
+    case ElementwiseKind::clamp:
+      return 2;
     case ElementwiseKind::sigmoid:
     case ElementwiseKind::silu:
       return silu;
@@ -274,6 +295,8 @@ double elementwise_flops(ElementwiseKind kind) {
       return gelu + 1;
     case ElementwiseKind::gelu_tanh_mul:
       return gelu_tanh + 1;
+    case ElementwiseKind::clamped_swiglu:
+      return clamped;
   }
   throw InternalError("an elementwise kind without a cost");
 }
@@ -283,7 +306,11 @@ void work(Form& f, const Elementwise& op) {
   if (op.elements <= 0) return;
   const auto elements = f.size("elements", static_cast<double>(op.elements));
   f.vector("arithmetic", elementwise_flops(op.kind) * elements);
-  f.read("first operand", elements * f.bytes(op.dtype));
+  if (op.packing == Packing::none) {
+    f.read("first operand", elements * f.bytes(op.dtype));
+  } else {
+    f.read("both operands", 2.0 * elements * f.bytes(op.dtype));
+  }
   if (op.second_elements > 0) {
     f.read("second operand",
            f.size("second_elements", static_cast<double>(op.second_elements)) * f.bytes(op.dtype));
@@ -300,9 +327,11 @@ void work(Form& f, const Rotary& op) {
   const auto rotary_dim = f.size("rotary_dim", static_cast<double>(op.rotary_dim));
   // x * cos + rotated(x) * sin.
   f.vector("rotate", 3.0 * tokens * heads * rotary_dim);
-  f.read("x", tokens * heads * head_dim * f.bytes(op.dtype));
   f.read("cos and sin", 2.0 * tokens * rotary_dim * f.bytes(op.dtype));
-  f.write("y", tokens * heads * head_dim * f.bytes(op.dtype));
+  // The result is a tensor of its own, so that of a head (192 elements in DeepSeek-V3) what is not
+  // rotated (128) is copied along: that is what the kernels do.
+  f.read("x", tokens * heads * head_dim * f.bytes(op.dtype));
+  f.write("rotated and copied", tokens * heads * head_dim * f.bytes(op.dtype));
 }
 
 template <class Form>

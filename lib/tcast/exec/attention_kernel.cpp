@@ -86,7 +86,8 @@ class AttentionKernel final : public Kernel {
     if (op_.paged) {
       check_cache(args);
     } else {
-      expect(args.inputs[1], op_.cache, op_.batch * total_ * op_.kv_heads * op_.qk_head_dim, "keys");
+      expect(args.inputs[1], op_.cache, op_.batch * total_ * op_.kv_heads * op_.qk_head_dim,
+             "keys");
       expect(args.inputs[2], op_.cache, op_.batch * total_ * op_.kv_heads * op_.v_head_dim,
              "values");
     }

@@ -270,7 +270,14 @@ class Executor::Impl {
 
  private:
   static void grow(AlignedMemory& memory, std::int64_t bytes) {
-    if (memory.bytes() < bytes) memory = AlignedMemory(bytes);
+    if (memory.bytes() >= bytes) return;
+    memory = AlignedMemory(bytes);
+    touch(memory);
+  }
+
+  /// Lets the system find the pages now, and not while an op is timed.
+  static void touch(const AlignedMemory& memory) {
+    for (std::int64_t i = 0; i < memory.bytes(); i += 4096) memory.data()[i] = std::byte{0};
   }
 
   DType host_dtype(DType dtype) const { return substitute_dtype(dtype, host_); }
@@ -520,6 +527,10 @@ class Executor::Impl {
     }
     if (!weights) return;
     for (std::size_t i = 0; i < region.ops.size(); ++i) {
+      for (const TensorId id : region.ops[i].inputs) {
+        if (region.tensors[id].kind != TensorKind::cache) continue;
+        cache_of(graph, index, region.tensors[id], rank, cache_dtype(prepared.ops[i].record));
+      }
       bind_weights(region, region.ops[i], prepared.ops[i], call.member, rank, buffers);
       if (rank == 0) program.weight_bytes_per_pass += bytes_read(region, region.ops[i], buffers);
     }
@@ -570,8 +581,11 @@ class Executor::Impl {
   }
 
   static bool is_sharded(const Tensor& tensor) {
-    return tensor.stacked > 0 || tensor.parameter->shard.dim >= 0 ||
-           (tensor.joined != nullptr && tensor.joined->shard.dim >= 0);
+    const auto is_cut = [](const Parameter& parameter) {
+      return parameter.shard.dim >= 0 || parameter.stack.dim >= 0;
+    };
+    return tensor.stacked > 0 || is_cut(*tensor.parameter) ||
+           (tensor.joined != nullptr && is_cut(*tensor.joined));
   }
 
   static DType weight_dtype(const OpRecord& record) {
@@ -666,9 +680,10 @@ class Executor::Impl {
 
   // --- caches ------------------------------------------------------------------------------------
 
-  Cache& cache_of(std::size_t call, const Region& region, const Tensor& tensor, std::int64_t rank,
+  Cache& cache_of(const Graph& graph, std::size_t call, const Tensor& tensor, std::int64_t rank,
                   DType dtype) {
-    const Call& owner = graph_->calls[call];
+    const Call& owner = graph.calls[call];
+    const Region& region = graph.regions[owner.region];
     // Layers are known by their number, whatever is traced before them.
     const std::int64_t layer = owner.member >= 0 ? owner.member : -1 - static_cast<int>(call);
     Cache& cache = caches_[{layer, tensor.index, rank}];
@@ -680,11 +695,12 @@ class Executor::Impl {
       layout.qk_head_dim = spec.key_dim;
       layout.v_head_dim = spec.elements_per_token / spec.kv_heads - spec.key_dim;
       layout.dtype = dtype;
-      cache.view.batch = graph_->workload.batch;
+      cache.view.batch = graph.workload.batch;
       cache.view.blocks_per_request =
           ceil_div(options_.max_sequence_length, layout.block_tokens);
       const std::int64_t blocks = cache.view.batch * cache.view.blocks_per_request;
       cache.memory = AlignedMemory(blocks * layout.bytes_per_block());
+      touch(cache.memory);
       cache.view.data = cache.memory.data();
       cache.block_table.resize(static_cast<std::size_t>(blocks));
       for (std::int64_t i = 0; i < blocks; ++i) {
@@ -692,9 +708,9 @@ class Executor::Impl {
       }
       cache.view.block_table = cache.block_table;
     }
-    TCAST_CHECK(cache.view.batch == graph_->workload.batch && cache.view.layout.dtype == dtype,
+    TCAST_CHECK(cache.view.batch == graph.workload.batch && cache.view.layout.dtype == dtype,
                 "a cache serves the same requests all the time");
-    cache.view.context_length = graph_->workload.context_length;
+    cache.view.context_length = graph.workload.context_length;
     return cache;
   }
 
@@ -821,7 +837,7 @@ class Executor::Impl {
       const TensorId id = op.inputs[i];
       const Tensor& tensor = region.tensors[id];
       if (tensor.kind == TensorKind::cache) {
-        cache = &cache_of(call, region, tensor, rank, cache_dtype(ready.record));
+        cache = &cache_of(*graph_, call, tensor, rank, cache_dtype(ready.record));
         view = &cache->view;
         inputs[used] = {view->data, cache->memory.bytes(), view->layout.dtype, {}};
       } else {

@@ -250,7 +250,7 @@ class MatMulBase : public Kernel {
   /// The bias in f32, or null without one.
   const float* read_bias(const KernelArgs& args, float* scratch) const {
     if (!op_.bias) return nullptr;
-    read_f32(functions_, args.inputs[places_.bias], 0, op_.n, scratch);
+    read_f32(functions_, args.inputs[places_.bias], op_.bias_offset, op_.n, scratch);
     return scratch;
   }
 
@@ -277,6 +277,24 @@ bool packs(const MatMul& op) {
   return op.weight_is_parameter && op.weight_offset == 0 && op.weight_batch_stride == 0;
 }
 
+/// Brings a plain weight into oneDNN's layout.
+void pack_matrix(const MatMul& op, const Buffer& plain, const memory::desc& layout,
+                 const Buffer& packed) {
+  TCAST_CHECK(packed.bytes >= static_cast<std::int64_t>(layout.get_size()), "packed weight");
+  expect(plain, plain.dtype, op.batch * op.n * op.k, "weight");
+  memory::dims dims{op.k, op.n};
+  memory::dims strides = op.weight_transposed ? memory::dims{op.n, 1} : memory::dims{1, op.k};
+  if (op.batch != 1) {
+    dims.insert(dims.begin(), op.batch);
+    strides.insert(strides.begin(), op.n * op.k);
+  }
+  memory from({dims, onednn_type(plain.dtype), strides}, cpu_engine(), plain.data);
+  memory to(layout, cpu_engine(), packed.data);
+  dnnl::stream stream(cpu_engine());
+  dnnl::reorder(from, to).execute(stream, from, to);
+  stream.wait();
+}
+
 /// Floating point times floating point.
 class FloatMatMul final : public MatMulBase {
  public:
@@ -295,19 +313,7 @@ class FloatMatMul final : public MatMulBase {
 
   void pack_weight(const Buffer& plain, const Buffer& packed) override {
     if (packed_bytes_ == 0) return Kernel::pack_weight(plain, packed);
-    TCAST_CHECK(packed.bytes >= packed_bytes_, "packed weight");
-    expect(plain, plain.dtype, op_.batch * op_.n * op_.k, "weight");
-    memory::dims dims{op_.k, op_.n};
-    memory::dims strides = op_.weight_transposed ? memory::dims{op_.n, 1} : memory::dims{1, op_.k};
-    if (op_.batch != 1) {
-      dims.insert(dims.begin(), op_.batch);
-      strides.insert(strides.begin(), op_.n * op_.k);
-    }
-    memory from({dims, onednn_type(plain.dtype), strides}, cpu_engine(), plain.data);
-    memory to(product_.weights_desc(), cpu_engine(), packed.data);
-    dnnl::stream stream(cpu_engine());
-    dnnl::reorder(from, to).execute(stream, from, to);
-    stream.wait();
+    pack_matrix(op_, plain, product_.weights_desc(), packed);
   }
 
   void run(const KernelArgs& args) override {
@@ -355,6 +361,90 @@ class FloatMatMul final : public MatMulBase {
   Product product_;
 };
 
+/// Few rows times a weight in blocks of columns: reads the packed weight of the other rows' product at
+/// the speed of memory, which oneDNN 2.6's products of one row stay far below (11 of 20 GB/s on a
+/// Sapphire Rapids with two cores).
+class FewRowsMatMul final : public MatMulBase {
+ public:
+  FewRowsMatMul(const MatMul& op, const KernelContext& context, memory::desc weights,
+                std::int64_t rows)
+      : MatMulBase(op, context), weights_(std::move(weights)), rows_(rows) {
+    implementation_ = own_implementation(context);
+    packed_bytes_ = static_cast<std::int64_t>(weights_.get_size());
+    packed_layout_ = onednn::layout_key(weights_);
+    threads_ = current_threads();
+    scratch_bytes_ = round_up(op.n * 4, 64) + threads_ * sums_bytes;
+  }
+
+  /// Empty when the shape or the layout is another one.
+  static std::unique_ptr<Kernel> make(const MatMul& op, const KernelContext& context,
+                                      const memory::desc& weights) {
+    const bool bf16 = op.compute == DType::bf16;
+    std::int64_t rows = 0;
+    if (op.m > few_rows || op.batch != 1 || !packs(op) || op.input != op.compute ||
+        !onednn::is_column_blocked(weights, bf16 ? 2 : 1, rows)) {
+      return nullptr;
+    }
+    if (bf16 && vector_functions(context.isa).column_block_bf16 == nullptr) return nullptr;
+    return std::make_unique<FewRowsMatMul>(op, context, weights, rows);
+  }
+
+  void pack_weight(const Buffer& plain, const Buffer& packed) override {
+    pack_matrix(op_, plain, weights_, packed);
+  }
+
+  void run(const KernelArgs& args) override {
+    check(args);
+    ScratchLayout layout(args.scratch.data());
+    const float* bias = read_bias(args, layout.take<float>(op_.n));
+    std::byte* const sums = args.scratch.data() + round_up(op_.n * 4, 64);
+    with_element(op_.compute, [&](auto element) {
+      using T = decltype(element);
+      const std::int64_t x_row = MatMulStrides(op_).x_row;
+      parallel_ranges(ceil_div(op_.n, block), 1,
+                      [&](std::int64_t begin, std::int64_t end, int thread) {
+                        void* memory_of_thread = sums + thread * sums_bytes;
+                        float* c = static_cast<float*>(memory_of_thread);
+                        for (std::int64_t i = begin; i < end; ++i) {
+                          const T* w = in<T>(args, 1) + i * rows_ * block;
+                          if constexpr (std::is_same_v<T, Bf16>) {
+                            functions_.column_block_bf16(static_cast<int>(op_.m), op_.k,
+                                                         in<T>(args, 0), x_row, w, c);
+                          } else {
+                            functions_.column_block_f32(static_cast<int>(op_.m), op_.k,
+                                                        in<T>(args, 0), x_row, w, c);
+                          }
+                          write(args, c, bias, i * block);
+                        }
+                      });
+    });
+  }
+
+ private:
+  static constexpr std::int64_t block = 64;
+  /// A thread's results, a page apart from those of the others.
+  static constexpr std::int64_t sums_bytes = 4096;
+
+  void write(const KernelArgs& args, float* c, const float* bias, std::int64_t first) const {
+    const std::int64_t count = std::min(block, op_.n - first);
+    for (std::int64_t row = 0; row < op_.m; ++row) {
+      float* line = c + row * block;
+      if (bias != nullptr) {
+        for (std::int64_t i = 0; i < count; ++i) line[i] += bias[first + i];
+      }
+      with_element(op_.output, [&](auto element) {
+        using T = decltype(element);
+        rows_of<T>(functions_)
+            .from_f32(line, out<T>(args, 0) + row * MatMulStrides(op_).y_row + first, count);
+      });
+    }
+  }
+
+  memory::desc weights_;
+  std::int64_t rows_;  ///< k as the layout pads it
+  int threads_;
+};
+
 /// int8 times int8: exact sums in int32, then scales and bias.
 class IntegerMatMul final : public MatMulBase {
  public:
@@ -372,12 +462,7 @@ class IntegerMatMul final : public MatMulBase {
   void pack_weight(const Buffer& plain, const Buffer& packed) override {
     expect(plain, DType::i8, op_.n * op_.k, "weight");
     TCAST_CHECK(packed.bytes >= packed_bytes_, "packed weight");
-    memory from({{op_.k, op_.n}, memory::data_type::s8, memory::dims{1, op_.k}}, cpu_engine(),
-                plain.data);
-    memory to(product_.weights_desc(), cpu_engine(), packed.data);
-    dnnl::stream stream(cpu_engine());
-    dnnl::reorder(from, to).execute(stream, from, to);
-    stream.wait();
+    pack_matrix(op_, plain, product_.weights_desc(), packed);
   }
 
   void run(const KernelArgs& args) override {
@@ -433,7 +518,7 @@ class IntegerMatMul final : public MatMulBase {
 };
 
 /// Rows up to which reading a byte per weight wins over widening the weight for oneDNN.
-constexpr std::int64_t few_rows = 8;
+constexpr std::int64_t few_rows_i8 = 8;
 /// Channels of the weight that are widened at a time.
 constexpr std::int64_t strip_channels = 512;
 
@@ -569,8 +654,8 @@ class WeightOnlyMatMul final : public MatMulBase {
 
 /// Only the floating-point product knows parts of larger tensors.
 bool is_plain(const MatMul& op) {
-  return op.batch == 1 && op.weight_is_parameter && !op.weight_transposed && op.weight_offset == 0 &&
-         op.x_row_stride == 0 && op.y_row_stride == 0;
+  return op.batch == 1 && op.weight_is_parameter && !op.weight_transposed &&
+         op.weight_offset == 0 && op.x_row_stride == 0 && op.y_row_stride == 0;
 }
 
 KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
@@ -582,7 +667,7 @@ KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
   }
   std::optional<Product> strip;
   std::optional<Product> last;
-  if (op.m > few_rows) {
+  if (op.m > few_rows_i8) {
     ProductShape shape{.m = op.m,
                        .n = std::min(op.n, strip_channels),
                        .k = op.k,
@@ -650,6 +735,9 @@ KernelResult make_float(const MatMul& op, const KernelContext& context) {
                                                   .packed = packs(op)},
                                                  reason);
   if (!product) return unsupported(reason);
+  if (auto kernel = FewRowsMatMul::make(op, context, product->weights_desc())) {
+    return {std::move(kernel), {}};
+  }
   return {std::make_unique<FloatMatMul>(op, context, std::move(*product)), {}};
 }
 
@@ -691,7 +779,7 @@ class GroupedKernel final : public Kernel {
   }
 
   void run(const KernelArgs& args) override {
-    expect_operands(args, 3, 1);
+    expect_operands(args, op_.bias ? 4 : 3, 1);
     expect_index(args.inputs[2], op_.experts, "token counts");
     const Buffer& x = args.inputs[0];
     const Buffer& weight = args.inputs[1];
@@ -749,6 +837,7 @@ class GroupedKernel final : public Kernel {
         .weight = op_.weight,
         .output = op_.output,
         .compute = op_.compute,
+        .bias = op_.bias,
         .weight_scales = op_.weight_scales,
         .activation_scales = op_.activation_scales > 1 ? m : op_.activation_scales};
     KernelResult result = make_matmul(product, context_);
@@ -770,7 +859,8 @@ class GroupedKernel final : public Kernel {
     const std::int64_t padded = m == count ? 0 : m;
     // Grows to what the largest share of an expert needs, then stays.
     const std::int64_t needed = kernel.scratch_bytes() + round_up(padded * x_row, 64) +
-                                round_up(padded * y_row, 64) + round_up(m * 4, 64);
+                                round_up(padded * y_row, 64) + round_up(m * 4, 64) +
+                                round_up(op_.n * 4, 64);
     if (memory_.bytes() < needed) memory_ = AlignedMemory(needed);
     ScratchLayout layout(memory_.data());
     const std::span<std::byte> scratch(layout.take<std::byte>(kernel.scratch_bytes()),
@@ -782,8 +872,9 @@ class GroupedKernel final : public Kernel {
       x = rows;
       y = layout.take<std::byte>(m * y_row);
     }
-    Buffer inputs[4] = {{x, m * x_row, op_.input, {}},
+    Buffer inputs[5] = {{x, m * x_row, op_.input, {}},
                         {args.inputs[1].data + expert * weight_bytes, weight_bytes, op_.weight, {}},
+                        {},
                         {},
                         {}};
     std::size_t used = 2;
@@ -793,6 +884,13 @@ class GroupedKernel final : public Kernel {
       const std::int64_t bytes = bytes_of(op_.weight_scales, all.dtype);
       TCAST_CHECK(all.bytes >= bytes * op_.experts, "scales of experts");
       inputs[used++] = {all.data + expert * bytes, bytes, all.dtype, {}};
+    }
+    if (op_.bias) {
+      float* bias = layout.take<float>(op_.n);
+      read_f32(vector_functions(context_.isa), args.inputs[next++], expert * op_.n, op_.n, bias);
+      for (std::int64_t i = 0; i < op_.n; ++i) bias[i] *= static_cast<float>(op_.bias_scale);
+      inputs[used++] = {
+          static_cast<std::byte*>(static_cast<void*>(bias)), op_.n * 4, DType::f32, {}};
     }
     if (op_.activation_scales == 1) {
       inputs[used++] = args.inputs[next];

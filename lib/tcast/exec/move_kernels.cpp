@@ -363,7 +363,7 @@ class RouteKernel final : public MoveKernel {
   void route(const KernelArgs& args, std::int64_t token, const Scratch& s) const {
     read_f32(functions_, args.inputs[0], token * op_.experts, op_.experts, s.scores);
     if (op_.score == RouterScore::softmax) {
-      functions_.f32.softmax(s.scores, s.scores, 1, op_.experts, s.work);
+      functions_.f32.softmax(s.scores, s.scores, 1, op_.experts, nullptr, s.work);
     } else {
       functions_.f32.elementwise(ElementwiseKind::sigmoid, s.scores, s.scores, s.scores,
                                  op_.experts, 1);
@@ -398,8 +398,9 @@ class RouteKernel final : public MoveKernel {
     for (std::int64_t group = 0; group < op_.groups; ++group) {
       std::int64_t best[2] = {0, 0};
       const float* scores = s.choice + group * size;
-      largest(scores, size, std::min<std::int64_t>(2, size), best);
-      s.group_scores[group] = scores[best[0]] + (size > 1 ? scores[best[1]] : 0.0f);
+      const std::int64_t count = std::min(op_.group_best, size);
+      largest(scores, size, count, best);
+      s.group_scores[group] = scores[best[0]] + (count > 1 ? scores[best[1]] : 0.0f);
     }
     largest(s.group_scores, op_.groups, op_.topk_groups, s.best_groups);
     for (std::int64_t group = 0; group < op_.groups; ++group) {

@@ -20,7 +20,7 @@ struct Describe {
     result.inputs = {activation({at.x_extent}, op.input),
                      op.weight_is_parameter ? weight(w, op.weight) : activation(w, op.weight)};
     if (op.weight_scales > 0) result.inputs.push_back(activation({op.weight_scales}, DType::f32));
-    if (op.bias) result.inputs.push_back(activation({op.n}, DType::f32));
+    if (op.bias) result.inputs.push_back(activation({op.bias_offset + op.n}, DType::f32));
     if (op.activation_scales > 0) {
       result.inputs.push_back(activation({op.activation_scales}, DType::f32));
     }
@@ -35,6 +35,7 @@ struct Describe {
     if (op.weight_scales > 0) {
       result.inputs.push_back(activation({op.experts, op.weight_scales}, DType::f32));
     }
+    if (op.bias) result.inputs.push_back(activation({op.experts, op.n}, DType::f32));
     if (op.activation_scales > 0) {
       result.inputs.push_back(activation({op.activation_scales}, DType::f32));
     }
@@ -51,7 +52,8 @@ struct Describe {
     if (op.paged) {
       result.inputs.push_back({OperandRole::cache, {op.batch, keys, width}, op.cache, 0});
     } else {
-      result.inputs.push_back(activation({op.batch * keys, op.kv_heads * op.qk_head_dim}, op.cache));
+      result.inputs.push_back(
+          activation({op.batch * keys, op.kv_heads * op.qk_head_dim}, op.cache));
       result.inputs.push_back(activation({op.batch * keys, op.kv_heads * op.v_head_dim}, op.cache));
     }
     if (op.sinks) result.inputs.push_back(activation({op.heads}, op.query));
@@ -59,15 +61,25 @@ struct Describe {
     return result;
   }
   KernelOperands operator()(const Softmax& op) const {
-    return same({activation({op.rows, op.columns}, op.dtype)});
+    KernelOperands result = same({activation({op.rows, op.columns}, op.dtype)});
+    if (op.sink_heads > 0) result.inputs.push_back(activation({op.sink_heads}, op.dtype));
+    return result;
   }
   KernelOperands operator()(const Norm& op) const {
     KernelOperands result = same({activation({op.rows, op.width}, op.dtype)});
+    if (op.stage == NormStage::sum_squares) {
+      result.outputs = {activation({op.rows}, DType::f32)};
+      return result;
+    }
     if (op.weight) result.inputs.push_back(activation({op.width}, op.dtype));
     if (op.bias) result.inputs.push_back(activation({op.width}, op.dtype));
+    if (op.stage == NormStage::scale) result.inputs.push_back(activation({op.rows}, DType::f32));
     return result;
   }
   KernelOperands operator()(const Elementwise& op) const {
+    if (op.packing != Packing::none) {
+      return {{activation({2 * op.elements}, op.dtype)}, {activation({op.elements}, op.dtype)}};
+    }
     KernelOperands result = same({activation({op.elements}, op.dtype)});
     if (op.second_elements > 0) {
       // Two flat shapes of different sizes would not stretch; without a shape b is repeated.
@@ -102,11 +114,9 @@ struct Describe {
             {}};
   }
   KernelOperands operator()(const CacheRead& op) const {
-    return {{{OperandRole::cache,
-              {op.batch, op.tokens, 2 * op.kv_heads * op.head_dim},
-              op.cache,
-              0}},
-            {activation({op.batch, op.kv_heads, op.tokens, op.head_dim}, op.output)}};
+    return {
+        {{OperandRole::cache, {op.batch, op.tokens, 2 * op.kv_heads * op.head_dim}, op.cache, 0}},
+        {activation({op.batch, op.kv_heads, op.tokens, op.head_dim}, op.output)}};
   }
   KernelOperands operator()(const Copy& op) const {
     KernelOperands result;

@@ -98,7 +98,7 @@ struct Reference {
         for (int64_t i = 0; i < op.m; ++i) {
           double sum = product(b * at.x_batch + i * at.x_row, w);
           if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : i);
-          if (op.bias) sum += get(x(bias), j);
+          if (op.bias) sum += get(x(bias), op.bias_offset + j);
           put(y(0), b * at.y_batch + i * at.y_row + j, sum);
         }
       }
@@ -116,6 +116,7 @@ struct Reference {
   void operator()(const GroupedMatMul& op) const {
     std::size_t next = 3;
     const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
+    const std::size_t biases = op.bias ? next++ : 0;
     int64_t row = 0;
     for (int64_t expert = 0; expert < op.experts; ++expert) {
       const int64_t begin = row;
@@ -132,6 +133,7 @@ struct Reference {
         for (row = begin; row < end; ++row) {
           double sum = product(row * op.k, w);
           if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : row);
+          if (op.bias) sum += op.bias_scale * get(x(biases), expert * op.n + j);
           put(y(0), row * op.n + j, sum);
         }
       }
@@ -230,7 +232,11 @@ struct Reference {
 
   void operator()(const Softmax& op) const {
     for (int64_t row = 0; row < op.rows; ++row) {
-      const Doubles values = softmax_of(row_of(x(0), row, op.columns));
+      Doubles scores = row_of(x(0), row, op.columns);
+      if (op.sink_heads > 0) {
+        scores.push_back(get(x(1), row / op.rows_per_head % op.sink_heads));
+      }
+      const Doubles values = softmax_of(std::move(scores));
       for (int64_t i = 0; i < op.columns; ++i) {
         put(y(0), row * op.columns + i, values[static_cast<std::size_t>(i)]);
       }
@@ -241,12 +247,21 @@ struct Reference {
     const auto width = static_cast<double>(op.width);
     for (int64_t row = 0; row < op.rows; ++row) {
       const Doubles values = row_of(x(0), row, op.width);
+      if (op.stage == NormStage::sum_squares) {
+        double sum = 0;
+        for (const double value : values) sum += value * value;
+        put(y(0), row, sum);
+        continue;
+      }
       double mean = 0;
       if (op.kind == NormKind::layer) {
         mean = std::accumulate(values.begin(), values.end(), 0.0) / width;
       }
       double variance = 0;
       for (const double value : values) variance += (value - mean) * (value - mean) / width;
+      if (op.stage == NormStage::scale) {
+        variance = get(x(args.inputs.size() - 1), row) / (width * static_cast<double>(op.ranks));
+      }
       for (int64_t i = 0; i < op.width; ++i) {
         double value =
             (values[static_cast<std::size_t>(i)] - mean) / std::sqrt(variance + op.epsilon);
@@ -290,11 +305,31 @@ struct Reference {
         return gelu_tanh(a) * b;
       case ElementwiseKind::negate:
         return -a;
+      case ElementwiseKind::tanh:
+        return std::tanh(a);
+      case ElementwiseKind::clamp:
+        return std::clamp(a, -op.constant, op.constant);
+      case ElementwiseKind::clamped_swiglu: {
+        const double gate = std::min(a, op.constant);
+        return (std::clamp(b, -op.constant, op.constant) + 1) * gate /
+               (1 + std::exp(-clamped_swiglu_alpha * gate));
+      }
     }
     return 0;
   }
 
   void operator()(const Elementwise& op) const {
+    if (op.packing != Packing::none) {
+      for (int64_t i = 0; i < op.elements; ++i) {
+        const int64_t row = i / op.width * 2 * op.width;
+        const int64_t column = i % op.width;
+        const bool halves = op.packing == Packing::halves;
+        put(y(0), i,
+            apply(op, get(x(0), row + (halves ? column : 2 * column)),
+                  get(x(0), row + (halves ? op.width + column : 2 * column + 1))));
+      }
+      return;
+    }
     for (int64_t i = 0; i < op.elements; ++i) {
       double b = 0;
       if (args.inputs.size() > 1) {
@@ -470,7 +505,7 @@ struct Reference {
         Doubles group(choice.begin() + static_cast<std::ptrdiff_t>(first),
                       choice.begin() + static_cast<std::ptrdiff_t>(first + size));
         std::sort(group.rbegin(), group.rend());
-        group_scores.push_back(group[0] + (size > 1 ? group[1] : 0));
+        group_scores.push_back(group[0] + (size > 1 && op.group_best > 1 ? group[1] : 0));
       }
       const std::vector<int64_t> groups = largest(group_scores, op.topk_groups);
       for (std::size_t i = 0; i < choice.size(); ++i) {

@@ -36,19 +36,31 @@ class SoftmaxKernel final : public OwnKernel {
   }
 
   void run(const KernelArgs& args) override {
-    expect_operands(args, 1, 1);
+    const bool sinks = op_.sink_heads > 0;
+    expect_operands(args, sinks ? 2 : 1, 1);
     expect(args.inputs[0], op_.dtype, op_.rows * op_.columns, "scores");
     expect(args.outputs[0], op_.dtype, op_.rows * op_.columns, "probabilities");
     with_element(op_.dtype, [&](auto element) {
       using T = decltype(element);
-      parallel_ranges(op_.rows, row_grain(op_.columns),
-                      [&](std::int64_t begin, std::int64_t end, int thread) {
-                        ScratchLayout layout(args.scratch.data() + thread * row_bytes_);
-                        rows_of<T>(functions_)
-                            .softmax(in<T>(args, 0) + begin * op_.columns,
-                                     out<T>(args, 0) + begin * op_.columns, end - begin,
-                                     op_.columns, layout.take<float>(op_.columns));
-                      });
+      parallel_ranges(
+          op_.rows, row_grain(op_.columns), [&](std::int64_t begin, std::int64_t end, int thread) {
+            ScratchLayout layout(args.scratch.data() + thread * row_bytes_);
+            float* scratch = layout.take<float>(op_.columns);
+            // Rows of one head at a time share their sink.
+            for (std::int64_t row = begin; row < end;) {
+              std::int64_t next = end;
+              float sink = 0;
+              if (sinks) {
+                const std::int64_t head = row / op_.rows_per_head;
+                next = std::min(end, (head + 1) * op_.rows_per_head);
+                read_f32(functions_, args.inputs[1], head % op_.sink_heads, 1, &sink);
+              }
+              rows_of<T>(functions_)
+                  .softmax(in<T>(args, 0) + row * op_.columns, out<T>(args, 0) + row * op_.columns,
+                           next - row, op_.columns, sinks ? &sink : nullptr, scratch);
+              row = next;
+            }
+          });
     });
   }
 
@@ -64,9 +76,21 @@ class NormKernel final : public OwnKernel {
   }
 
   void run(const KernelArgs& args) override {
-    expect_operands(args, 1u + (op_.weight ? 1u : 0u) + (op_.bias ? 1u : 0u), 1);
     expect(args.inputs[0], op_.dtype, op_.rows * op_.width, "x");
+    if (op_.stage == NormStage::sum_squares) {
+      sum_squares(args);
+      return;
+    }
+    const bool scale = op_.stage == NormStage::scale;
+    const std::size_t inputs =
+        1u + (op_.weight ? 1u : 0u) + (op_.bias ? 1u : 0u) + (scale ? 1u : 0u);
+    expect_operands(args, inputs, 1);
     expect(args.outputs[0], op_.dtype, op_.rows * op_.width, "y");
+    const float* sums = nullptr;
+    if (scale) {
+      expect(args.inputs[inputs - 1], DType::f32, op_.rows, "sums of squares");
+      sums = in<float>(args, inputs - 1);
+    }
     ScratchLayout layout(args.scratch.data());
     float* weight = nullptr;
     float* bias = nullptr;
@@ -90,28 +114,29 @@ class NormKernel final : public OwnKernel {
                         rows_of<T>(functions_)
                             .norm(op_.kind, in<T>(args, 0) + begin * op_.width, weight, bias,
                                   out<T>(args, 0) + begin * op_.width, end - begin, op_.width,
+                                  sums == nullptr ? nullptr : sums + begin, op_.width * op_.ranks,
                                   static_cast<float>(op_.epsilon));
                       });
     });
   }
 
  private:
+  void sum_squares(const KernelArgs& args) const {
+    expect_operands(args, 1, 1);
+    expect(args.outputs[0], DType::f32, op_.rows, "sums of squares");
+    with_element(op_.dtype, [&](auto element) {
+      using T = decltype(element);
+      parallel_ranges(op_.rows, row_grain(op_.width),
+                      [&](std::int64_t begin, std::int64_t end, int) {
+                        rows_of<T>(functions_)
+                            .sum_squares(in<T>(args, 0) + begin * op_.width,
+                                         out<float>(args, 0) + begin, end - begin, op_.width);
+                      });
+    });
+  }
+
   Norm op_;
 };
-
-bool takes_two(ElementwiseKind kind) {
-  switch (kind) {
-    case ElementwiseKind::add:
-    case ElementwiseKind::multiply:
-    case ElementwiseKind::silu_mul:
-    case ElementwiseKind::gelu_mul:
-    case ElementwiseKind::gelu_tanh_mul:
-    case ElementwiseKind::mask_add:
-      return true;
-    default:
-      return false;
-  }
-}
 
 /// How the second operand is stretched over the first, from the shapes, aligned at the right as in
 /// PyTorch: rows of `width` elements; where row r's part of b begins; one value of b per row.
@@ -163,6 +188,13 @@ class ElementwiseKernel final : public OwnKernel {
       : OwnKernel(context), op_(op) {}
 
   void run(const KernelArgs& args) override {
+    if (op_.packing != Packing::none) {
+      expect_operands(args, 1, 1);
+      expect(args.inputs[0], op_.dtype, 2 * op_.elements, "both operands");
+      expect(args.outputs[0], op_.dtype, op_.elements, "result");
+      with_element(op_.dtype, [&](auto element) { run_packed<decltype(element)>(args); });
+      return;
+    }
     const bool two = takes_two(op_.kind);
     expect_operands(args, two ? 2 : 1, 1);
     expect(args.inputs[0], op_.dtype, op_.elements, "first operand");
@@ -187,6 +219,35 @@ class ElementwiseKernel final : public OwnKernel {
                       rows_of<T>(functions_)
                           .elementwise(op_.kind, a, b, out<T>(args, 0) + begin, end - begin,
                                        static_cast<float>(op_.constant));
+                    });
+  }
+
+  template <class T>
+  void run_packed(const KernelArgs& args) const {
+    const auto constant = static_cast<float>(op_.constant);
+    const auto& rows = rows_of<T>(functions_);
+    parallel_ranges(op_.elements / op_.width, row_grain(2 * op_.width),
+                    [&](std::int64_t begin, std::int64_t end, int) {
+                      for (std::int64_t row = begin; row < end; ++row) {
+                        const T* x = in<T>(args, 0) + row * 2 * op_.width;
+                        T* y = out<T>(args, 0) + row * op_.width;
+                        if (op_.packing == Packing::halves) {
+                          rows.elementwise(op_.kind, x, x + op_.width, y, op_.width, constant);
+                          continue;
+                        }
+                        // Pairs are taken apart a piece at a time.
+                        constexpr std::int64_t piece = 256;
+                        T a[piece];
+                        T b[piece];
+                        for (std::int64_t first = 0; first < op_.width; first += piece) {
+                          const std::int64_t count = std::min(piece, op_.width - first);
+                          for (std::int64_t i = 0; i < count; ++i) {
+                            a[i] = x[2 * (first + i)];
+                            b[i] = x[2 * (first + i) + 1];
+                          }
+                          rows.elementwise(op_.kind, a, b, y + first, count, constant);
+                        }
+                      }
                     });
   }
 
@@ -379,6 +440,12 @@ KernelResult make_elementwise(const Elementwise& op, const KernelContext& contex
   if (const std::string reason = float_only(op.dtype); !reason.empty()) return unsupported(reason);
   if (op.elements <= 0) return unsupported("empty elementwise");
   bytes_of(op.elements, DType::f32);
+  if (op.packing != Packing::none) {
+    if (!takes_two(op.kind) || op.width <= 0 || op.elements % op.width != 0) {
+      return unsupported(fmt::format("packed operands in rows of {}", op.width));
+    }
+    return {std::make_unique<ElementwiseKernel>(op, context), {}};
+  }
   if (takes_two(op.kind) && (op.second_elements <= 0 || op.elements % op.second_elements != 0)) {
     return unsupported(fmt::format("a second operand of {} elements does not divide {}",
                                    op.second_elements, op.elements));

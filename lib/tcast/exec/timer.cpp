@@ -4,11 +4,15 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <fstream>
 #include <map>
 #include <numeric>
 #include <optional>
+#include <string>
 
 #include <fmt/format.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "tcast/base/error.h"
 #include "tcast/exec/kernel.h"
@@ -25,8 +29,41 @@ constexpr double runs_wanted = 4;
 /// Making kernels and filling operands, per operator.
 constexpr double setup_s = 0.01;
 
+/// Parts for which an operator is first timed, so that one that is far slower than expected does
+/// not take all the time.
+constexpr double pilot_s = 0.01;
+
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// What the processors of this machine did since it was started, in seconds of one processor; zeros
+/// where the system does not tell.
+struct CpuTimes {
+  double all = 0;
+  double busy = 0;
+  double own = 0;  ///< of this process
+};
+
+CpuTimes cpu_times() {
+  CpuTimes times;
+  std::ifstream file("/proc/stat");
+  std::string name;
+  file >> name;
+  // user, nice, system, idle, iowait, irq, softirq, steal (time taken by other virtual machines)
+  for (int i = 0; i < 8 && file; ++i) {
+    double ticks = 0;
+    if (!(file >> ticks)) return {};
+    times.all += ticks;
+    if (i != 3 && i != 4) times.busy += ticks;
+  }
+  const auto per_second = static_cast<double>(sysconf(_SC_CLK_TCK));
+  times.all /= per_second;
+  times.busy /= per_second;
+  timespec own{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own);
+  times.own = static_cast<double>(own.tv_sec) + 1e-9 * static_cast<double>(own.tv_nsec);
+  return times;
 }
 
 std::int64_t part_of(std::int64_t size, double share, std::int64_t multiple = 1) {
@@ -103,6 +140,13 @@ struct Shrink {
     return {op, std::min(1.0, done)};
   }
   ShrunkOp operator()(Elementwise op) const {
+    if (op.packing != Packing::none) {
+      std::int64_t rows = op.elements / op.width;
+      double done = 1;
+      cut(rows, share, 1, done);
+      op.elements = rows * op.width;
+      return {op, done};
+    }
     if (op.second_elements > 0 && op.second_elements < op.elements) {
       // Whole repetitions of the second operand.
       std::int64_t times = op.elements / op.second_elements;
@@ -456,6 +500,9 @@ std::vector<double> take_samples(const std::function<void()>& run,
   run();
   double last = clock();
   const double warm_up = last - start;
+  // What it warms up is nothing against a run this long.
+  constexpr double long_run_s = 0.005;
+  if (warm_up > std::max(limit_s, long_run_s)) return {warm_up};
   std::vector<double> samples;
   int repeats = 1;
   while (static_cast<int>(samples.size()) < most) {
@@ -485,12 +532,26 @@ class OpTimer::Impl {
       options_.memory_limit_bytes =
           host_.available_bytes > 0 ? std::min(2 * gib, host_.available_bytes / 4) : gib;
     }
+    cpu_at_start_ = cpu_times();
     speed_ = measure_host_speed();
+  }
+
+  TimingConditions conditions() const {
+    const CpuTimes now = cpu_times();
+    TimingConditions found;
+    const double all = now.all - cpu_at_start_.all;
+    const double others = now.busy - cpu_at_start_.busy - (now.own - cpu_at_start_.own);
+    if (all > 0) found.others_cpu_share = std::clamp(others / all, 0.0, 1.0);
+    found.canary_drift = drift(speed_, measure_host_speed());
+    found.took_s = now_s() - start_s_;
+    return found;
   }
 
   std::vector<Measurement> measure_all(std::span<const OpRecord> records,
                                        const TimerProgress& progress) {
-    const double deadline = now_s() + options_.time_budget_s;
+    // The canaries at begin and end are part of the budget, unless it is too small for them.
+    const double budget = options_.time_budget_s;
+    const double deadline = now_s() + std::max(budget - 2 * speed_.took_s, budget / 2);
     std::vector<Job> jobs;
     std::vector<std::size_t> job_of;
     std::map<std::string, std::size_t> known;
@@ -519,16 +580,15 @@ class OpTimer::Impl {
       time(job, std::max(allowed, setup_s), deadline);
     }
     std::vector<Measurement> results;
+    results.reserve(job_of.size());
     for (const std::size_t job : job_of) results.push_back(jobs[job].result);
     return results;
   }
 
-  HostFeatures host() const { return host_; }
-
-  TimerOptions options_;
-  HostFeatures host_;
-  HostSpeed speed_;
-  std::int64_t memory_used_ = 0;
+  const TimerOptions& options() const { return options_; }
+  const HostFeatures& host() const { return host_; }
+  const HostSpeed& speed() const { return speed_; }
+  std::int64_t memory_used_bytes() const { return memory_used_bytes_; }
 
  private:
   struct Job {
@@ -569,10 +629,27 @@ class OpTimer::Impl {
 
   /// Times a job in about `allowed_s`.
   void time(Job& job, double allowed_s, double deadline) {
-    double share = std::min(1.0, allowed_s / (runs_wanted * expected_s(job)));
+    const double start = now_s();
+    double expected = expected_s(job);
+    if (expected > 4 * pilot_s) {
+      Job pilot = job;
+      time_part(pilot, pilot_s / expected, start, pilot_s, deadline);
+      // A small part is less efficient and more easily disturbed: only gross mistakes count.
+      constexpr double gross = 8;
+      if (pilot.result.seconds > gross * expected) expected = pilot.result.seconds;
+    }
+    double share = std::min(1.0, allowed_s / (runs_wanted * expected));
     // Nearly all of it is not worth an extrapolation.
     if (share > 0.7) share = 1;
-    const double start = now_s();
+    time_part(job, share, start, allowed_s, deadline);
+    if (!job.result.supported()) return;
+    // Later operators of the class are expected to be off by the same factor.
+    double& factor = correction_[static_cast<std::size_t>(job.op_class)];
+    factor = std::clamp(job.result.seconds / job.rough_s, 0.1, 1000.0);
+  }
+
+  /// Times about `share` of a job until `allowed_s` after `start`.
+  void time_part(Job& job, double share, double start, double allowed_s, double deadline) {
     ShrunkOp op = shrink(job.record, share);
     KernelResult made;
     for (;;) {
@@ -601,9 +678,6 @@ class OpTimer::Impl {
     job.result.implementation = made.kernel->implementation();
     job.result.share = op.share;
     job.result.scaled = op.share < 1;
-    // Later operators of the class are expected to be off by the same factor.
-    double& factor = correction_[static_cast<std::size_t>(job.op_class)];
-    factor = std::clamp(job.result.seconds / job.rough_s, 0.1, 1000.0);
   }
 
   /// Whether operands, and packed weight and scratch once there is a kernel, keep to the limit.
@@ -642,7 +716,7 @@ class OpTimer::Impl {
     reserve_cold(cold_bytes, warm_bytes);
 
     AlignedMemory warm(warm_bytes);
-    memory_used_ = std::max(memory_used_, warm_bytes + cold_filled_);
+    memory_used_bytes_ = std::max(memory_used_bytes_, warm_bytes + cold_filled_);
     fill(warm.data(), warm_bytes);
     std::byte* next = warm.data();
     const auto take = [&](std::int64_t bytes) {
@@ -710,6 +784,12 @@ class OpTimer::Impl {
     return place;
   }
 
+  TimerOptions options_;
+  HostFeatures host_;
+  HostSpeed speed_;
+  double start_s_ = now_s();
+  CpuTimes cpu_at_start_;
+  std::int64_t memory_used_bytes_ = 0;
   AlignedMemory cold_;
   std::int64_t cold_filled_ = 0;
   std::int64_t cold_place_ = 0;
@@ -732,9 +812,12 @@ std::vector<Measurement> OpTimer::measure_all(std::span<const OpRecord> records,
   return impl_->measure_all(records, progress);
 }
 
-const HostFeatures& OpTimer::host() const { return impl_->host_; }
-const HostSpeed& OpTimer::speed() const { return impl_->speed_; }
-std::int64_t OpTimer::memory_limit_bytes() const { return impl_->options_.memory_limit_bytes; }
-std::int64_t OpTimer::memory_used_bytes() const { return impl_->memory_used_; }
+TimingConditions OpTimer::conditions() { return impl_->conditions(); }
+
+const HostFeatures& OpTimer::host() const { return impl_->host(); }
+int OpTimer::threads() const { return impl_->options().threads; }
+const HostSpeed& OpTimer::speed() const { return impl_->speed(); }
+std::int64_t OpTimer::memory_limit_bytes() const { return impl_->options().memory_limit_bytes; }
+std::int64_t OpTimer::memory_used_bytes() const { return impl_->memory_used_bytes(); }
 
 }  // namespace tcast

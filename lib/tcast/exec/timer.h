@@ -33,9 +33,16 @@ struct Measurement {
   bool supported() const { return unsupported.empty(); }
 };
 
+/// How steady the machine was during a session of timings.
+struct TimingConditions {
+  double took_s = 0;            ///< since the timer was made
+  double canary_drift = 0;      ///< between the canaries at begin and end, 0.1 = 10 %
+  double others_cpu_share = 0;  ///< of the processors' time, that other processes took; 0: unknown
+};
+
 struct TimerOptions {
-  double time_budget_s = 10;
-  int threads = 0;  ///< 0: available_threads()
+  double time_budget_s = 10;  ///< for everything, canaries included
+  int threads = 0;            ///< 0: available_threads()
   /// For operands and the memory that keeps them out of the caches; 0: a quarter of what is
   /// available, at most 2 GiB.
   std::int64_t memory_limit_bytes = 0;
@@ -64,7 +71,12 @@ class OpTimer {
   std::vector<Measurement> measure_all(std::span<const OpRecord> records,
                                        const TimerProgress& progress = {});
 
+  /// Takes the canary again, as long as the first time, and tells what has changed since the timer
+  /// was made.
+  TimingConditions conditions();
+
   const HostFeatures& host() const;
+  int threads() const;
   const HostSpeed& speed() const;
   std::int64_t memory_limit_bytes() const;
   /// Most memory that was in use at a time so far.
@@ -99,7 +111,8 @@ struct SampleSummary {
 SampleSummary summarize(std::vector<double> samples);
 
 /// Runs `run` after a warm-up until `limit_s` is spent, at least once and at most `most` times, and
-/// returns seconds per run. Runs too short for the clock are timed several at a time.
+/// returns seconds per run. Runs too short for the clock are timed several at a time. A warm-up
+/// that takes long and more than the limit is itself the only sample.
 std::vector<double> take_samples(const std::function<void()>& run,
                                  const std::function<double()>& clock, double limit_s, int most);
 

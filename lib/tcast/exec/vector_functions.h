@@ -15,12 +15,17 @@ namespace tcast {
 /// Loops over rows of T, float or Bf16.
 template <class T>
 struct RowFunctions {
-  /// y = softmax(x) over each row. `scratch` holds `columns` floats.
-  void (*softmax)(const T* x, T* y, std::int64_t rows, std::int64_t columns, float* scratch);
+  /// y = softmax(x) over each row. `scratch` holds `columns` floats. `sink` (null: none) is one
+  /// more score of every row, which takes part in the sum only.
+  void (*softmax)(const T* x, T* y, std::int64_t rows, std::int64_t columns, const float* sink,
+                  float* scratch);
   /// y = (x - mean) / sqrt(variance + epsilon) * weight + bias, mean 0 for rms; `weight` and `bias`
-  /// may be null.
+  /// may be null. `sums` (null: computed here) are the rows' sums of squares over `count` elements.
   void (*norm)(NormKind kind, const T* x, const float* weight, const float* bias, T* y,
-               std::int64_t rows, std::int64_t width, float epsilon);
+               std::int64_t rows, std::int64_t width, const float* sums, std::int64_t count,
+               float epsilon);
+  /// The sum of the squares of each row.
+  void (*sum_squares)(const T* x, float* sums, std::int64_t rows, std::int64_t width);
   /// y = f(a, b), or f(a) when the kind takes one operand.
   void (*elementwise)(ElementwiseKind kind, const T* a, const T* b, T* y, std::int64_t count,
                       float constant);
@@ -49,6 +54,9 @@ struct ScoreRow {
   float sum;      ///< running sum of exponentials
 };
 
+/// Rows up to which a product is limited by reading its weight.
+inline constexpr int few_rows = 4;
+
 struct VectorFunctions {
   Isa isa;
   RowFunctions<float> f32;
@@ -65,6 +73,13 @@ struct VectorFunctions {
   /// of rows interleaved; k is a multiple of 32.
   void (*multiply_bf16)(int m, int n, int k, const Bf16* a, std::int64_t lda, const Bf16* b,
                         std::int64_t ldb, float* c, std::int64_t ldc, bool accumulate);
+  /// c[m, 64] = a[m, k] * b for m <= few_rows and b a block of 64 columns, [k, 64]: matrix times vector,
+  /// at the speed at which b comes from memory.
+  void (*column_block_f32)(int m, std::int64_t k, const float* a, std::int64_t lda, const float* b,
+                           float* c);
+  /// The same for bf16, or null; b is [k / 2, 64, 2], with zeros behind an odd k.
+  void (*column_block_bf16)(int m, std::int64_t k, const Bf16* a, std::int64_t lda, const Bf16* b,
+                            float* c);
   /// dst[column * dst_stride + row] = src[row * src_stride + column] for 32-bit words, 16 rows;
   /// `columns` is a multiple of 16.
   void (*transpose16)(const std::uint32_t* src, std::int64_t src_stride, std::uint32_t* dst,

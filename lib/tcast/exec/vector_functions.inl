@@ -132,20 +132,27 @@ TCAST_INLINE F error_function(F x) {
   const F positive = 1.0f - p * t * exponential(-a * a);
   return x < F{} ? -positive : positive;
 }
+TCAST_INLINE F within(F x, float limit) { return maximum(minimum(x, splat(limit)), splat(-limit)); }
+TCAST_INLINE F clamped_swiglu(F gate, F up, float limit) {
+  const F a = minimum(gate, splat(limit));
+  return (within(up, limit) + 1.0f) * a * logistic(static_cast<float>(clamped_swiglu_alpha) * a);
+}
 TCAST_INLINE F gelu(F x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678f)); }
 TCAST_INLINE F gelu_tanh(F x) {
   return 0.5f * x * (1.0f + hyperbolic_tangent(0.79788456f * (x + 0.044715f * x * x * x)));
 }
 
 template <class T>
-static void softmax(const T* x, T* y, std::int64_t rows, std::int64_t columns, float* scratch) {
+static void softmax(const T* x, T* y, std::int64_t rows, std::int64_t columns, const float* sink,
+                    float* scratch) {
   const std::int64_t whole = columns - columns % width;
   const std::int64_t rest = columns - whole;
   for (std::int64_t row = 0; row < rows; ++row, x += columns, y += columns) {
     F high = splat(-__builtin_inff());
     for (std::int64_t i = 0; i < whole; i += width) high = maximum(high, load(x + i));
     if (rest > 0) high = maximum(high, load_part(x + whole, rest, -__builtin_inff()));
-    const float top = maximum_of(high);
+    float top = maximum_of(high);
+    if (sink != nullptr && *sink > top) top = *sink;
     if (top == -__builtin_inff()) {
       // Masked entirely: equal parts, as with the smallest finite number for a mask, and not NaN.
       for (std::int64_t i = 0; i < columns; ++i) put(y + i, 1.0f / static_cast<float>(columns));
@@ -163,17 +170,41 @@ static void softmax(const T* x, T* y, std::int64_t rows, std::int64_t columns, f
       sum += e;
       store_part(scratch + whole, e, rest);
     }
-    const float factor = 1.0f / sum_of(sum);
+    float total = sum_of(sum);
+    if (sink != nullptr) total += exponential(splat(*sink - top))[0];
+    const float factor = 1.0f / total;
     for (std::int64_t i = 0; i < whole; i += width) store(y + i, load(scratch + i) * factor);
     for (std::int64_t i = whole; i < columns; ++i) put(y + i, scratch[i] * factor);
   }
 }
 
 template <class T>
-static void norm(NormKind kind, const T* x, const float* weight, const float* bias, T* y,
-                 std::int64_t rows, std::int64_t row_width, float epsilon) {
+TCAST_INLINE float squares_of(const T* x, std::int64_t row_width, float mean) {
   const std::int64_t whole = row_width - row_width % width;
-  const auto count = static_cast<float>(row_width);
+  F squares{};
+  for (std::int64_t i = 0; i < whole; i += width) {
+    const F v = load(x + i) - mean;
+    squares += v * v;
+  }
+  float total = sum_of(squares);
+  for (std::int64_t i = whole; i < row_width; ++i) {
+    const float v = scalar(x[i]) - mean;
+    total += v * v;
+  }
+  return total;
+}
+
+template <class T>
+static void sum_squares(const T* x, float* sums, std::int64_t rows, std::int64_t row_width) {
+  for (std::int64_t row = 0; row < rows; ++row) sums[row] = squares_of(x + row * row_width, row_width, 0);
+}
+
+template <class T>
+static void norm(NormKind kind, const T* x, const float* weight, const float* bias, T* y,
+                 std::int64_t rows, std::int64_t row_width, const float* sums,
+                 std::int64_t elements, float epsilon) {
+  const std::int64_t whole = row_width - row_width % width;
+  const auto count = static_cast<float>(elements);
   for (std::int64_t row = 0; row < rows; ++row, x += row_width, y += row_width) {
     float mean = 0;
     if (kind == NormKind::layer) {
@@ -183,16 +214,7 @@ static void norm(NormKind kind, const T* x, const float* weight, const float* bi
       for (std::int64_t i = whole; i < row_width; ++i) mean += scalar(x[i]);
       mean /= count;
     }
-    F squares{};
-    for (std::int64_t i = 0; i < whole; i += width) {
-      const F v = load(x + i) - mean;
-      squares += v * v;
-    }
-    float total = sum_of(squares);
-    for (std::int64_t i = whole; i < row_width; ++i) {
-      const float v = scalar(x[i]) - mean;
-      total += v * v;
-    }
+    const float total = sums != nullptr ? sums[row] : squares_of(x, row_width, mean);
     const float factor = 1.0f / __builtin_sqrtf(total / count + epsilon);
     for (std::int64_t i = 0; i < whole; i += width) {
       F v = (load(x + i) - mean) * factor;
@@ -273,6 +295,15 @@ static void elementwise(ElementwiseKind kind, const T* a, const T* b, T* y, std:
     case ElementwiseKind::negate:
       map_values(a, y, count, [](F u) { return -u; });
       break;
+    case ElementwiseKind::tanh:
+      map_values(a, y, count, [](F u) { return hyperbolic_tangent(u); });
+      break;
+    case ElementwiseKind::clamp:
+      map_values(a, y, count, [constant](F u) { return within(u, constant); });
+      break;
+    case ElementwiseKind::clamped_swiglu:
+      map_pairs(a, b, y, count, [constant](F u, F v) { return clamped_swiglu(u, v, constant); });
+      break;
   }
 }
 
@@ -295,6 +326,10 @@ static void elementwise_scalar(ElementwiseKind kind, const T* a, float b, T* y, 
       break;
     case ElementwiseKind::gelu_tanh_mul:
       map_values(a, y, count, [b](F u) { return gelu_tanh(u) * b; });
+      break;
+    case ElementwiseKind::clamped_swiglu:
+      map_values(a, y, count,
+                 [b, constant](F u) { return clamped_swiglu(u, splat(b), constant); });
       break;
     default:
       elementwise<T>(kind, a, a, y, count, constant);
@@ -483,6 +518,30 @@ static void multiply_f32(int m, int n, int k, const float* a, std::int64_t lda, 
   }
 }
 
+template <int rows>
+static void column_block_rows(std::int64_t k, const float* a, std::int64_t lda, const float* b,
+                              float* c) {
+  constexpr int parts = 64 / width;
+  F sums[rows][parts] = {};
+  for (std::int64_t i = 0; i < k; ++i, b += 64) {
+    for (int part = 0; part < parts; ++part) {
+      const F column = load(b + part * width);
+      for (int row = 0; row < rows; ++row) sums[row][part] += column * a[row * lda + i];
+    }
+  }
+  for (int row = 0; row < rows; ++row) {
+    for (int part = 0; part < parts; ++part) store(c + row * 64 + part * width, sums[row][part]);
+  }
+}
+
+static void column_block_f32(int m, std::int64_t k, const float* a, std::int64_t lda,
+                             const float* b, float* c) {
+  if (m == 1) return column_block_rows<1>(k, a, lda, b, c);
+  if (m == 2) return column_block_rows<2>(k, a, lda, b, c);
+  if (m == 3) return column_block_rows<3>(k, a, lda, b, c);
+  column_block_rows<4>(k, a, lda, b, c);
+}
+
 #if !defined(TCAST_HAVE_TRANSPOSE16)
 // The words are pairs of bf16, or floats.
 typedef std::uint32_t AliasingWord __attribute__((may_alias));
@@ -567,12 +626,12 @@ static float total(const float* x, std::int64_t count) {
 
 template <class T>
 constexpr RowFunctions<T> row_functions() {
-  return {softmax<T>,  norm<T>,       elementwise<T>, elementwise_scalar<T>, rotate<T>, quantize<T>,
+  return {softmax<T>,  norm<T>, sum_squares<T>,       elementwise<T>, elementwise_scalar<T>, rotate<T>, quantize<T>,
           add_scaled<T>, to_f32<T>, from_f32<T>,    scale_i32<T>,          widen_i8<T>};
 }
 
 constexpr VectorFunctions generic_functions(Isa isa) {
   return {isa,         row_functions<float>(), row_functions<Bf16>(), dot_i8,       multiply_f32,
-          nullptr,     transpose16,            interleave,            attend<float>, attend<Bf16>,
-          scale_row,   total};
+          nullptr,     column_block_f32,       nullptr,               transpose16,   interleave,
+          attend<float>, attend<Bf16>,         scale_row,             total};
 }

@@ -53,6 +53,27 @@ void check_target(const Buffer& target, std::int64_t count) {
   TCAST_CHECK(target.bytes >= bytes_of(count, target.dtype), "memory for a weight");
 }
 
+/// Where an element of a parameter stands in the checkpoint, which may have matrices transposed.
+class CheckpointOrder {
+ public:
+  explicit CheckpointOrder(const Parameter& parameter) {
+    if (!parameter.transposed) return;
+    const int rank = parameter.shape.rank();
+    rows_ = parameter.shape[rank - 2];
+    columns_ = parameter.shape[rank - 1];
+  }
+
+  std::int64_t operator()(std::int64_t i) const {
+    if (columns_ == 0) return i;
+    const std::int64_t matrix = i / (rows_ * columns_) * (rows_ * columns_);
+    return matrix + i % columns_ * rows_ + i / columns_ % rows_;
+  }
+
+ private:
+  std::int64_t rows_ = 0;
+  std::int64_t columns_ = 0;  ///< 0: as in the checkpoint
+};
+
 /// A parameter as a matrix whose rows are cut or whose columns are, and one rank's part of it: runs
 /// of elements that lie together in the whole and in the part.
 struct Run {
@@ -62,14 +83,22 @@ struct Run {
 };
 
 std::vector<Run> runs_of(const Parameter& parameter, std::int64_t rank) {
-  const std::int64_t elements = parameter.shape.elements();
-  if (parameter.shard.dim < 0 || parameter.shard.ranks <= 1) return {{0, 0, elements}};
+  // The matrices of a stack that the rank holds; of each of them, its part.
+  Shape shape = parameter.shape;
+  std::int64_t stack_begin = 0;
+  if (parameter.stack.dim == 0 && parameter.stack.ranks > 1) {
+    shape.set(0, parameter.local_shape()[0]);
+    stack_begin = shard_begin(parameter.stack, 0, rank) * (shape.elements() / shape[0]);
+  }
+  if (parameter.shard.dim < 0 || parameter.shard.ranks <= 1) {
+    return {{stack_begin, 0, shape.elements()}};
+  }
   const int dim = parameter.shard.dim;
   std::int64_t outer = 1;
   std::int64_t inner = 1;
-  for (int i = 0; i < dim; ++i) outer *= parameter.shape[i];
-  for (int i = dim + 1; i < parameter.shape.rank(); ++i) inner *= parameter.shape[i];
-  const std::int64_t whole_size = parameter.shape[dim];
+  for (int i = 0; i < dim; ++i) outer *= shape[i];
+  for (int i = dim + 1; i < shape.rank(); ++i) inner *= shape[i];
+  const std::int64_t whole_size = shape[dim];
   const std::int64_t part_size = parameter.local_shape()[dim];
   std::vector<Run> runs;
   std::int64_t segment_begin = 0;
@@ -81,7 +110,7 @@ std::vector<Run> runs_of(const Parameter& parameter, std::int64_t rank) {
     const std::int64_t held =
         std::clamp<std::int64_t>(segment.size - begin, 0, segment.local_size());
     for (std::int64_t o = 0; o < outer && held > 0; ++o) {
-      runs.push_back({(o * whole_size + segment_begin + begin) * inner,
+      runs.push_back({stack_begin + (o * whole_size + segment_begin + begin) * inner,
                       (o * part_size + part_begin) * inner, held * inner});
     }
     segment_begin += segment.size;
@@ -94,6 +123,7 @@ std::vector<Run> runs_of(const Parameter& parameter, std::int64_t rank) {
 /// Calls body(whole, part, count) for pieces of the runs, on all threads.
 template <class Body>
 void for_each_run(const std::vector<Run>& runs, const Body& body) {
+  if (runs.empty()) return;  // a part that only pads
   if (runs.size() == 1) {
     const Run& run = runs[0];
     parallel_ranges(run.count, grain, [&](std::int64_t begin, std::int64_t end, int) {
@@ -154,10 +184,9 @@ ValueRange value_range(const Parameter& parameter) {
       break;
   }
   const Shape& shape = parameter.shape;
-  const int inputs = shape.rank() - (parameter.transposed ? 2 : 1);
-  TCAST_CHECK(inputs >= 0, "a matrix has two dimensions");
   const double gain = parameter.role == InitRole::query_key ? 1.25 : 1.0;
-  return {0.0f, static_cast<float>(gain * std::sqrt(3.0 / static_cast<double>(shape[inputs])))};
+  const auto inputs = static_cast<double>(shape[shape.rank() - 1]);
+  return {0.0f, static_cast<float>(gain * std::sqrt(3.0 / inputs))};
 }
 
 void generate_values(std::string_view path, const ValueRange& range, std::int64_t first,
@@ -184,15 +213,17 @@ void generate_parameter(const Parameter& parameter, std::string_view path, std::
   const ValueRange range = value_range(parameter);
   // A checkpoint in 16 bit is rounded to that, whatever it is computed in.
   const bool rounded = parameter.dtype != DType::f32;
+  const CheckpointOrder place(parameter);
   for_each_run(runs, [&](std::int64_t whole, std::int64_t part, std::int64_t length) {
     if (target.dtype == DType::bf16) {
       void* data = target.data;
       Bf16* to = static_cast<Bf16*>(data) + part;
-      for (std::int64_t i = 0; i < length; ++i) to[i] = to_bf16(value_at(hash, whole + i, range));
+      for (std::int64_t i = 0; i < length; ++i)
+        to[i] = to_bf16(value_at(hash, place(whole + i), range));
       return;
     }
     for (std::int64_t i = 0; i < length; ++i) {
-      const float value = value_at(hash, whole + i, range);
+      const float value = value_at(hash, place(whole + i), range);
       store(rounded ? to_float(to_bf16(value)) : value, part + i, target);
     }
   });
@@ -200,7 +231,8 @@ void generate_parameter(const Parameter& parameter, std::string_view path, std::
 
 void generate_quantized(const Parameter& weight, const Parameter& scale, std::string_view path,
                         std::int64_t rank, const Buffer& values, const Buffer& scales) {
-  TCAST_CHECK(weight.shape.rank() == 2 && scale.shape.rank() == 2, "a quantized weight is a matrix");
+  TCAST_CHECK(weight.shape.rank() == 2 && scale.shape.rank() == 2,
+              "a quantized weight is a matrix");
   const std::int64_t rows = weight.shape[0];
   const std::int64_t columns = weight.shape[1];
   const std::int64_t block_rows = ceil_div(rows, scale.shape[0]);
@@ -209,8 +241,9 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
   const std::uint64_t hash = hash_of(path);
   const ValueRange range = value_range(weight);
   const bool rounded = weight.quantized_from.value_or(DType::bf16) != DType::f32;
+  const CheckpointOrder place(weight);
   const auto original = [&](std::int64_t i) {
-    const float value = value_at(hash, i, range);
+    const float value = value_at(hash, place(i), range);
     return rounded ? to_float(to_bf16(value)) : value;
   };
   // The scales of the whole.

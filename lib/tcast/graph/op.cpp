@@ -76,8 +76,7 @@ std::string sizes(const MatMul& op) {
   return (op.batch != 1 ? fmt::format("batch={} ", op.batch) : "") +
          fmt::format("m={} n={} k={} ", op.m, op.n, op.k) +
          product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
-         flag(!op.weight_is_parameter, " activations") +
-         flag(op.weight_transposed, " transposed") +
+         flag(!op.weight_is_parameter, " activations") + flag(op.weight_transposed, " transposed") +
          (op.x_row_stride > 0 ? fmt::format(" x_stride={}", op.x_row_stride) : "") +
          (op.y_row_stride > 0 ? fmt::format(" y_stride={}", op.y_row_stride) : "") +
          scales(op.weight_scales, op.activation_scales);
@@ -86,7 +85,7 @@ std::string sizes(const MatMul& op) {
 std::string sizes(const GroupedMatMul& op) {
   return fmt::format("experts={}/{} rows={} n={} k={} ", op.active_experts, op.experts, op.rows,
                      op.n, op.k) +
-         product(op.input, op.weight, op.output, op.compute) +
+         product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
          scales(op.weight_scales, op.activation_scales);
 }
 
@@ -97,23 +96,27 @@ std::string sizes(const Attention& op) {
          flag(!op.span.causal, " bidirectional") +
          (op.span.window > 0 ? fmt::format(" window={}", op.span.window) : "") +
          (op.span.chunk > 0 ? fmt::format(" chunk={}", op.span.chunk) : "") +
-         flag(!op.paged, " unpaged") + flag(op.value_in_key, " value_in_key") + flag(op.sinks, " sinks") +
-         flag(op.softcap > 0, " softcap");
+         flag(!op.paged, " unpaged") + flag(op.value_in_key, " value_in_key") +
+         flag(op.sinks, " sinks") + flag(op.softcap > 0, " softcap");
 }
 
 std::string sizes(const Softmax& op) {
-  return fmt::format("rows={} columns={} {}", op.rows, op.columns, brief(op.dtype));
+  return fmt::format("rows={} columns={} {}", op.rows, op.columns, brief(op.dtype)) +
+         flag(op.sink_heads > 0, " sinks");
 }
 
 std::string sizes(const Norm& op) {
   return fmt::format("rows={} width={} {}", op.rows, op.width, brief(op.dtype)) +
-         flag(!op.weight, " no_weight") + flag(op.bias, " bias");
+         flag(!op.weight, " no_weight") + flag(op.bias, " bias") +
+         flag(op.stage == NormStage::sum_squares, " sum_squares") +
+         flag(op.stage == NormStage::scale, " scale");
 }
 
 std::string sizes(const Elementwise& op) {
   return fmt::format("elements={}", op.elements) +
          (op.second_elements > 0 ? fmt::format(" second={}", op.second_elements) : "") +
-         fmt::format(" {}", brief(op.dtype));
+         flag(op.packing == Packing::halves, " halves") +
+         flag(op.packing == Packing::pairs, " pairs") + fmt::format(" {}", brief(op.dtype));
 }
 
 std::string sizes(const Rotary& op) {
@@ -156,6 +159,7 @@ std::string sizes(const Route& op) {
   return fmt::format("tokens={} experts={} top_k={} {} {}", op.tokens, op.experts, op.top_k,
                      op.score == RouterScore::softmax ? "softmax" : "sigmoid", brief(op.dtype)) +
          (op.groups > 1 ? fmt::format(" groups={}/{}", op.topk_groups, op.groups) : "") +
+         flag(op.groups > 1 && op.group_best == 1, " group_best=1") +
          flag(op.correction_bias, " correction_bias") + flag(op.normalize, " normalize");
 }
 
@@ -203,11 +207,27 @@ std::string_view name_of(OpClass op_class) {
 }
 
 std::string_view name_of(ElementwiseKind kind) {
-  constexpr std::array<std::string_view, 13> names = {
-      "add",     "multiply", "scale",    "silu",          "gelu",     "gelu_tanh", "relu",
-      "sigmoid", "silu_mul", "gelu_mul", "gelu_tanh_mul", "mask_add", "negate"};
-  static_assert(static_cast<std::size_t>(ElementwiseKind::negate) + 1 == names.size());
+  constexpr std::array<std::string_view, 16> names = {
+      "add",    "multiply", "scale",    "silu",          "gelu",          "gelu_tanh",
+      "relu",   "sigmoid",  "silu_mul", "gelu_mul",      "gelu_tanh_mul", "mask_add",
+      "negate", "tanh",     "clamp",    "clamped_swiglu"};
+  static_assert(static_cast<std::size_t>(ElementwiseKind::clamped_swiglu) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
+}
+
+bool takes_two(ElementwiseKind kind) {
+  switch (kind) {
+    case ElementwiseKind::add:
+    case ElementwiseKind::multiply:
+    case ElementwiseKind::silu_mul:
+    case ElementwiseKind::gelu_mul:
+    case ElementwiseKind::gelu_tanh_mul:
+    case ElementwiseKind::mask_add:
+    case ElementwiseKind::clamped_swiglu:
+      return true;
+    default:
+      return false;
+  }
 }
 
 std::string_view name_of(CopyKind kind) {

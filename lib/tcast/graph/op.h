@@ -40,6 +40,7 @@ TCAST_API std::string_view name_of(OpClass op_class);
 /// y[batch, m, n] = x[batch, m, k] * w[batch, n, k]^T (+ bias). `weight` is the storage dtype,
 /// `compute` what the multiplication runs in: weight-only quantization keeps compute in 16 bit.
 /// Inputs: x, w, [weight scales], [bias], [activation scales].
+/// The biases of several products may lie side by side: `bias_offset` is where these begin.
 /// A part of a larger tensor is named by strides, in elements, 0 meaning that rows (and matrices)
 /// lie side by side: x and y may be columns of wider rows, w a run of rows of each matrix.
 struct MatMul {
@@ -56,6 +57,7 @@ struct MatMul {
   bool bias = false;
   std::int64_t weight_scales = 0;      ///< number of scales that go with the weight, 0 = none
   std::int64_t activation_scales = 0;  ///< number of scales that go with x, 0 = none
+  std::int64_t bias_offset = 0;
   std::int64_t x_row_stride = 0;
   std::int64_t x_batch_stride = 0;
   std::int64_t weight_offset = 0;  ///< elements of w before the first matrix
@@ -91,8 +93,8 @@ struct MatMulStrides {
 /// For every expert e: y_e[m_e, n] = x_e[m_e, k] * w_e[n, k]^T; sum of m_e is `rows`. When pricing,
 /// `rows` and `active_experts` (those with m_e > 0) are expected values of the busiest rank; when
 /// executing they come from the routing (decision D7).
-/// Inputs: x[rows, k], stacked w[experts, n, k], token counts, [weight scales], [activation
-/// scales].
+/// Inputs: x[rows, k], stacked w[experts, n, k], token counts, [weight scales], [biases[experts,
+/// n]], [activation scales].
 struct GroupedMatMul {
   std::int64_t experts = 0;
   std::int64_t active_experts = 0;
@@ -103,6 +105,9 @@ struct GroupedMatMul {
   DType weight = DType::bf16;
   DType output = DType::bf16;
   DType compute = DType::bf16;
+  bool bias = false;
+  /// On the biases: 1 / ranks where the results of ranks are going to be added up.
+  double bias_scale = 1;
   std::int64_t weight_scales = 0;  ///< per expert
   std::int64_t activation_scales = 0;
 
@@ -134,21 +139,32 @@ struct Attention {
   bool operator==(const Attention&) const = default;
 };
 
-/// Softmax over the last dimension of [rows, columns]; computed in f32.
+/// Softmax over the last dimension of [rows, columns]; computed in f32. Inputs: x, [sinks[heads]]:
+/// with `sink_heads` > 0, rows are [batch, sink_heads, rows of a head], and the sink of its head
+/// takes part in the sum of each row without a column of its own.
 struct Softmax {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
   DType dtype = DType::bf16;
+  std::int64_t sink_heads = 0;
+  std::int64_t rows_per_head = 1;
 
   bool operator==(const Softmax&) const = default;
 };
 
 enum class NormKind : std::uint8_t { rms, layer };
 
+/// Which part of a normalization an operator does. A row that lies on several ranks takes two: each
+/// adds the squares of its part, and when the ranks have added those up, the rest is done.
+enum class NormStage : std::uint8_t { whole, sum_squares, scale };
+
 /// Normalization of each of `rows` rows of `width` elements, scaled by a weight of that width
-/// (weight_offset + w). Computed in f32. Inputs: x, [weight], [bias].
+/// (weight_offset + w). Computed in f32. Inputs: x, [weight], [bias]. Stage sum_squares (rms only):
+/// input x, output f32 [rows]; stage scale: the last input is that, summed over `ranks`.
 struct Norm {
   NormKind kind = NormKind::rms;
+  NormStage stage = NormStage::whole;
+  std::int64_t ranks = 1;
   std::int64_t rows = 0;
   std::int64_t width = 0;
   DType dtype = DType::bf16;
@@ -174,17 +190,31 @@ enum class ElementwiseKind : std::uint8_t {
   gelu_tanh_mul,  ///< gelu(a) * b, tanh form
   mask_add,       ///< adds the causal mask to scores; second operand is one mask for all heads
   negate,
+  tanh,
+  clamp,  ///< to +-constant
+  /// (clamp(b) + 1) * a' * sigmoid(alpha * a'), a' = min(a, constant), b within +-constant: gpt-oss
+  clamped_swiglu,
 };
+inline constexpr double clamped_swiglu_alpha = 1.702;
+/// Whether the kind has a second operand.
+TCAST_API bool takes_two(ElementwiseKind kind);
 TCAST_API std::string_view name_of(ElementwiseKind kind);
 
+/// Where a kind of two operands finds them: in tensors of their own, or in one whose rows hold
+/// both, one after the other (halves) or taking turns (pairs).
+enum class Packing : std::uint8_t { none, halves, pairs };
+
 /// One pass over `elements` results. `second_elements` is the size of the second operand as it lies
-/// in memory (0 = none, smaller than `elements` when it is broadcast).
+/// in memory (0 = none, smaller than `elements` when it is broadcast). With packing, the only
+/// operand has rows of 2 * `width` elements and the result rows of `width`.
 struct Elementwise {
   ElementwiseKind kind = ElementwiseKind::add;
   std::int64_t elements = 0;
   std::int64_t second_elements = 0;
   DType dtype = DType::bf16;
   double constant = 1;
+  Packing packing = Packing::none;
+  std::int64_t width = 0;
 
   bool operator==(const Elementwise&) const = default;
 };
@@ -204,9 +234,10 @@ struct Rotary {
   bool operator==(const Rotary&) const = default;
 };
 
-/// cos and sin, times `scale`, for `tokens` positions, [tokens, dim] each. `cached`: rows are looked
-/// up in a table of `table_positions` positions that was computed once; else computed in f32 every
-/// time. Inputs: positions, inverse frequencies [dim / 2] (cached, for a kernel: cos and sin tables).
+/// cos and sin, times `scale`, for `tokens` positions, [tokens, dim] each. `cached`: rows are
+/// looked up in a table of `table_positions` positions that was computed once; else computed in f32
+/// every time. Inputs: positions, inverse frequencies [dim / 2] (cached, for a kernel: cos and sin
+/// tables).
 struct RotaryTable {
   std::int64_t tokens = 0;
   std::int64_t dim = 0;
@@ -266,8 +297,8 @@ enum class CopyKind : std::uint8_t {
 TCAST_API std::string_view name_of(CopyKind kind);
 
 /// One source of a copy: runs of `run` neighbouring elements, one for each of sizes[0] x sizes[1] x
-/// sizes[2], outermost first; where they begin in the source and in the result, in elements. A source
-/// stride of 0 repeats.
+/// sizes[2], outermost first; where they begin in the source and in the result, in elements. A
+/// source stride of 0 repeats.
 struct CopyPart {
   std::array<std::int64_t, 3> sizes{1, 1, 1};
   std::int64_t run = 0;
@@ -306,7 +337,7 @@ enum class RouterScore : std::uint8_t { softmax, sigmoid };
 
 /// Chooses `top_k` of `experts` for each token from the router's logits, in one pass: score,
 /// add the correction bias (selection only), keep the best `topk_groups` of `groups` groups (a
-/// group counts by the sum of its best two), take the top k, normalize, scale. Inputs:
+/// group counts by the sum of its `group_best` best), take the top k, normalize, scale. Inputs:
 /// logits[tokens, experts], [bias]. Outputs: weights and indices [tokens, top_k].
 struct Route {
   std::int64_t tokens = 0;
@@ -315,6 +346,7 @@ struct Route {
   RouterScore score = RouterScore::softmax;
   std::int64_t groups = 1;
   std::int64_t topk_groups = 1;
+  std::int64_t group_best = 2;  ///< 1 or 2
   bool correction_bias = false;
   bool normalize = false;
   double scale = 1;
@@ -408,8 +440,8 @@ struct CustomOp {
 };
 
 using OpRecord = std::variant<MatMul, GroupedMatMul, Attention, Softmax, Norm, Elementwise, Rotary,
-                              RotaryTable, Gather, CacheAppend, CacheRead, Copy, Route, TopK, Permute, Combine,
-                              Quantize, Collective, CustomOp>;
+                              RotaryTable, Gather, CacheAppend, CacheRead, Copy, Route, TopK,
+                              Permute, Combine, Quantize, Collective, CustomOp>;
 
 /// Work of one operator on one rank: what a cost model prices.
 struct OpWork {

@@ -12,14 +12,26 @@ std::string to_string(const Shape& shape) {
   return text + "]";
 }
 
+Shape Parameter::checkpoint_shape() const {
+  Shape stored = shape;
+  if (transposed) {
+    const int rank = shape.rank();
+    stored.set(rank - 1, shape[rank - 2]);
+    stored.set(rank - 2, shape[rank - 1]);
+  }
+  return stored;
+}
+
 Shape Parameter::local_shape() const {
-  if (shard.dim < 0 || shard.ranks <= 1) return shape;
-  TCAST_CHECK(shard.dim < shape.rank(), "a parameter is cut along one of its dimensions");
-  std::int64_t size = 0;
-  for (const ShardSegment& segment : shard.segments) size += segment.local_size();
-  if (shard.segments.empty()) size = ceil_div(shape[shard.dim], shard.ranks);
   Shape local = shape;
-  local.set(shard.dim, size);
+  for (const Shard& cut : {shard, stack}) {
+    if (cut.dim < 0 || cut.ranks <= 1) continue;
+    TCAST_CHECK(cut.dim < shape.rank(), "a parameter is cut along one of its dimensions");
+    std::int64_t size = 0;
+    for (const ShardSegment& segment : cut.segments) size += segment.local_size();
+    if (cut.segments.empty()) size = ceil_div(shape[cut.dim], cut.ranks);
+    local.set(cut.dim, size);
+  }
   return local;
 }
 

@@ -38,7 +38,7 @@ class Shape {
 
  private:
   std::array<std::int64_t, max_rank> dims_{};
-  std::int8_t rank_ = 0;
+  std::uint8_t rank_ = 0;
 };
 
 /// "[4096, 1024]".
@@ -50,10 +50,10 @@ enum class InitRole : std::uint8_t {
   query_key,
   embedding,
   norm,
-  centered_norm,  ///< multiplies by 1 + weight
+  centered_norm,  ///< of a norm that multiplies by 1 + weight
   bias,
   router_bias,
-  sink,
+  sink,  ///< a score for each head
 };
 
 /// One run of rows (or columns) along the sharded dimension that is cut on its own, such as the
@@ -91,17 +91,22 @@ struct WeightScales {
 /// One trainable parameter or persistent buffer of a module, under HuggingFace's name.
 struct TCAST_API Parameter {
   std::string name{};         ///< within its module: "weight", "bias", "e_score_correction_bias"
-  Shape shape{};              ///< of the whole, as in the checkpoint
+  Shape shape{};              ///< of the whole, matrices as [out, in]
   DType dtype = DType::bf16;  ///< storage
   InitRole role = InitRole::matrix;
   /// What the checkpoint stores, when `dtype` is what a step quantized it to.
   std::optional<DType> quantized_from{};
-  bool transposed = false;  ///< a matrix stored as [in, out] instead of [out, in]
-  bool buffer = false;      ///< persistent buffer: listed apart, not in parameter totals
+  /// The checkpoint has the last two dimensions the other way round: [in, out].
+  bool transposed = false;
+  bool buffer = false;    ///< persistent buffer: listed apart, not in parameter totals
   bool scale = false;     ///< scales that quantization added; not in parameter totals either
   std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
   Shard shard{};
+  /// How dimension 0 of a stack of matrices (experts) is shared out over ranks besides.
+  Shard stack{};
 
+  /// Shape under which the checkpoint stores it.
+  Shape checkpoint_shape() const;
   /// Shape of the slice that one rank holds (the busiest one, if uneven by padding).
   Shape local_shape() const;
   /// Bytes of that slice; 0 when tied.
@@ -149,8 +154,8 @@ struct Tensor {
   std::int64_t list_stride = 1;
   /// Rows of a second parameter that follow those of the first: two projections as one.
   const Parameter* joined = nullptr;
-  /// Entry of the list inside the region (an expert) that the parameter belongs to, the first one if
-  /// stacked; -1: none.
+  /// Entry of the list inside the region (an expert) that the parameter belongs to, the first one
+  /// if stacked; -1: none.
   std::int32_t member = -1;
   /// For kind constant: index into Graph::constants, -1 when none were made. For kind cache: index
   /// into Region::caches.

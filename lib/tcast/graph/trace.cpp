@@ -338,6 +338,22 @@ Value Trace::binary(ElementwiseKind kind, Value a, Value b) {
               {a, b}, first.shape, first.dtype);
 }
 
+Value Trace::packed(ElementwiseKind kind, Packing packing, Value both, double constant) {
+  both = capture(both);
+  const Tensor source = own(both);
+  Shape result = source.shape;
+  const int last = result.rank() - 1;
+  result.set(last, result[last] / 2);
+  return emit(Elementwise{.kind = kind,
+                          .elements = result.elements(),
+                          .second_elements = 0,
+                          .dtype = source.dtype,
+                          .constant = constant,
+                          .packing = packing,
+                          .width = result[last]},
+              {both}, result, source.dtype);
+}
+
 Value Trace::batch_matmul(Value x, Value w, std::int64_t batch, std::int64_t m, std::int64_t n,
                           std::int64_t k, bool transposed) {
   x = capture(x);
@@ -362,8 +378,19 @@ Value Trace::softmax(Value x, std::int64_t rows, std::int64_t columns) {
   return emit(Softmax{rows, columns, source.dtype}, {x}, source.shape, source.dtype);
 }
 
-Value Trace::rearrange(CopyKind kind, const Operands& sources,
-                       const std::array<CopyPart, 2>& parts, const Shape& result) {
+Value Trace::softmax_with_sinks(Value x, Value sinks, std::int64_t rows, std::int64_t columns,
+                                std::int64_t heads, std::int64_t rows_per_head) {
+  const DType type = dtype(x);
+  return emit(Softmax{.rows = rows,
+                      .columns = columns,
+                      .dtype = type,
+                      .sink_heads = heads,
+                      .rows_per_head = rows_per_head},
+              {x, sinks}, shape(x), type);
+}
+
+Value Trace::rearrange(CopyKind kind, const Operands& sources, const std::array<CopyPart, 2>& parts,
+                       const Shape& result) {
   Copy op;
   op.kind = kind;
   op.from = dtype(sources.values[0]);

@@ -112,14 +112,14 @@ class TCAST_API Trace {
   Shape shape(Value value) const;
   DType dtype(Value value) const;
 
-  /// A value that comes from outside the model, by its name: token ids, positions, the attention mask
-  /// of a span. Whoever asks for it again gets the same one. The name must outlive the graph.
+  /// A value that comes from outside the model, by its name: token ids, positions, the attention
+  /// mask of a span. Whoever asks for it again gets the same one. The name must outlive the graph.
   Value input(std::string_view name, const Shape& shape, DType dtype,
               const AttentionSpan& span = {});
   /// A parameter of the module at hand.
   Value parameter(const Parameter& parameter);
-  /// `count` list members' parameters side by side, of a list spread over `ranks` ranks whose device
-  /// numbers are `stride` apart.
+  /// `count` list members' parameters side by side, of a list spread over `ranks` ranks whose
+  /// device numbers are `stride` apart.
   Value stacked_parameter(const Parameter& parameter, std::int64_t count, std::int64_t ranks,
                           std::int64_t stride);
   /// Two parameters with rows of the same width as one: the rows of `second` follow.
@@ -155,14 +155,20 @@ class TCAST_API Trace {
   /// Elementwise function of one operand, or of two of which the second may be smaller (broadcast).
   Value unary(ElementwiseKind kind, Value x, double constant = 1);
   Value binary(ElementwiseKind kind, Value a, Value b);
+  /// A kind of two operands whose rows lie in one tensor [..., 2 * width]; result [..., width].
+  Value packed(ElementwiseKind kind, Packing packing, Value both, double constant = 1);
   Value add(Value a, Value b) { return binary(ElementwiseKind::add, a, b); }
-  /// x[batch, m, k] * w[batch, n, k]^T of two activations, or w[batch, k, n] if `transposed`; result
-  /// [batch, m, n].
+  /// x[batch, m, k] * w[batch, n, k]^T of two activations, or w[batch, k, n] if `transposed`;
+  /// result [batch, m, n].
   Value batch_matmul(Value x, Value w, std::int64_t batch, std::int64_t m, std::int64_t n,
                      std::int64_t k, bool transposed = false);
   Value softmax(Value x, std::int64_t rows, std::int64_t columns);
+  /// The same with one more score for each head, rows being [batch, heads, rows_per_head].
+  Value softmax_with_sinks(Value x, Value sinks, std::int64_t rows, std::int64_t columns,
+                           std::int64_t heads, std::int64_t rows_per_head);
 
-  // --- copies into memory of their own ------------------------------------------------------------
+  // --- copies into memory of their own
+  // ------------------------------------------------------------
 
   /// Columns first .. first + width of x seen as [rows, row_width].
   Value columns(Value x, std::int64_t row_width, std::int64_t first, std::int64_t width,

@@ -47,8 +47,7 @@ Value eager_rotary(Trace& trace, Value x, std::int64_t heads, std::int64_t head_
   halves[1] = halves[0];
   halves[1].source_strides = {0, 0, dim};
   halves[1].target_offset = half;
-  const Value turned =
-      trace.rearrange(CopyKind::concat, {negated, rotated}, halves, rotated_shape);
+  const Value turned = trace.rearrange(CopyKind::concat, {negated, rotated}, halves, rotated_shape);
   const Value sum = trace.add(direct, trace.binary(ElementwiseKind::multiply, turned, sin));
   const Shape result{tokens, heads * head_dim};
   if (dim == head_dim) return trace.view(sum, result);
@@ -155,10 +154,13 @@ Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape&
   }
   q = trace.swap(q, batch, query, s.heads, s.qk_dim, {batch, s.heads, query, s.qk_dim});
   Value scores = trace.batch_matmul(q, k, batch * s.heads, query, keys, s.qk_dim);
-  scores = trace.unary(ElementwiseKind::scale, scores, s.scale);
+  scores = softcapped(trace, trace.unary(ElementwiseKind::scale, scores, s.scale), s.softcap);
   const Value mask = trace.input("attention mask", {query, keys}, dtype, s.span);
   scores = trace.binary(ElementwiseKind::mask_add, scores, mask);
-  const Value weights = trace.softmax(scores, batch * s.heads * query, keys);
+  const std::int64_t rows = batch * s.heads * query;
+  const Value weights = s.sinks
+                            ? trace.softmax_with_sinks(scores, *s.sinks, rows, keys, s.heads, query)
+                            : trace.softmax(scores, rows, keys);
   const Value out =
       trace.batch_matmul(weights, v, batch * s.heads, query, s.v_dim, keys, /*transposed=*/true);
   return trace.swap(out, batch, s.heads, query, s.v_dim, {batch * query, s.heads * s.v_dim});
@@ -183,6 +185,7 @@ GroupedQueryAttention::GroupedQueryAttention(std::string class_name, AttentionCo
   if (config_.span.window > 0) set_attribute("sliding_window", config_.span.window);
   if (config_.span.chunk > 0) set_attribute("attention_chunk_size", config_.span.chunk);
   if (config_.softcap > 0) set_attribute("softcap", config_.softcap);
+  if (config_.clip_qkv > 0) set_attribute("clip_qkv", config_.clip_qkv);
 }
 
 GroupedQueryAttention::GroupedQueryAttention(std::string class_name,
@@ -216,7 +219,18 @@ GroupedQueryAttention::Projected GroupedQueryAttention::project(Trace& trace, Va
   }
   if (find_child(names_.q_norm) != nullptr) result.q = call(trace, names_.q_norm, result.q);
   if (find_child(names_.k_norm) != nullptr) result.k = call(trace, names_.k_norm, result.k);
+  if (config_.clip_qkv > 0) {
+    for (Value* value : {&result.q, &result.k, &result.v}) {
+      *value = trace.unary(ElementwiseKind::clamp, *value, config_.clip_qkv);
+    }
+  }
   return result;
+}
+
+std::optional<Value> GroupedQueryAttention::sinks(Trace& trace) const {
+  const Parameter* sinks = find_parameter("sinks");
+  if (sinks == nullptr) return std::nullopt;
+  return trace.parameter(*sinks);
 }
 
 RotaryPart GroupedQueryAttention::rotary_part() const {
@@ -248,6 +262,19 @@ void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path
     linear(names_.v_proj).shard_columns(group, {{kv_rows, kv_parts}});
   }
   linear(names_.o_proj).shard_rows(group);
+  // A norm of one head goes with any of them; one over all heads is cut as they are.
+  auto shard_norm = [&](const std::string& name, std::int64_t rows, std::int64_t parts) {
+    auto* norm = dynamic_cast<Normalization*>(find_child(name));
+    if (norm == nullptr || norm->parameters()[0].shape[0] != rows || rows == config_.head_dim) {
+      return;
+    }
+    norm->shard_width(group, {{rows, parts}});
+  };
+  shard_norm(names_.q_norm, q_rows, group.size);
+  shard_norm(names_.k_norm, kv_rows, kv_parts);
+  if (Parameter* sinks = find_parameter("sinks")) {
+    sinks->shard = {0, group.size, group.stride, {{config_.num_heads, group.size}}};
+  }
 }
 
 // --- eager ---------------------------------------------------------------------------------------
@@ -264,6 +291,8 @@ Value EagerAttention::forward(Trace& trace, Value hidden) const {
   shape.v_dim = c.head_dim;
   shape.span = c.span;
   shape.scale = c.scale;
+  shape.softcap = c.softcap;
+  shape.sinks = sinks(trace);
   return call(trace, names().o_proj, eager_attention(trace, p.q, p.k, p.v, shape));
 }
 
@@ -286,8 +315,13 @@ Value PagedAttention::forward(Trace& trace, Value hidden) const {
   Attention op = paged_attention(trace.workload(), spec, local_heads(), trace.dtype(p.q));
   op.scale = c.scale;
   op.softcap = c.softcap;
-  const Value out = trace.emit(op, {p.q, cache},
-                               {trace.workload().tokens(), local_heads() * c.head_dim}, op.query);
+  Operands operands{p.q, cache};
+  if (const std::optional<Value> scores = sinks(trace)) {
+    op.sinks = true;
+    operands.push(*scores);
+  }
+  const Value out =
+      trace.emit(op, operands, {trace.workload().tokens(), local_heads() * c.head_dim}, op.query);
   return call(trace, names().o_proj, out);
 }
 

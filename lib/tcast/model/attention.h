@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "tcast/base/export.h"
@@ -52,7 +53,8 @@ struct AttentionConfig {
   std::string rotary_set = "default";
   AttentionSpan span;
   double scale = 1;
-  double softcap = 0;
+  double softcap = 0;   ///< c: scores become c * tanh(scores / c); 0: they stay
+  double clip_qkv = 0;  ///< limit of queries, keys and values before the rotary embedding; 0: none
 };
 
 /// Names of an attention's children. `qkv` non-empty: one fused projection instead of three.
@@ -84,6 +86,8 @@ class TCAST_API GroupedQueryAttention : public AttentionModule {
   /// Projections and, where there are, per-head norms.
   Projected project(Trace& trace, Value hidden) const;
   RotaryPart rotary_part() const;
+  /// The heads' sinks, where there are.
+  std::optional<Value> sinks(Trace& trace) const;
 
   std::int64_t local_heads() const { return local_heads_; }
   std::int64_t local_kv_heads() const { return local_kv_heads_; }
@@ -147,11 +151,13 @@ struct EagerShape {
   std::int64_t v_dim = 1;
   AttentionSpan span;
   double scale = 1;
+  double softcap = 0;
+  std::optional<Value> sinks;  ///< [heads]
 };
 TCAST_API Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape& shape);
 
-/// Fused attention of the new tokens' queries q [tokens, heads * qk_dim] over `cache`, which already
-/// holds their keys and values; result [tokens, heads * v_dim].
+/// Fused attention of the new tokens' queries q [tokens, heads * qk_dim] over `cache`, which
+/// already holds their keys and values; result [tokens, heads * v_dim].
 TCAST_API Attention paged_attention(const Workload& workload, const CacheSpec& spec,
                                     std::int64_t heads, DType query);
 

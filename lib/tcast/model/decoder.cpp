@@ -8,10 +8,15 @@ namespace tcast {
 
 // --- layers --------------------------------------------------------------------------------------
 
-DecoderLayer::DecoderLayer(std::string class_name, LayerNames names)
-    : ModuleOf(std::move(class_name)), names_(std::move(names)) {}
+DecoderLayer::DecoderLayer(std::string class_name, LayerNames names, bool parallel)
+    : ModuleOf(std::move(class_name)), names_(std::move(names)), parallel_(parallel) {}
 
 Value DecoderLayer::forward(Trace& trace, Value hidden) const {
+  if (parallel_) {
+    const Value x = call(trace, names_.attention_norm, hidden);
+    const Value attention = call(trace, names_.attention, x);
+    return trace.add(trace.add(attention, call(trace, names_.mlp, x)), hidden);
+  }
   auto block = [&](const std::string& norm, const std::string& inner, const std::string& out_norm) {
     Value x = norm.empty() ? hidden : call(trace, norm, hidden);
     x = call(trace, inner, x);
@@ -95,9 +100,17 @@ DecoderModel::DecoderModel(std::string class_name, DecoderNames names)
     : ModuleOf(std::move(class_name)), names_(std::move(names)) {}
 
 Value DecoderModel::before_norm(Trace& trace, Value ids) const {
-  const Value hidden = embed(trace, ids);
-  if (const auto* rotary = dynamic_cast<const RotaryEmbedding*>(find_child(names_.rotary))) {
-    rotary->provide(trace, trace.input("positions", {trace.workload().tokens()}, DType::i64));
+  auto positions = [&] {
+    return trace.input("positions", {trace.workload().tokens()}, DType::i64);
+  };
+  Value hidden = embed(trace, ids);
+  if (const Module* table = find_child(names_.positions)) {
+    hidden = trace.add(hidden, (*table)(trace, positions()));
+  }
+  for (const std::string& name : {names_.rotary, names_.window_rotary}) {
+    if (const auto* rotary = dynamic_cast<const RotaryEmbedding*>(find_child(name))) {
+      rotary->provide(trace, positions());
+    }
   }
   return call(trace, names_.layers, hidden);
 }
@@ -106,9 +119,18 @@ Value DecoderModel::forward(Trace& trace, Value ids) const {
   return normalize(trace, before_norm(trace, ids));
 }
 
+CausalLm::CausalLm(std::string class_name, std::string decoder_name, double softcap)
+    : ModuleOf(std::move(class_name)), decoder_name_(std::move(decoder_name)), softcap_(softcap) {
+  if (softcap_ > 0) set_attribute("final_logit_softcapping", softcap_);
+}
+
 Value CausalLm::forward(Trace& trace, Value ids) const {
-  const Value hidden = call(trace, "model", ids);
-  return head() == nullptr ? hidden : (*head())(trace, hidden);
+  const Value hidden = call(trace, decoder_name_, ids);
+  return head() == nullptr ? hidden : logits(trace, hidden);
+}
+
+Value CausalLm::logits(Trace& trace, Value hidden) const {
+  return softcapped(trace, (*head())(trace, hidden), softcap_);
 }
 
 // --- wrapper -------------------------------------------------------------------------------------
@@ -122,7 +144,6 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
   const Workload& work = trace.workload();
   const CausalLm& lm = model();
   const DecoderModel& decoder = lm.decoder();
-  const Module& head = *lm.head();
   // The last row of each request; all rows when every token's logits are wanted.
   auto select = [&](Value rows) {
     if (work.phase == Phase::decode || work.query_length == 1) return rows;
@@ -136,7 +157,7 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
     hidden = decoder.before_norm(trace, ids);
     logits = select(decoder.normalize(trace, hidden));
   }
-  logits = head(trace, logits);
+  logits = lm.logits(trace, logits);
   trace.output("logits", logits);
   if (mtp_tokens_ == 0) return logits;
 
@@ -158,7 +179,7 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
         return mtp.predict(trace, x, embedding);
       });
     }
-    logits = head(trace, select(hidden));
+    logits = lm.logits(trace, select(hidden));
   }
   // Executed, somebody wants to see them; what is priced is over when they are made.
   if (work.executes) trace.output("mtp logits", logits);

@@ -20,10 +20,11 @@ struct LayerNames {
   std::string mlp_out_norm = "";                      ///< on its result
 };
 
-/// x += attention(norm(x)); x += mlp(norm(x)).
+/// x += attention(norm(x)); x += mlp(norm(x)). With `parallel` blocks: x += attention(norm(x)) +
+/// mlp(norm(x)), one norm for both.
 class TCAST_API DecoderLayer : public ModuleOf<DecoderLayer> {
  public:
-  DecoderLayer(std::string class_name, LayerNames names);
+  DecoderLayer(std::string class_name, LayerNames names, bool parallel = false);
 
   Value forward(Trace& trace, Value hidden) const override;
 
@@ -31,6 +32,7 @@ class TCAST_API DecoderLayer : public ModuleOf<DecoderLayer> {
 
  private:
   LayerNames names_;
+  bool parallel_ = false;
 };
 
 /// A layer that predicts one more token (multi-token prediction, DeepSeek-V3): the embedding of the
@@ -69,10 +71,13 @@ class TCAST_API LayerList : public ModuleOf<LayerList> {
 
 /// Names of a decoder's children.
 struct DecoderNames {
+  std::string model = "model";  ///< of the decoder in the language model
   std::string embeddings = "embed_tokens";
+  std::string positions = "embed_positions";  ///< learned position embeddings, where there are
   std::string layers = "layers";
   std::string norm = "norm";
   std::string rotary = "rotary_emb";
+  std::string window_rotary = "rotary_emb_local";  ///< of layers with a window, if they differ
 };
 
 /// Embedding, layers, final norm: token ids [tokens] in, hidden states [tokens, hidden] out.
@@ -96,17 +101,27 @@ class TCAST_API DecoderModel : public ModuleOf<DecoderModel> {
 };
 
 /// A decoder with its head as published: logits for every row. A checkpoint without a head class
-/// has only the decoder.
+/// has only the decoder. A `softcap` c > 0 turns logits into c * tanh(logits / c).
 class TCAST_API CausalLm : public ModuleOf<CausalLm> {
  public:
-  explicit CausalLm(std::string class_name) : ModuleOf(std::move(class_name)) {}
+  explicit CausalLm(std::string class_name, std::string decoder_name = "model", double softcap = 0);
 
   Value forward(Trace& trace, Value ids) const override;
 
-  DecoderModel& decoder() { return dynamic_cast<DecoderModel&>(child("model")); }
-  const DecoderModel& decoder() const { return dynamic_cast<const DecoderModel&>(child("model")); }
+  /// The head's result for normalized hidden states.
+  Value logits(Trace& trace, Value hidden) const;
+
+  const std::string& decoder_name() const { return decoder_name_; }
+  DecoderModel& decoder() { return dynamic_cast<DecoderModel&>(child(decoder_name_)); }
+  const DecoderModel& decoder() const {
+    return dynamic_cast<const DecoderModel&>(child(decoder_name_));
+  }
   const Module* head() const { return find_child("lm_head"); }
   Module* head() { return find_child("lm_head"); }
+
+ private:
+  std::string decoder_name_;
+  double softcap_;
 };
 
 /// The one forward interface that wrap_model gives every language model: token ids in, logits out

@@ -33,13 +33,14 @@ std::optional<ElementwiseKind> find_activation(const std::string& name) {
   return std::nullopt;
 }
 
-ElementwiseKind read_activation(const HfConfig& config) {
-  const auto name = config.get_or<std::string>("hidden_act", "silu");
+ElementwiseKind read_activation(const HfConfig& config, const DecoderDefaults& defaults) {
+  const std::string& key = defaults.activation_key;
+  const auto name = config.get_or<std::string>(key, defaults.activation);
   const std::optional<ElementwiseKind> kind = find_activation(name);
   if (!kind) {
     std::vector<std::string> known;
     for (const ActivationName& activation : activation_names) known.emplace_back(activation.name);
-    config.fail("hidden_act", fmt::format("'{}' is not an activation that tcast knows", name),
+    config.fail(key, fmt::format("'{}' is not an activation that tcast knows", name),
                 did_you_mean(name, known, fmt::format("known are {}", join(known, ", "))));
   }
   return *kind;
@@ -121,9 +122,7 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                    [&](const Node& value) {
                      std::int64_t dense = 0;
                      size_from(dense, config)(value);
-                     for (std::size_t i = 0; i < moe.layers.size(); ++i) {
-                       moe.layers[i] = static_cast<std::int64_t>(i) >= dense;
-                     }
+                     set_dense_layers(moe, dense);
                    }},
                   {"gate_proj", to(moe.expert_names.gate)},
                   {"up_proj", to(moe.expert_names.up)},
@@ -149,6 +148,7 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                         {"k_norm", to(spec.attention_names.k_norm)},
                         {"gate_proj", to(spec.mlp_names.gate)},
                         {"up_proj", to(spec.mlp_names.up)},
+                        {"gate_up_proj", to(spec.mlp_names.gate_up)},
                         {"down_proj", to(spec.mlp_names.down)}});
   };
   apply_fields(*context.profile.architecture,
@@ -160,6 +160,11 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                    spec.activation = *kind;
                  }},
                 {"tie_word_embeddings", to(spec.tie_word_embeddings)},
+                {"embedding_multiplier", to(spec.embedding_multiplier)},
+                {"lm_head_bias", to(spec.head_bias)},
+                {"final_logit_softcapping", to(spec.logits_softcap)},
+                {"norm_weight_offset", to(spec.norm_weight_offset)},
+                {"parallel_blocks", to(spec.parallel_blocks)},
                 {"intermediate_size", size_from(spec.intermediate_size, config)},
                 {"num_key_value_heads", size_from(spec.num_key_value_heads, config)},
                 {"head_dim", size_from(spec.head_dim, config)},
@@ -167,6 +172,11 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                 {"output_bias", to(spec.output_bias)},
                 {"mlp_bias", to(spec.mlp_bias)},
                 {"qk_norm", to(spec.qk_norm)},
+                {"qk_norm_whole", to(spec.qk_norm_whole)},
+                {"clip_qkv", to(spec.clip_qkv)},
+                {"attention_scale", to(spec.attention_scale)},
+                {"attn_logit_softcapping", to(spec.attention_softcap)},
+                {"attention_sinks", to(spec.sinks)},
                 {"partial_rotary_factor", to(spec.rotary_fraction)},
                 {"rope_interleave", to(spec.rotary_interleaved)},
                 {"sliding_window", size_from(spec.sliding_window, config)},
@@ -182,56 +192,78 @@ class Builder {
       : spec_(spec), mla_names_(context.profile.mla_field_names) {}
 
   std::unique_ptr<Module> build() const {
-    auto lm = std::make_unique<CausalLm>(spec_.class_prefix + "ForCausalLM");
-    auto decoder = std::make_unique<DecoderModel>(spec_.class_prefix + "Model", spec_.names);
-    decoder->add_child(
-        spec_.names.embeddings,
-        std::make_unique<Embedding>(spec_.vocab_size, spec_.hidden_size, spec_.dtype));
+    auto lm = std::make_unique<CausalLm>(spec_.class_prefix + spec_.classes.language_model,
+                                         spec_.names.model, spec_.logits_softcap);
+    auto decoder =
+        std::make_unique<DecoderModel>(spec_.class_prefix + spec_.classes.model, spec_.names);
+    decoder->add_child(spec_.names.embeddings, embedding());
+    if (spec_.position_embeddings > 0) {
+      decoder->add_child(spec_.names.positions,
+                         std::make_unique<PositionEmbedding>(spec_.position_embeddings,
+                                                             spec_.hidden_size, spec_.dtype));
+    }
     decoder->add_child(spec_.names.layers, layers());
     decoder->add_child(spec_.names.norm, norm(spec_.hidden_size));
-    if (!spec_.rotary_per_layer) decoder->add_child(spec_.names.rotary, rotary());
-    lm->add_child("model", std::move(decoder));
+    if (rotary_dim() > 0 && !spec_.rotary_per_layer) {
+      decoder->add_child(spec_.names.rotary, rotary("default", spec_.rope));
+      if (spec_.window_rope) {
+        decoder->add_child(spec_.names.window_rotary, rotary("window", *spec_.window_rope));
+      }
+    }
+    lm->add_child(spec_.names.model, std::move(decoder));
 
-    auto head = std::make_unique<Linear>(spec_.hidden_size, spec_.vocab_size, false, spec_.dtype);
+    auto head =
+        std::make_unique<Linear>(spec_.hidden_size, spec_.vocab_size, spec_.head_bias, spec_.dtype);
     if (spec_.tie_word_embeddings) {
-      head->parameters()[0].tied_to = fmt::format("model.{}.weight", spec_.names.embeddings);
+      head->parameters()[0].tied_to =
+          fmt::format("{}.{}.weight", spec_.names.model, spec_.names.embeddings);
     }
     lm->add_child("lm_head", std::move(head));
     return lm;
   }
 
  private:
+  /// What layers may differ in.
+  struct LayerKind {
+    bool experts = false;
+    bool rotary = true;
+    std::int64_t window = 0;
+    std::int64_t scale_divisor = 1;
+
+    bool operator==(const LayerKind&) const = default;
+  };
+
+  LayerKind kind_of(std::int64_t layer) const {
+    const auto index = static_cast<std::size_t>(layer);
+    LayerKind kind;
+    kind.experts = spec_.moe && spec_.moe->layers[index];
+    kind.rotary = spec_.rotary_layers.empty() || spec_.rotary_layers[index];
+    if (spec_.window_layers.empty() || spec_.window_layers[index]) {
+      kind.window = spec_.sliding_window;
+    }
+    if (spec_.scale_by_layer) kind.scale_divisor = layer + 1;
+    return kind;
+  }
+
   std::unique_ptr<Module> layers() const {
     auto list = std::make_unique<LayerList>();
     std::int64_t first = 0;
     while (first < spec_.num_hidden_layers) {
+      const LayerKind kind = kind_of(first);
       std::int64_t end = first + 1;
-      while (end < spec_.num_hidden_layers && has_experts(end) == has_experts(first) &&
-             window(end) == window(first)) {
-        ++end;
-      }
-      list->append(layer(first), end - first);
+      while (end < spec_.num_hidden_layers && kind_of(end) == kind) ++end;
+      list->append(layer(kind), end - first);
       first = end;
     }
     return list;
   }
 
-  bool has_experts(std::int64_t layer) const {
-    return spec_.moe && spec_.moe->layers[static_cast<std::size_t>(layer)];
-  }
-
-  std::int64_t window(std::int64_t layer) const {
-    if (spec_.window_layers.empty()) return spec_.sliding_window;
-    return spec_.window_layers[static_cast<std::size_t>(layer)] ? spec_.sliding_window : 0;
-  }
-
-  std::unique_ptr<Module> layer(std::int64_t index) const {
+  std::unique_ptr<Module> layer(const LayerKind& kind) const {
     const LayerNames& names = spec_.layer_names;
-    auto layer = std::make_unique<DecoderLayer>(spec_.class_prefix + "DecoderLayer", names);
-    AttentionSpan span;
-    span.window = window(index);
-    layer->add_child(names.attention, spec_.latent ? latent_attention(span) : attention(span));
-    layer->add_child(names.mlp, has_experts(index)
+    auto layer = std::make_unique<DecoderLayer>(spec_.class_prefix + spec_.classes.layer, names,
+                                                spec_.parallel_blocks);
+    layer->add_child(names.attention, spec_.latent ? latent_attention(kind) : attention(kind));
+    layer->add_child(names.mlp, kind.experts
                                     ? experts()
                                     : mlp(spec_.class_prefix + "MLP", spec_.intermediate_size,
                                           spec_.mlp_names, spec_.mlp_bias));
@@ -242,14 +274,32 @@ class Builder {
     return layer;
   }
 
-  std::unique_ptr<Module> norm(std::int64_t width) const {
-    return std::make_unique<Normalization>(spec_.class_prefix + "RMSNorm", NormKind::rms, width,
-                                           spec_.norm_epsilon, false, 0.0, spec_.dtype);
+  std::unique_ptr<Module> embedding() const {
+    auto table = std::make_unique<Embedding>(spec_.vocab_size, spec_.hidden_size, spec_.dtype,
+                                             spec_.embedding_multiplier);
+    if (!spec_.classes.embedding.empty()) {
+      table->set_hf_class_name(spec_.class_prefix + spec_.classes.embedding);
+    }
+    return table;
+  }
+
+  std::unique_ptr<Module> norm(std::int64_t width) const { return norm(width, spec_.norm_epsilon); }
+
+  std::unique_ptr<Module> norm(std::int64_t width, double epsilon) const {
+    const bool layer_norm = spec_.norm == NormKind::layer;
+    return std::make_unique<Normalization>(
+        layer_norm ? "LayerNorm" : spec_.class_prefix + "RMSNorm", spec_.norm, width, epsilon,
+        layer_norm, spec_.norm_weight_offset, spec_.dtype);
   }
 
   std::unique_ptr<Module> linear(std::int64_t in, std::int64_t out, bool bias,
                                  InitRole role = InitRole::matrix) const {
-    return std::make_unique<Linear>(in, out, bias, spec_.dtype, role);
+    auto linear = std::make_unique<Linear>(in, out, bias, spec_.dtype, role);
+    if (spec_.transposed_linears) {
+      linear->parameters()[0].transposed = true;
+      linear->set_hf_class_name("Conv1D");
+    }
+    return linear;
   }
 
   std::int64_t rotary_dim() const {
@@ -257,21 +307,26 @@ class Builder {
     return static_cast<std::int64_t>(static_cast<double>(spec_.head_dim) * spec_.rotary_fraction);
   }
 
-  std::unique_ptr<Module> rotary() const {
-    return std::make_unique<RotaryEmbedding>(spec_.class_prefix + "RotaryEmbedding", "default",
-                                             rotary_dim(), spec_.rope, spec_.dtype);
+  std::unique_ptr<Module> rotary(const char* set, const RopeParameters& rope) const {
+    return std::make_unique<RotaryEmbedding>(spec_.class_prefix + "RotaryEmbedding", set,
+                                             rotary_dim(), rope, spec_.dtype);
   }
 
-  std::unique_ptr<Module> attention(const AttentionSpan& span) const {
+  std::unique_ptr<Module> attention(const LayerKind& kind) const {
     const AttentionNames& names = spec_.attention_names;
     AttentionConfig config;
     config.num_heads = spec_.num_attention_heads;
     config.num_kv_heads = spec_.num_key_value_heads;
     config.head_dim = spec_.head_dim;
-    config.rotary_dim = rotary_dim();
+    config.rotary_dim = kind.rotary ? rotary_dim() : 0;
     config.rotary_interleaved = spec_.rotary_interleaved;
-    config.span = span;
-    config.scale = 1 / std::sqrt(static_cast<double>(spec_.head_dim));
+    if (kind.window > 0 && spec_.window_rope) config.rotary_set = "window";
+    config.span.window = kind.window;
+    config.scale = spec_.attention_scale > 0 ? spec_.attention_scale
+                                             : 1 / std::sqrt(static_cast<double>(spec_.head_dim));
+    config.scale /= static_cast<double>(kind.scale_divisor);
+    config.softcap = spec_.attention_softcap;
+    config.clip_qkv = spec_.clip_qkv;
     const std::int64_t q_width = config.num_heads * config.head_dim;
     const std::int64_t kv_width = config.num_kv_heads * config.head_dim;
     const std::int64_t hidden = spec_.hidden_size;
@@ -287,24 +342,34 @@ class Builder {
     }
     module->add_child(names.o_proj, linear(q_width, hidden, spec_.output_bias));
     if (spec_.qk_norm) {
-      module->add_child(names.q_norm, norm(spec_.head_dim));
-      module->add_child(names.k_norm, norm(spec_.head_dim));
+      module->add_child(names.q_norm, norm(spec_.qk_norm_whole ? q_width : spec_.head_dim));
+      module->add_child(names.k_norm, norm(spec_.qk_norm_whole ? kv_width : spec_.head_dim));
     }
-    if (spec_.rotary_per_layer) module->add_child("rotary_emb", rotary());
+    if (spec_.sinks) {
+      Parameter sinks;
+      sinks.name = "sinks";
+      sinks.shape = {config.num_heads};
+      sinks.dtype = spec_.dtype;
+      sinks.role = InitRole::sink;
+      module->add_parameter(std::move(sinks));
+    }
+    if (spec_.rotary_per_layer) module->add_child("rotary_emb", rotary("default", spec_.rope));
     return module;
   }
 
-  std::unique_ptr<Module> latent_attention(const AttentionSpan& span) const {
+  std::unique_ptr<Module> latent_attention(const LayerKind& kind) const {
     LatentAttentionConfig config = *spec_.latent;
-    config.span = span;
+    config.span.window = kind.window;
     const MlaFieldNames& names = mla_names_;
+    // These norms take the default of their class, whatever the config says of the others.
+    constexpr double latent_epsilon = 1e-6;
     const std::int64_t hidden = spec_.hidden_size;
     const std::int64_t q_width = config.num_heads * config.qk_head_dim();
     auto module =
         std::make_unique<EagerLatentAttention>(spec_.class_prefix + "Attention", config, names);
     if (config.q_lora_rank > 0) {
       module->add_child(names.q_a_proj, linear(hidden, config.q_lora_rank, spec_.qkv_bias));
-      module->add_child(names.q_a_layernorm, norm(config.q_lora_rank));
+      module->add_child(names.q_a_layernorm, norm(config.q_lora_rank, latent_epsilon));
       module->add_child(names.q_b_proj,
                         linear(config.q_lora_rank, q_width, false, InitRole::query_key));
     } else {
@@ -313,7 +378,7 @@ class Builder {
     module->add_child(
         names.kv_a_proj_with_mqa,
         linear(hidden, config.kv_lora_rank + config.qk_rope_head_dim, spec_.qkv_bias));
-    module->add_child(names.kv_a_layernorm, norm(config.kv_lora_rank));
+    module->add_child(names.kv_a_layernorm, norm(config.kv_lora_rank, latent_epsilon));
     module->add_child(
         names.kv_b_proj,
         linear(config.kv_lora_rank,
@@ -326,8 +391,14 @@ class Builder {
   std::unique_ptr<Module> mlp(const std::string& class_name, std::int64_t width,
                               const MlpNames& names, bool bias) const {
     auto module = std::make_unique<Mlp>(class_name, names, spec_.activation);
-    if (!names.gate.empty()) module->add_child(names.gate, linear(spec_.hidden_size, width, bias));
-    module->add_child(names.up, linear(spec_.hidden_size, width, bias));
+    if (!names.gate_up.empty()) {
+      module->add_child(names.gate_up, linear(spec_.hidden_size, 2 * width, bias));
+    } else {
+      if (!names.gate.empty()) {
+        module->add_child(names.gate, linear(spec_.hidden_size, width, bias));
+      }
+      module->add_child(names.up, linear(spec_.hidden_size, width, bias));
+    }
     module->add_child(names.down, linear(width, spec_.hidden_size, bias));
     return module;
   }
@@ -335,8 +406,8 @@ class Builder {
   std::unique_ptr<Module> experts() const {
     const MoeSpec& moe = *spec_.moe;
     auto block = std::make_unique<EagerMoe>(moe.block_class, moe.routing, moe.names);
-    auto gate =
-        std::make_unique<Linear>(spec_.hidden_size, moe.routing.num_experts, false, spec_.dtype);
+    auto gate = std::make_unique<Linear>(spec_.hidden_size, moe.routing.num_experts,
+                                         moe.router_bias, spec_.dtype);
     gate->set_hf_class_name(moe.router_class);
     gate->set_output_dtype(DType::f32);
     if (moe.routing.correction_bias) {
@@ -349,6 +420,13 @@ class Builder {
       gate->add_parameter(std::move(bias));
     }
     block->add_child(moe.names.gate, std::move(gate));
+    if (moe.fused) {
+      block->add_child(
+          moe.names.experts,
+          std::make_unique<FusedExperts>(moe.expert_class, moe.routing.num_experts,
+                                         spec_.hidden_size, moe.intermediate_size, spec_.dtype));
+      return block;
+    }
     auto list = std::make_unique<ModuleList>();
     list->append(mlp(moe.expert_class, moe.intermediate_size, moe.expert_names, false),
                  moe.routing.num_experts);
@@ -382,6 +460,25 @@ void require_sane_matrix(const HfConfig& config, const char* key, std::int64_t r
   config.fail(key, fmt::format("a matrix of {} x {} is larger than any model has", rows, columns));
 }
 
+/// Rotary embeddings turn pairs; longrope has a factor for each.
+void require_even_rotary(const HfConfig& config, const DecoderSpec& spec) {
+  const std::int64_t dim =
+      spec.latent
+          ? spec.latent->qk_rope_head_dim
+          : static_cast<std::int64_t>(static_cast<double>(spec.head_dim) * spec.rotary_fraction);
+  if (dim % 2 != 0) {
+    config.fail(spec.latent ? "qk_rope_head_dim" : "head_dim",
+                fmt::format("{} elements of each head are rotated, which is no even number", dim));
+  }
+  for (const auto& [key, factors] : {std::pair{"short_factor", &spec.rope.short_factor},
+                                     std::pair{"long_factor", &spec.rope.long_factor}}) {
+    const auto count = static_cast<std::int64_t>(factors->size());
+    if (spec.rope.type != "longrope" || count == dim / 2) continue;
+    config.fail(config.has("rope_parameters") ? "rope_parameters" : "rope_scaling",
+                fmt::format("{} has {} entries for {} frequencies", key, count, dim / 2));
+  }
+}
+
 }  // namespace
 
 DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string class_prefix,
@@ -399,7 +496,10 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
   }
   spec.vocab_size = config.get_size("vocab_size");
   spec.hidden_size = config.get_size("hidden_size");
-  spec.intermediate_size = config.get_size("intermediate_size");
+  spec.intermediate_size =
+      defaults.intermediate_ratio > 0
+          ? config.get_size_or("intermediate_size", spec.hidden_size * defaults.intermediate_ratio)
+          : config.get_size("intermediate_size");
   spec.num_hidden_layers = config.get_size("num_hidden_layers");
   // Far more layers than any model has: refused before a tree of that size is built.
   constexpr std::int64_t most_layers = 100'000;
@@ -417,11 +517,11 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
       config.get_size_or("num_key_value_heads", absent && defaults.num_key_value_heads > 0
                                                     ? defaults.num_key_value_heads
                                                     : spec.num_attention_heads);
-  if (absent) {
+  if (absent && defaults.grouped_heads) {
     context.assumptions.push_back(
         fmt::format("num_key_value_heads is absent: {}", spec.num_key_value_heads));
   }
-  spec.activation = read_activation(config);
+  spec.activation = read_activation(config, defaults);
   spec.norm_epsilon = config.get_or<double>("rms_norm_eps", defaults.norm_epsilon);
   spec.tie_word_embeddings =
       config.get_or<bool>("tie_word_embeddings", defaults.tie_word_embeddings);
@@ -440,25 +540,104 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
   return spec;
 }
 
+std::optional<std::vector<bool>> sliding_layers(const ArchitectureContext& context,
+                                                const DecoderSpec& spec) {
+  const HfConfig& config = context.config;
+  const auto types = config.find<std::vector<std::string>>("layer_types");
+  if (!types) return std::nullopt;
+  const auto layers = static_cast<std::size_t>(spec.num_hidden_layers);
+  if (types->size() < layers) {
+    config.fail("layer_types", fmt::format("{} entries for {} layers", types->size(), layers));
+  }
+  std::vector<bool> sliding(layers);
+  for (std::size_t i = 0; i < layers; ++i) {
+    const std::string& type = (*types)[i];
+    sliding[i] = type == "sliding_attention";
+    if (!sliding[i] && type != "full_attention") {
+      config.fail("layer_types",
+                  fmt::format("layer {} is '{}'; this model type has full_attention and "
+                              "sliding_attention",
+                              i, printable(type)));
+    }
+  }
+  return sliding;
+}
+
 void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec) {
   const HfConfig& config = context.config;
   if (!config.get_or<bool>("use_sliding_window", false)) return;
   spec.sliding_window = config.get_size_or("sliding_window", 0);
   if (spec.sliding_window == 0) return;
-  spec.window_layers.assign(static_cast<std::size_t>(spec.num_hidden_layers), false);
-  if (const auto types = config.find<std::vector<std::string>>("layer_types")) {
-    if (types->size() < spec.window_layers.size()) {
-      config.fail("layer_types", fmt::format("{} entries for {} layers", types->size(),
-                                             spec.window_layers.size()));
-    }
-    for (std::size_t i = 0; i < spec.window_layers.size(); ++i) {
-      spec.window_layers[i] = (*types)[i] == "sliding_attention";
-    }
+  if (auto sliding = sliding_layers(context, spec)) {
+    spec.window_layers = *std::move(sliding);
     return;
   }
   const auto first = config.get_or<std::int64_t>("max_window_layers", 28);
+  spec.window_layers.resize(static_cast<std::size_t>(spec.num_hidden_layers));
   for (std::size_t i = 0; i < spec.window_layers.size(); ++i) {
     spec.window_layers[i] = static_cast<std::int64_t>(i) >= first;
+  }
+}
+
+void read_alternating_windows(const ArchitectureContext& context, DecoderSpec& spec,
+                              std::int64_t default_window, std::int64_t period) {
+  const HfConfig& config = context.config;
+  spec.sliding_window =
+      config.is_null("sliding_window") ? 0 : config.get_size_or("sliding_window", default_window);
+  if (auto sliding = sliding_layers(context, spec)) {
+    spec.window_layers = *std::move(sliding);
+    return;
+  }
+  spec.window_layers.resize(static_cast<std::size_t>(spec.num_hidden_layers));
+  for (std::size_t i = 0; i < spec.window_layers.size(); ++i) {
+    spec.window_layers[i] = (static_cast<std::int64_t>(i) + 1) % period != 0;
+  }
+}
+
+double read_rotary_fraction(const HfConfig& config, double otherwise) {
+  double fraction = config.get_or<double>("partial_rotary_factor", otherwise);
+  if (const auto rope = config.nested("rope_parameters")) {
+    fraction = rope->get_or<double>("partial_rotary_factor", fraction);
+  }
+  if (!(fraction > 0 && fraction <= 1)) {
+    config.fail("partial_rotary_factor",
+                fmt::format("expected a number above 0 and at most 1, got {}", fraction));
+  }
+  return fraction;
+}
+
+LatentAttentionConfig read_latent_attention(const ArchitectureContext& context,
+                                            const DecoderSpec& spec) {
+  const HfConfig& config = context.config;
+  LatentAttentionConfig latent;
+  latent.num_heads = spec.num_attention_heads;
+  // Null means a query that is not compressed; absent means the published size.
+  latent.q_lora_rank = config.get_size_or("q_lora_rank", config.is_null("q_lora_rank") ? 0 : 1536);
+  latent.kv_lora_rank = config.get_size_or("kv_lora_rank", 512);
+  latent.qk_nope_head_dim = config.get_size_or("qk_nope_head_dim", 128);
+  latent.qk_rope_head_dim = config.get_size_or("qk_rope_head_dim", 64);
+  latent.v_head_dim = config.get_size_or("v_head_dim", 128);
+  latent.scale = 1 / std::sqrt(static_cast<double>(latent.qk_head_dim()));
+  if (spec.rope.type == "yarn" && spec.rope.mscale_all_dim != 0) {
+    const double mscale = yarn_mscale(spec.rope.factor, spec.rope.mscale_all_dim);
+    latent.scale *= mscale * mscale;
+  }
+  return latent;
+}
+
+void set_dense_layers(MoeSpec& moe, std::int64_t dense) {
+  for (std::size_t i = 0; i < moe.layers.size(); ++i) {
+    moe.layers[i] = static_cast<std::int64_t>(i) >= dense;
+  }
+}
+
+void read_sparse_layers(const ArchitectureContext& context, MoeSpec& moe) {
+  const std::int64_t step = context.config.get_size_or("decoder_sparse_step", 1);
+  const auto dense = context.config.get_or<std::vector<std::int64_t>>("mlp_only_layers", {});
+  for (std::size_t i = 0; i < moe.layers.size(); ++i) {
+    const auto layer = static_cast<std::int64_t>(i);
+    const bool named = std::find(dense.begin(), dense.end(), layer) != dense.end();
+    moe.layers[i] = !named && (layer + 1) % step == 0;
   }
 }
 
@@ -495,7 +674,12 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
     }
   }
   require_sane_matrix(config, "vocab_size", spec.vocab_size, spec.hidden_size);
-  require_sane_matrix(config, "intermediate_size", spec.intermediate_size, spec.hidden_size);
+  require_sane_matrix(config, "intermediate_size", 2 * spec.intermediate_size, spec.hidden_size);
+  if (spec.position_embeddings > 0) {
+    require_sane_matrix(config, "max_position_embeddings", spec.position_embeddings,
+                        spec.hidden_size);
+  }
+  require_even_rotary(config, spec);
   require_sane_matrix(config, "head_dim", spec.num_attention_heads, spec.head_dim);
   require_sane_matrix(config, "num_attention_heads", spec.num_attention_heads * spec.head_dim,
                       spec.hidden_size);
@@ -508,6 +692,8 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
     MoeSpec& moe = *spec.moe;
     require_sane_matrix(config, "moe_intermediate_size", moe.intermediate_size, spec.hidden_size);
     require_sane_matrix(config, "num_experts", moe.routing.num_experts, spec.hidden_size);
+    require_sane_matrix(config, "shared_expert_intermediate_size", moe.shared_intermediate_size,
+                        spec.hidden_size);
     if (moe.intermediate_size <= 0) {
       context.config.fail("moe_intermediate_size", "the experts have no intermediate size");
     }

@@ -12,6 +12,7 @@
 #include "tcast/config/options.h"
 #include "tcast/model/attention.h"
 #include "tcast/model/decoder.h"
+#include "tcast/model/fused_experts.h"
 #include "tcast/model/latent_attention.h"
 #include "tcast/model/moe.h"
 #include "tcast/model/rope.h"
@@ -33,12 +34,22 @@ struct MoeSpec {
   std::int64_t intermediate_size = 0;         ///< of one expert
   std::int64_t shared_intermediate_size = 0;  ///< of the shared experts together, 0: none
   bool shared_gate = false;                   ///< shared experts weighted by a sigmoid gate
-  std::string block_class;                    ///< HF class of the block, with the prefix
+  bool router_bias = false;                   ///< a trained bias on the router's logits
+  bool fused = false;  ///< one parameter holds all experts' gate and up projections (FusedExperts)
+  std::string block_class;  ///< HF class of the block, with the prefix
   std::string router_class = "Linear";
-  std::string expert_class;  ///< HF class of one expert, with the prefix
+  std::string expert_class;  ///< HF class of one expert (fused: of all), with the prefix
   MlpNames expert_names;
   MoeFieldNames names;
   std::vector<bool> layers;  ///< which layers have it; as long as num_hidden_layers
+};
+
+/// HF classes that differ from the usual ones, without the family's prefix.
+struct DecoderClasses {
+  std::string language_model = "ForCausalLM";
+  std::string model = "Model";
+  std::string layer = "DecoderLayer";
+  std::string embedding = "";  ///< empty: the plain Embedding
 };
 
 /// Everything that tells one decoder family from another, as named fields. A family's function
@@ -53,26 +64,47 @@ struct DecoderSpec {
   std::int64_t intermediate_size = 0;
   std::int64_t num_hidden_layers = 0;
   bool tie_word_embeddings = false;
+  double embedding_multiplier = 1;       ///< on the rows of the embedding
+  std::int64_t position_embeddings = 0;  ///< rows of a table of positions to add; 0: none
+  bool head_bias = false;
+  double logits_softcap = 0;  ///< c: logits become c * tanh(logits / c); 0: they stay
+
+  NormKind norm = NormKind::rms;
   double norm_epsilon = 1e-6;
-  ElementwiseKind activation = ElementwiseKind::silu;
+  double norm_weight_offset = 0;  ///< 1: rows are multiplied by 1 + weight
+  /// Attention and feed-forward block both read the layer's first norm; else one after the other.
+  bool parallel_blocks = false;
+  bool transposed_linears = false;  ///< the layers' weights are stored as [in, out] (Conv1D)
 
   std::int64_t num_attention_heads = 0;
   std::int64_t num_key_value_heads = 0;
   std::int64_t head_dim = 0;
   bool qkv_bias = false;
-  bool output_bias = false;  ///< on the attention's output projection
-  bool mlp_bias = false;
-  bool qk_norm = false;        ///< per-head RMSNorm on queries and keys before the rotary embedding
+  bool output_bias = false;      ///< on the attention's output projection
+  bool qk_norm = false;          ///< on queries and keys before the rotary embedding, per head
+  bool qk_norm_whole = false;    ///< that norm over all heads together
+  double clip_qkv = 0;           ///< queries, keys and values stay within +-clip_qkv; 0: no limit
+  double attention_scale = 0;    ///< on the scores; 0: 1 / sqrt(head_dim)
+  bool scale_by_layer = false;   ///< that divided by the layer's number, counted from 1
+  double attention_softcap = 0;  ///< as logits_softcap, on the scores
+  bool sinks = false;            ///< one more score per head, which takes part in the softmax only
+
   double rotary_fraction = 1;  ///< part of each head that is rotated
   bool rotary_interleaved = false;
   RopeParameters rope;
-  bool rotary_per_layer = false;    ///< each attention has a rotary module of its own
-  std::int64_t sliding_window = 0;  ///< 0: full attention
-  std::vector<bool> window_layers;  ///< which layers have the window; empty: all
+  std::optional<RopeParameters> window_rope;  ///< that of layers with a window; else `rope` too
+  std::vector<bool> rotary_layers;            ///< which layers rotate; empty: all
+  bool rotary_per_layer = false;              ///< each attention has a rotary module of its own
+  std::int64_t sliding_window = 0;            ///< 0: full attention
+  std::vector<bool> window_layers;            ///< which layers have the window; empty: all
+
+  ElementwiseKind activation = ElementwiseKind::silu;
+  bool mlp_bias = false;
 
   std::optional<LatentAttentionConfig> latent;  ///< multi-head latent attention instead
   std::optional<MoeSpec> moe;
 
+  DecoderClasses classes;
   DecoderNames names;
   LayerNames layer_names;
   AttentionNames attention_names;
@@ -81,11 +113,15 @@ struct DecoderSpec {
 
 /// Defaults of a HuggingFace config class for keys that a config.json may leave out.
 struct DecoderDefaults {
+  bool grouped_heads = true;             ///< false: the class knows no num_key_value_heads
   std::int64_t num_key_value_heads = 0;  ///< 0: as many as attention heads
   std::int64_t head_dim = 0;             ///< 0: hidden_size / num_attention_heads
   double norm_epsilon = 1e-6;
   double rope_theta = 10000;
   bool tie_word_embeddings = false;
+  std::string activation = "silu";
+  std::string activation_key = "hidden_act";
+  std::int64_t intermediate_ratio = 0;  ///< intermediate_size / hidden_size; 0: it must be there
 };
 
 /// Reads what all decoder families share. Sizes must be there and consistent. Throws Error.
@@ -96,6 +132,30 @@ TCAST_API DecoderSpec read_decoder_spec(const ArchitectureContext& context,
 /// Reads which layers have a sliding window: those that layer_types calls sliding_attention, else,
 /// with use_sliding_window, all from max_window_layers on.
 TCAST_API void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec);
+
+/// For families in which most layers have a window: those that layer_types calls sliding_attention,
+/// else all but each `period`-th. The window is `sliding_window`, absent: `default_window`.
+TCAST_API void read_alternating_windows(const ArchitectureContext& context, DecoderSpec& spec,
+                                        std::int64_t default_window, std::int64_t period);
+
+/// The layers that layer_types calls sliding_attention; nothing when the config has no layer_types.
+TCAST_API std::optional<std::vector<bool>> sliding_layers(const ArchitectureContext& context,
+                                                          const DecoderSpec& spec);
+
+/// partial_rotary_factor, which transformers 5 keeps in rope_parameters.
+TCAST_API double read_rotary_fraction(const HfConfig& config, double otherwise);
+
+/// Multi-head latent attention as DeepSeek-V2 and V3 have it. Null q_lora_rank: queries are not
+/// compressed.
+TCAST_API LatentAttentionConfig read_latent_attention(const ArchitectureContext& context,
+                                                      const DecoderSpec& spec);
+
+/// The first `dense` layers have no experts.
+TCAST_API void set_dense_layers(MoeSpec& moe, std::int64_t dense);
+
+/// Qwen's rule: a layer has experts when its 1-based index is a multiple of decoder_sparse_step and
+/// mlp_only_layers does not name it.
+TCAST_API void read_sparse_layers(const ArchitectureContext& context, MoeSpec& moe);
 
 /// Reads what all mixtures of experts share: number of experts, chosen ones, widths. `experts_key`
 /// is the config's key for the number of experts, which has a default in some classes (0: it must

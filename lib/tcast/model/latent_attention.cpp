@@ -92,8 +92,7 @@ LatentAttention::Expanded LatentAttention::expand(Trace& trace, Value hidden, bo
                     rotary_part(c.qk_nope_head_dim));
   const Latent latent = project_latent(trace, hidden);
   const Value rotary_k = rotate(latent.rotary_k, 1, c.qk_rope_head_dim, rotary_part(0));
-  const KeysAndValues kv =
-      expand_latent(trace, latent.latent, rotary_k, trace.workload().tokens());
+  const KeysAndValues kv = expand_latent(trace, latent.latent, rotary_k, trace.workload().tokens());
   result.k = kv.k;
   result.v = kv.v;
   return result;
@@ -131,8 +130,8 @@ Value PagedExpandedAttention::forward(Trace& trace, Value hidden) const {
   const Value cache = append_to_cache(trace, {e.k, e.v}, spec);
   Attention op = paged_attention(trace.workload(), spec, heads, trace.dtype(e.q));
   op.scale = c.scale;
-  const Value out = trace.emit(op, {e.q, cache},
-                               {trace.workload().tokens(), heads * c.v_head_dim}, op.query);
+  const Value out =
+      trace.emit(op, {e.q, cache}, {trace.workload().tokens(), heads * c.v_head_dim}, op.query);
   return call(trace, names().o_proj, out);
 }
 
@@ -155,8 +154,7 @@ Value MultiheadLatentAttention::forward(Trace& trace, Value hidden) const {
   const Latent latent = project_latent(trace, hidden);
   const Value rotary_k =
       fused_rotary(trace, latent.rotary_k, 1, c.qk_rope_head_dim, rotary_part(0));
-  const CacheSpec spec =
-      cache_spec(1, c.kv_lora_rank + c.qk_rope_head_dim, 0, c.span, cache_);
+  const CacheSpec spec = cache_spec(1, c.kv_lora_rank + c.qk_rope_head_dim, 0, c.span, cache_);
   const Value cache = append_to_cache(trace, {latent.latent, rotary_k}, spec);
   const Value out = trace.workload().phase == Phase::decode
                         ? attend_absorbed(trace, q, cache, spec)
@@ -172,8 +170,8 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q, Value cac
   const DType dtype = trace.dtype(q);
   const auto& kv_b = dynamic_cast<const Linear&>(child(names().kv_b_proj));
 
-  // q_latent[h] = q_nope[h] W_UK[h] and out[h] = context[h] W_UV[h]^T: the halves of kv_b_proj, read
-  // where they lie in its weight; a quantized weight is converted on the way (16-bit compute).
+  // q_latent[h] = q_nope[h] W_UK[h] and out[h] = context[h] W_UV[h]^T: the halves of kv_b_proj,
+  // read where they lie in its weight; a quantized weight is converted on the way (16-bit compute).
   MatMul absorb;
   absorb.batch = heads;
   absorb.m = tokens;

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/error.h"
+
 namespace tcast {
 namespace {
 
@@ -36,6 +38,12 @@ std::string LinearQuantization::describe() const {
 std::int64_t local_scale_count(const LinearQuantization& quantization, const Parameter& weight) {
   const Shape local = weight.local_shape();
   return quantization.scales.count(local[0], local[1]);
+}
+
+Value softcapped(Trace& trace, Value x, double cap) {
+  if (cap <= 0) return x;
+  x = trace.unary(ElementwiseKind::scale, x, 1 / cap);
+  return trace.unary(ElementwiseKind::scale, trace.unary(ElementwiseKind::tanh, x), cap);
 }
 
 // --- Linear --------------------------------------------------------------------------------------
@@ -164,7 +172,9 @@ void Linear::name_class() {
 
 // --- Embedding -----------------------------------------------------------------------------------
 
-Embedding::Embedding(std::int64_t rows, std::int64_t width, DType dtype) : ModuleOf("Embedding") {
+Embedding::Embedding(std::int64_t rows, std::int64_t width, DType dtype, double multiplier)
+    : ModuleOf("Embedding"), multiplier_(multiplier) {
+  if (multiplier_ != 1) set_attribute("multiplier", multiplier_);
   add_parameter(make_parameter("weight", {rows, width}, dtype, InitRole::embedding));
 }
 
@@ -172,9 +182,10 @@ Value Embedding::forward(Trace& trace, Value ids) const {
   const Parameter& table = parameters()[0];
   const std::int64_t width = table.shape[1];
   const std::int64_t rows = trace.shape(ids).elements();
-  const Value result = trace.gather(trace.parameter(table), ids, rows, width, group_.size > 1);
-  return trace.collective(CollectiveKind::all_reduce, result, bytes_of(rows * width, table.dtype),
-                          group_.size, group_.stride, Shape{rows, width});
+  Value result = trace.gather(trace.parameter(table), ids, rows, width, group_.size > 1);
+  result = trace.collective(CollectiveKind::all_reduce, result, bytes_of(rows * width, table.dtype),
+                            group_.size, group_.stride, Shape{rows, width});
+  return multiplier_ == 1 ? result : trace.unary(ElementwiseKind::scale, result, multiplier_);
 }
 
 void Embedding::shard_rows(RankGroup group) {
@@ -182,6 +193,24 @@ void Embedding::shard_rows(RankGroup group) {
   shard_parameter(parameters()[0], 0, group, {});
   set_attribute("parallel", fmt::format("vocabulary/{}", group.size));
   set_class_name("VocabParallelEmbedding");
+}
+
+PositionEmbedding::PositionEmbedding(std::int64_t positions, std::int64_t width, DType dtype)
+    : ModuleOf("Embedding") {
+  add_parameter(make_parameter("weight", {positions, width}, dtype, InitRole::embedding));
+}
+
+Value PositionEmbedding::forward(Trace& trace, Value positions) const {
+  const Parameter& table = parameters()[0];
+  const std::int64_t length = trace.workload().sequence_length();
+  if (length > table.shape[0]) {
+    throw Error(fmt::format("a sequence of {} tokens is longer than the model's {} positions",
+                            length, table.shape[0]),
+                "its position embeddings are learned: there are no more; shorten the input or the "
+                "output");
+  }
+  return trace.gather(trace.parameter(table), positions, trace.shape(positions).elements(),
+                      table.shape[1]);
 }
 
 // --- Normalization -------------------------------------------------------------------------------
@@ -201,18 +230,35 @@ Normalization::Normalization(std::string class_name, NormKind kind, std::int64_t
 }
 
 Value Normalization::forward(Trace& trace, Value input) const {
+  const Shape shape = trace.shape(input);
   Norm op;
   op.kind = kind_;
-  const Shape shape = trace.shape(input);
-  op.rows = shape.elements() / width_;
-  op.width = width_;
+  op.width = parameters()[0].local_shape()[0];
+  op.rows = shape.elements() / op.width;
   op.dtype = trace.dtype(input);
   op.bias = find_parameter("bias") != nullptr;
   op.epsilon = epsilon_;
   op.weight_offset = weight_offset_;
   Operands operands{input, trace.parameter(parameters()[0])};
   if (op.bias) operands.push(trace.parameter(parameters()[1]));
+  if (group_.size > 1) {
+    Norm sums = op;
+    sums.stage = NormStage::sum_squares;
+    const Shape rows{op.rows, 1};
+    const Value own = trace.emit(sums, {input}, rows, DType::f32);
+    operands.push(trace.collective(CollectiveKind::all_reduce, own, bytes_of(op.rows, DType::f32),
+                                   group_.size, group_.stride, rows));
+    op.stage = NormStage::scale;
+    op.ranks = group_.size;
+  }
   return trace.emit(op, operands, shape, op.dtype);
+}
+
+void Normalization::shard_width(RankGroup group, std::vector<ShardSegment> segments) {
+  TCAST_CHECK(kind_ == NormKind::rms, "only sums of squares are shared");
+  group_ = group;
+  for (Parameter& parameter : parameters()) shard_parameter(parameter, 0, group, segments);
+  set_attribute("parallel", fmt::format("width/{}", group.size));
 }
 
 // --- RotaryEmbedding -----------------------------------------------------------------------------

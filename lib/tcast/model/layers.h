@@ -78,10 +78,11 @@ class TCAST_API Linear : public ModuleOf<Linear> {
   bool communicate_ = false;
 };
 
-/// Rows of a table. Parameter: weight [rows, width]. Input: ids [tokens]; result [tokens, width].
+/// Rows of a table, times `multiplier`. Parameter: weight [rows, width]. Input: ids [tokens];
+/// result [tokens, width].
 class TCAST_API Embedding : public ModuleOf<Embedding> {
  public:
-  Embedding(std::int64_t rows, std::int64_t width, DType dtype);
+  Embedding(std::int64_t rows, std::int64_t width, DType dtype, double multiplier = 1);
 
   Value forward(Trace& trace, Value ids) const override;
 
@@ -90,6 +91,17 @@ class TCAST_API Embedding : public ModuleOf<Embedding> {
 
  private:
   RankGroup group_;
+  double multiplier_;
+};
+
+/// A row for each position, learned with the model. Parameter: weight [positions, width]. Input:
+/// positions [tokens]; result [tokens, width].
+class TCAST_API PositionEmbedding : public ModuleOf<PositionEmbedding> {
+ public:
+  PositionEmbedding(std::int64_t positions, std::int64_t width, DType dtype);
+
+  /// Throws Error when the sequence is longer than the table.
+  Value forward(Trace& trace, Value positions) const override;
 };
 
 /// RMSNorm or LayerNorm over the last `width` elements. Parameters: weight, [bias].
@@ -100,8 +112,12 @@ class TCAST_API Normalization : public ModuleOf<Normalization> {
 
   Value forward(Trace& trace, Value input) const override;
 
+  /// Cuts a row over the group, whose ranks then share their sums of squares. RMS only.
+  void shard_width(RankGroup group, std::vector<ShardSegment> segments);
+
  private:
   NormKind kind_;
+  RankGroup group_;
   std::int64_t width_;
   double epsilon_;
   double weight_offset_;
@@ -133,6 +149,9 @@ class TCAST_API RotaryEmbedding : public ModuleOf<RotaryEmbedding> {
   DType dtype_;
   bool cached_ = false;
 };
+
+/// cap * tanh(x / cap) in three passes, as eager code computes it; x itself when cap is 0.
+TCAST_API Value softcapped(Trace& trace, Value x, double cap);
 
 /// The product of x with a weight as a linear's quantization says; shared by Linear and the grouped
 /// experts. Scales of weight [rows, columns] that belong to `parameter`'s local shape.

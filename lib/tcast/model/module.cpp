@@ -1,6 +1,9 @@
 #include "tcast/model/module.h"
 
 #include <algorithm>
+#include <charconv>
+#include <system_error>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -114,6 +117,29 @@ std::vector<std::string> Module::child_names() const {
   return names;
 }
 
+const Module* Module::find_entry(std::string_view piece) const {
+  std::int64_t index = -1;
+  const char* const end = piece.data() + piece.size();
+  const auto [stop, failure] = std::from_chars(piece.data(), end, index);
+  // As a path is written: "03" and "+3" name no entry.
+  const bool is_index = failure == std::errc() && stop == end && std::to_string(index) == piece;
+  for (const auto& child : children_) {
+    const ListMembers& members = child->members_;
+    if (child->name_ == piece) return child.get();
+    if (is_index && members.in_list() && index >= members.first &&
+        index < members.first + members.count) {
+      return child.get();
+    }
+    if (!child->name_.empty()) continue;
+    if (const Module* below = child->find_entry(piece)) return below;
+  }
+  return nullptr;
+}
+
+Module* Module::find_entry(std::string_view piece) {
+  return const_cast<Module*>(std::as_const(*this).find_entry(piece));
+}
+
 Module& Module::append(std::unique_ptr<Module> member, std::int64_t count) {
   member->set_members(list_size(), count);
   children_.push_back(std::move(member));
@@ -202,7 +228,8 @@ bool same_shard(const Shard& a, const Shard& b) {
 bool same_parameter(const Parameter& a, const Parameter& b) {
   return a.name == b.name && a.shape == b.shape && a.dtype == b.dtype && a.role == b.role &&
          a.buffer == b.buffer && a.scale == b.scale && a.tied_to == b.tied_to &&
-         same_shard(a.shard, b.shard);
+         a.transposed == b.transposed && same_shard(a.shard, b.shard) &&
+         same_shard(a.stack, b.stack);
 }
 
 bool same_subtree(const Module& a, const Module& b, bool compare_name) {

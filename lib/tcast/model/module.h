@@ -102,6 +102,11 @@ class TCAST_API Module {
   /// Puts `replacement` in the place of a child; returns what stood there.
   std::unique_ptr<Module> replace_child(std::size_t index, std::unique_ptr<Module> replacement);
   std::vector<std::string> child_names() const;
+  /// The node below that a piece of a dotted path names, or null: a child by its name, or the one
+  /// that stands for the list entry of that number. A child without a name (of a wrapper) is no
+  /// piece of a path: it is looked through.
+  const Module* find_entry(std::string_view piece) const;
+  Module* find_entry(std::string_view piece);
 
   // --- lists -------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/model/fused_experts.h"
 
 namespace tcast {
 namespace {
@@ -21,6 +22,7 @@ Value route(Trace& trace, const MoeConfig& config, Value logits, const Module& g
   op.score = config.score;
   op.groups = config.groups;
   op.topk_groups = config.topk_groups;
+  op.group_best = config.group_best;
   op.correction_bias = config.correction_bias;
   op.normalize = config.normalize;
   op.scale = config.scale;
@@ -38,7 +40,8 @@ Value route(Trace& trace, const MoeConfig& config, Value logits, const Module& g
 Value indices_of(Value weights) { return {weights.frame, weights.tensor + 1}; }
 Value counts_of(Value permuted) { return {permuted.frame, permuted.tensor + 1}; }
 
-/// `routed` plus the shared experts of `block`, if it has any, weighted by their gate if they have one.
+/// `routed` plus the shared experts of `block`, if it has any, weighted by their gate if they have
+/// one.
 Value add_shared_experts(Trace& trace, const Module& block, const MoeFieldNames& names, Value input,
                          Value routed) {
   const Module* experts = block.find_child(names.shared_experts);
@@ -110,6 +113,10 @@ Mlp::Mlp(std::string class_name, MlpNames names, ElementwiseKind activation)
 }
 
 Value Mlp::forward(Trace& trace, Value input) const {
+  if (!names_.gate_up.empty()) {
+    const Value both = call(trace, names_.gate_up, input);
+    return call(trace, names_.down, trace.packed(gated(activation_), Packing::halves, both));
+  }
   if (names_.gate.empty()) {
     return call(trace, names_.down, trace.unary(activation_, call(trace, names_.up, input)));
   }
@@ -119,14 +126,19 @@ Value Mlp::forward(Trace& trace, Value input) const {
 }
 
 void Mlp::shard(RankGroup group, bool reduce, const std::string& path) {
-  const std::int64_t width = linear_of(*this, names_.up).out_features();
+  const std::int64_t width = linear_of(*this, names_.down).in_features();
   if (width % group.size != 0) {
     throw Error(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks", path,
                             width, group.size),
                 fmt::format("choose a number of ranks that divides {}", width));
   }
-  if (!names_.gate.empty()) linear_of(*this, names_.gate).shard_columns(group);
-  linear_of(*this, names_.up).shard_columns(group);
+  if (!names_.gate_up.empty()) {
+    const ShardSegment half{width, group.size};
+    linear_of(*this, names_.gate_up).shard_columns(group, {half, half});
+  } else {
+    if (!names_.gate.empty()) linear_of(*this, names_.gate).shard_columns(group);
+    linear_of(*this, names_.up).shard_columns(group);
+  }
   linear_of(*this, names_.down).shard_rows(group, reduce);
 }
 
@@ -151,32 +163,40 @@ Value EagerMoe::forward(Trace& trace, Value input) const {
   const bool executes = trace.workload().executes;
   const std::int64_t total = tokens * config_.top_k;
   Value sum = trace.unary(ElementwiseKind::scale, input, 0);
+  auto add_expert = [&](std::int64_t expert, auto&& run) {
+    const std::int64_t even =
+        total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
+    const std::int64_t rows = executes ? tokens : even;
+    if (rows == 0) return;
+    Permute pick;
+    pick.tokens = rows;
+    pick.rows = rows;
+    pick.width = hidden;
+    pick.expert = expert;
+    pick.dtype = dtype;
+    const Value own = trace.emit(pick, {input, indices_of(weights)}, {rows, hidden}, dtype);
+    const Value out = run(own);
+    Combine add;
+    add.tokens = rows;
+    add.rows = rows;
+    add.width = hidden;
+    add.expert = expert;
+    add.dtype = dtype;
+    // In place: the sum's memory is read and written where the expert's tokens stand.
+    trace.emit_in_place(add, {out, weights, indices_of(weights), sum});
+  };
   {
     const ScopeGuard in_list(trace, list.name(), list.class_name(), false);
+    if (const auto* fused = dynamic_cast<const FusedExperts*>(&list)) {
+      for (std::int64_t expert = 0; expert < config_.num_experts; ++expert) {
+        add_expert(expert, [&](Value own) { return fused->run_one(trace, own, expert); });
+      }
+    }
     for (const auto& node : list.children()) {
       for (std::int64_t i = 0; i < node->members().count; ++i) {
         const std::int64_t expert = node->members().first + i;
-        const std::int64_t even =
-            total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
-        const std::int64_t rows = executes ? tokens : even;
-        if (rows == 0) continue;
         const MemberGuard member(trace, expert);
-        Permute pick;
-        pick.tokens = rows;
-        pick.rows = rows;
-        pick.width = hidden;
-        pick.expert = expert;
-        pick.dtype = dtype;
-        const Value own = trace.emit(pick, {input, indices_of(weights)}, {rows, hidden}, dtype);
-        const Value out = (*node)(trace, own);
-        Combine add;
-        add.tokens = rows;
-        add.rows = rows;
-        add.width = hidden;
-        add.expert = expert;
-        add.dtype = dtype;
-        // In place: the sum's memory is read and written where the expert's tokens stand.
-        trace.emit_in_place(add, {out, weights, indices_of(weights), sum});
+        add_expert(expert, [&](Value own) { return (*node)(trace, own); });
       }
     }
   }
@@ -206,7 +226,8 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
   op.weight = weight.dtype;
   op.output = activation;
   op.compute = op.input;
-  Operands operands{input, trace.stacked_parameter(weight, experts, group.size, group.stride), counts};
+  Operands operands{input, trace.stacked_parameter(weight, experts, group.size, group.stride),
+                    counts};
   if (const auto& quantization = linear.quantization()) {
     op.weight_scales = local_scale_count(*quantization, weight);
     for (const Parameter& parameter : linear.parameters()) {
@@ -264,11 +285,12 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
     } else {
       const Value gate =
           grouped_matmul(trace, linear_of(mlp, names.gate), own, counts, experts, group_, share);
-      const Value up = grouped_matmul(trace, linear_of(mlp, names.up), own, counts, experts, group_, share);
+      const Value up =
+          grouped_matmul(trace, linear_of(mlp, names.up), own, counts, experts, group_, share);
       activated = trace.binary(gated(mlp.activation()), gate, up);
     }
-    const Value out =
-        grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts, group_, share);
+    const Value out = grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts,
+                                     group_, share);
     joined = done == experts ? out : join_rows(trace, joined, out, {rows_before, hidden});
   }
   return joined;
@@ -445,6 +467,7 @@ void set_moe_attributes(Module& block, const MoeConfig& config, const MoeFieldNa
   if (config.groups > 1) {
     block.set_attribute("n_group", config.groups);
     block.set_attribute("topk_group", config.topk_groups);
+    if (config.group_best != 2) block.set_attribute("group_best", config.group_best);
   }
   if (config.correction_bias) block.set_attribute("correction_bias", true);
   if (config.scale != 1) block.set_attribute("routed_scaling_factor", config.scale);
@@ -474,6 +497,7 @@ std::optional<MoeConfig> moe_config_of(const Module& block, const MoeFieldNames&
   config.score = score == "sigmoid" ? RouterScore::sigmoid : RouterScore::softmax;
   config.groups = block.int_attribute("n_group").value_or(1);
   config.topk_groups = block.int_attribute("topk_group").value_or(1);
+  config.group_best = block.int_attribute("group_best").value_or(2);
   config.correction_bias = block.bool_attribute("correction_bias").value_or(false);
   config.scale = block.number_attribute("routed_scaling_factor").value_or(1);
   return config;

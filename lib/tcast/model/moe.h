@@ -12,11 +12,13 @@
 
 namespace tcast {
 
-/// Names of the projections of a feed-forward block; an empty `gate` means no gating.
+/// Names of the projections of a feed-forward block; an empty `gate` means no gating. `gate_up`
+/// non-empty: one projection whose first half of outputs is the gate.
 struct MlpNames {
   std::string gate = "gate_proj";
   std::string up = "up_proj";
   std::string down = "down_proj";
+  std::string gate_up = "";
 };
 
 /// Feed-forward block: down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate.
@@ -49,6 +51,7 @@ struct MoeConfig {
   RouterScore score = RouterScore::softmax;
   std::int64_t groups = 1;
   std::int64_t topk_groups = 1;
+  std::int64_t group_best = 2;  ///< a group counts by the sum of this many best experts
   bool correction_bias = false;
   bool normalize = false;
   double scale = 1;

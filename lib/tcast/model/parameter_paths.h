@@ -17,8 +17,7 @@ class TCAST_API ParameterPaths {
 
   /// Path of a parameter in layer `layer` (-1: it is in none) and, inside that, list entry `member`
   /// (an expert; -1: none).
-  std::string operator()(const Parameter& parameter, std::int64_t layer,
-                         std::int64_t member) const;
+  std::string operator()(const Parameter& parameter, std::int64_t layer, std::int64_t member) const;
 
  private:
   std::unordered_map<const Parameter*, ModulePath> paths_;

@@ -174,10 +174,9 @@ std::vector<float> llama3(const RopeParameters& rope, std::int64_t dim) {
       value /= factor;
       continue;
     }
-    const float smooth =
-        (1.0F / wavelength * static_cast<float>(length) -
-         static_cast<float>(rope.low_freq_factor)) /
-        static_cast<float>(rope.high_freq_factor - rope.low_freq_factor);
+    const float smooth = (1.0F / wavelength * static_cast<float>(length) -
+                          static_cast<float>(rope.low_freq_factor)) /
+                         static_cast<float>(rope.high_freq_factor - rope.low_freq_factor);
     value = (1.0F - smooth) * value / factor + smooth * value;
   }
   return result;

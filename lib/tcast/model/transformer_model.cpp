@@ -27,35 +27,12 @@ void TransformerModel::wrap_root(
 }
 
 Module* TransformerModel::find(std::string_view path) {
-  Module* found = nullptr;
-  const std::vector<std::string> wanted = split(path, '.');
-  // Matches path pieces against the chain of names; a list entry's piece is a number in its range.
-  auto visit = [&](auto&& self, Module& module, std::size_t depth) -> void {
-    if (found != nullptr) return;
-    if (depth == wanted.size()) {
-      found = &module;
-      return;
-    }
-    for (const auto& child : module.children()) {
-      const ListMembers& members = child->members();
-      bool matches = child->name() == wanted[depth];
-      if (members.in_list() && !matches) {
-        const std::string& piece = wanted[depth];
-        if (!piece.empty() && piece.size() < 10 &&
-            piece.find_first_not_of("0123456789") == std::string::npos) {
-          const std::int64_t index = std::stoll(piece);
-          matches = index >= members.first && index < members.first + members.count;
-        }
-      }
-      if (matches) {
-        self(self, *child, depth + 1);
-      } else if (child->name().empty()) {
-        self(self, *child, depth);
-      }
-    }
-  };
-  visit(visit, *root_, 0);
-  return found;
+  Module* at = root_.get();
+  for (const std::string& piece : split(path, '.')) {
+    at = at->find_entry(piece);
+    if (at == nullptr) return nullptr;
+  }
+  return at;
 }
 
 // --- requests ------------------------------------------------------------------------------------
@@ -64,31 +41,47 @@ void TransformerModel::fulfil(Request request) {
   fulfilled_ |= 1U << static_cast<unsigned>(request);
 }
 
-std::vector<std::string> TransformerModel::unfulfilled() const {
+std::vector<UnfulfilledRequest> TransformerModel::unfulfilled() const {
   struct Asked {
     Request request;
     bool asked;
-    std::string option;
+    UnfulfilledRequest what;
   };
   const ParallelOptions& parallel = options_.parallel;
   const bool linear = options_.quantize_linear != LinearScheme::checkpoint &&
                       options_.quantize_linear != LinearScheme::none;
   const Asked all[] = {
-      {Request::mtp, options_.num_mtp_tokens > 0,
-       fmt::format("--num-mtp-tokens {}", options_.num_mtp_tokens)},
-      {Request::tensor_parallel, parallel.tp > 1, fmt::format("--tp {}", parallel.tp)},
-      {Request::expert_parallel, parallel.ep > 1, fmt::format("--ep {}", parallel.ep)},
-      {Request::data_parallel, parallel.dp() > 1,
-       fmt::format("--num-devices {}", parallel.devices())},
-      {Request::quantize_linear, linear,
-       fmt::format("--quantize-linear {}", name_of(options_.quantize_linear))},
-      {Request::quantize_kv_cache, options_.quantize_kv_cache != KvScheme::none,
-       fmt::format("--quantize-kv-cache {}", name_of(options_.quantize_kv_cache))},
+      {Request::mtp,
+       options_.num_mtp_tokens > 0,
+       {fmt::format("--num-mtp-tokens {}", options_.num_mtp_tokens), "maybe_enable_mtp"}},
+      {Request::tensor_parallel,
+       parallel.tp > 1,
+       {fmt::format("--tp {}", parallel.tp), "shard_model"}},
+      {Request::expert_parallel,
+       parallel.ep > 1,
+       {fmt::format("--ep {}", parallel.ep), "shard_model"}},
+      {Request::data_parallel,
+       parallel.dp() > 1,
+       {fmt::format("--num-devices {}", parallel.devices()), "shard_model"}},
+      {Request::expert_skew,
+       options_.expert_skew > 0,
+       {fmt::format("--expert-skew {}", options_.expert_skew), "patch_moe"}},
+      {Request::quantize_linear,
+       linear,
+       {fmt::format("--quantize-linear {}", name_of(options_.quantize_linear)), "quantize_model"}},
+      {Request::quantize_ignore,
+       !options_.quantize_ignore.empty(),
+       {fmt::format("--quantize-ignore '{}'", printable(join(options_.quantize_ignore, ", "))),
+        "quantize_model"}},
+      {Request::quantize_kv_cache,
+       options_.quantize_kv_cache != KvScheme::none,
+       {fmt::format("--quantize-kv-cache {}", name_of(options_.quantize_kv_cache)),
+        "quantize_model"}},
   };
-  std::vector<std::string> left;
+  std::vector<UnfulfilledRequest> left;
   for (const Asked& one : all) {
     const bool done = (fulfilled_ & (1U << static_cast<unsigned>(one.request))) != 0;
-    if (one.asked && !done) left.push_back(one.option);
+    if (one.asked && !done) left.push_back(one.what);
   }
   return left;
 }
@@ -100,7 +93,8 @@ std::vector<NamedParameter> TransformerModel::parameters() const {
   // HuggingFace writes a list entry's parameters together, so ranges are unrolled on the way down.
   auto visit = [&](auto&& self, const Module& module, const std::string& prefix) -> void {
     for (const Parameter& parameter : module.parameters()) {
-      list.push_back({prefix.empty() ? parameter.name : prefix + "." + parameter.name, &parameter});
+      std::string name = prefix.empty() ? std::string() : prefix + ".";
+      list.push_back({name.append(parameter.name), &parameter});
     }
     for (const auto& child : module.children()) {
       const ListMembers& members = child->members();
@@ -139,7 +133,9 @@ ParameterCounts TransformerModel::count_parameters() const {
     const auto top_k = module.int_attribute(profile_.moe_field_names.top_k);
     const Module* experts = module.find_child(profile_.moe_field_names.experts);
     if (!top_k || experts == nullptr) return;
-    const std::int64_t size = experts->list_size();
+    const bool list = experts->list_size() > 0;
+    const std::int64_t size =
+        list ? experts->list_size() : module.int_attribute("num_experts").value_or(0);
     if (size == 0) return;
     const std::int64_t per_expert = count_below(*experts) / size;
     idle += checked_mul((size - *top_k) * per_expert, path.count());

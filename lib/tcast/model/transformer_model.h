@@ -68,8 +68,16 @@ enum class Request : std::uint8_t {
   tensor_parallel,
   expert_parallel,
   data_parallel,
+  expert_skew,
   quantize_linear,
+  quantize_ignore,
   quantize_kv_cache
+};
+
+/// A request that no step has carried out.
+struct UnfulfilledRequest {
+  std::string option;     ///< what asked for it: "--tp 4"
+  std::string_view step;  ///< the standard step whose business it is
 };
 
 /// A model on its way from published to deployed form: config, profile, options, the tree, and what
@@ -101,8 +109,8 @@ class TCAST_API TransformerModel {
 
   /// Marks a request as carried out.
   void fulfil(Request request);
-  /// Requests of the options that no step has carried out, as the options that made them.
-  std::vector<std::string> unfulfilled() const;
+  /// Requests of the options that no step has carried out.
+  std::vector<UnfulfilledRequest> unfulfilled() const;
 
   /// Every parameter, buffer and scale in the order of the tree, list entries written out.
   std::vector<NamedParameter> parameters() const;

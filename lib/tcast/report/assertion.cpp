@@ -132,8 +132,7 @@ bool is_ideal(std::string_view path) { return path.substr(0, 6) == "ideal."; }
 /// The one field that the name means.
 const ReportField& find_field(const Assertion& assertion, const std::vector<ReportField>& fields) {
   std::vector<std::string> known;
-  std::vector<std::string> same_name;
-  const ReportField* found = nullptr;
+  std::vector<const ReportField*> same_name;
   for (const ReportField& field : fields) {
     if (field.path == assertion.field) return field;
     if (field.kind == Kind::text || field.kind == Kind::other) continue;
@@ -141,15 +140,17 @@ const ReportField& find_field(const Assertion& assertion, const std::vector<Repo
     if (is_ideal(field.path)) continue;
     known.emplace_back(last_name(field.path));
     if (last_name(field.path) != assertion.field) continue;
-    same_name.push_back(field.path);
-    found = &field;
+    same_name.push_back(&field);
   }
-  if (same_name.size() == 1) return *found;
+  if (same_name.size() == 1) return *same_name[0];
   const std::string where = fmt::format("assertion '{}'", printable(assertion.text));
-  if (found != nullptr) {
+  if (!same_name.empty()) {
+    std::vector<std::string> paths;
+    paths.reserve(same_name.size());
+    for (const ReportField* field : same_name) paths.push_back(field->path);
     throw Error(
-        fmt::format("{}: '{}' is the name of {} fields", where, assertion.field, same_name.size()),
-        fmt::format("write one of {}", join(same_name, ", ")));
+        fmt::format("{}: '{}' is the name of {} fields", where, assertion.field, paths.size()),
+        fmt::format("write one of {}", join(paths, ", ")));
   }
   const std::string hint =
       is_ideal(assertion.field)

@@ -31,11 +31,12 @@ void append_field(std::string& out, std::string_view text) {
 std::string write_csv(const Report& report, bool header) {
   std::string out;
   if (header) {
-    out += "config,phase,name,module,calls,total_s,flops,bytes,bound,source,ideal_s,scaled\r\n";
+    out +=
+        "config,phase,name,module,calls,total_s,flops,bytes,bound,source,ideal_s,scaled,spread\r\n";
   }
   const bool with_ideal = has_ideal(report);
   for (const ReportOp& op : report.ops) {
-    for (const double value : {op.total_s, op.flops, op.bytes, op.ideal_s}) {
+    for (const double value : {op.total_s, op.flops, op.bytes, op.ideal_s, op.spread.value_or(0)}) {
       TCAST_CHECK(std::isfinite(value), "a number of an operator is not finite");
     }
     for (const std::string* text : {&report.config_file, &op.phase, &op.name, &op.module}) {
@@ -52,7 +53,9 @@ std::string write_csv(const Report& report, bool header) {
     if (with_ideal) {
       fmt::format_to(std::back_inserter(out), "{}", op.ideal_s);
     }
-    out += op.scaled ? ",true\r\n" : ",false\r\n";
+    out += op.scaled ? ",true," : ",false,";
+    if (op.spread) fmt::format_to(std::back_inserter(out), "{}", *op.spread);
+    out += "\r\n";
   }
   return out;
 }

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/error.h"
@@ -62,8 +63,12 @@ Json memory_to_json(const ReportMemory& memory) {
   json["fits"] = memory.fits;
   json["max_batch_size"] = integer_or_null(memory.max_batch_size);
   json["max_context_length"] = integer_or_null(memory.max_context_length);
+  json["max_position_embeddings"] = integer_or_null(memory.max_position_embeddings);
   // A 0 would pass every "at most" assertion.
-  json["min_devices"] = memory.min_devices > 0 ? Json(memory.min_devices) : Json();
+  const auto positive = [](std::int64_t value) { return value > 0 ? Json(value) : Json(); };
+  json["min_devices"] = positive(memory.min_devices);
+  json["min_devices_tp"] = positive(memory.min_devices_tp);
+  json["min_devices_ep"] = positive(memory.min_devices_ep);
   return json;
 }
 
@@ -77,6 +82,19 @@ Json latency_to_json(const Report& report, const ReportLatency& latency) {
   // Of a single token there is no time per further token; a 0 would pass every "at most".
   json["tpot_s"] = number_or_null(both && latency.tpot_s != 0, latency.tpot_s, "tpot_s");
   json["end_to_end_s"] = number_or_null(both, latency.end_to_end_s, "end_to_end_s");
+  return json;
+}
+
+Json timing_to_json(const ReportTiming& timing) {
+  Json json;
+  json["took_s"] = finite(timing.took_s, "took_s");
+  json["timed_ops"] = timing.timed_ops;
+  json["scaled_ops"] = timing.scaled_ops;
+  json["memory_used_bytes"] = timing.memory_used_bytes;
+  json["mean_spread"] =
+      number_or_null(timing.mean_spread.has_value(), timing.mean_spread.value_or(0), "mean_spread");
+  json["canary_drift"] = finite(timing.canary_drift, "canary_drift");
+  json["others_cpu_share"] = finite(timing.others_cpu_share, "others_cpu_share");
   return json;
 }
 
@@ -111,6 +129,7 @@ void append_op(std::string& out, const ReportOp& op, bool with_ideal) {
     object.name("scaled");
     out += "true";
   }
+  if (op.spread) object.number("spread", *op.spread);
   object.close();
 }
 
@@ -143,18 +162,21 @@ void append_step(std::string& out, const ReportStep& step) {
   object.name("warnings");
   append_list(out, step.warnings,
               [&](const std::string& warning) { append_json_string(out, warning); });
-  object.integer("regions", step.regions);
-  object.integer("traced_ops", step.traced_ops);
-  object.integer("called_ops", step.called_ops);
-  object.integer("weights_bytes", step.weights_bytes);
-  object.integer("kv_cache_bytes", step.kv_cache_bytes);
-  object.number("prefill_flops", step.prefill_flops);
-  object.number("prefill_bytes", step.prefill_bytes);
-  object.number("decode_flops", step.decode_flops);
-  object.number("decode_bytes", step.decode_bytes);
-  object.integer("activation_peak_bytes", step.activation_peak_bytes);
-  object.number("prefill_s", step.prefill_s);
-  object.number("decode_step_s", step.decode_step_s);
+  if (step.figures) {
+    const StepFigures& figures = *step.figures;
+    object.integer("regions", figures.regions);
+    object.integer("traced_ops", figures.traced_ops);
+    object.integer("called_ops", figures.called_ops);
+    object.integer("weights_bytes", figures.weights_bytes);
+    object.integer("kv_cache_bytes", figures.kv_cache_bytes);
+    object.number("prefill_flops", figures.prefill_flops);
+    object.number("prefill_bytes", figures.prefill_bytes);
+    object.number("decode_flops", figures.decode_flops);
+    object.number("decode_bytes", figures.decode_bytes);
+    object.integer("activation_peak_bytes", figures.activation_peak_bytes);
+    object.number("prefill_s", figures.prefill_s);
+    object.number("decode_step_s", figures.decode_step_s);
+  }
   object.close();
 }
 
@@ -182,6 +204,7 @@ Json summary_to_json(const Report& report) {
   json["throughput"]["output_tokens_per_s_per_device"] =
       number_or_null(both, report.output_tokens_per_s_per_device, "output_tokens_per_s_per_device");
   if (report.ideal) json["ideal"] = latency_to_json(report, *report.ideal);
+  if (report.timing) json["timing"] = timing_to_json(*report.timing);
   return json;
 }
 
@@ -264,7 +287,9 @@ std::vector<ReportField> report_fields(const Report& report) {
       add(name, json);
       continue;
     }
-    for (const auto& [inner, value] : json.items()) add(name + "." + inner, value);
+    for (const auto& [inner, value] : json.items()) {
+      add(fmt::format("{}.{}", name, inner), value);
+    }
   }
   return fields;
 }

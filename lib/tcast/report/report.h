@@ -30,6 +30,20 @@ struct ReportOp {
   std::string source{};  ///< "measured", "calibrated", "datasheet", "assumed"
   double ideal_s = 0;    ///< datasheet bound of all calls; 0 unless asked for
   bool scaled = false;   ///< timed on a smaller size and scaled
+  /// Of what was timed several times: interquartile range of the samples, as a part of their
+  /// median; the largest of the row's operators.
+  std::optional<double> spread{};
+};
+
+/// How operators were timed on this host, and how far the times can be trusted.
+struct ReportTiming {
+  double took_s = 0;
+  std::int64_t timed_ops = 0;   ///< distinct ones
+  std::int64_t scaled_ops = 0;  ///< of them, timed on a smaller size
+  std::int64_t memory_used_bytes = 0;
+  std::optional<double> mean_spread{};  ///< of the rows that have one, weighted by their times
+  double canary_drift = 0;              ///< change of the machine's speed from begin to end
+  double others_cpu_share = 0;  ///< of the processors' time meanwhile, that other processes took
 };
 
 /// Memory of one device, in bytes.
@@ -47,7 +61,11 @@ struct ReportMemory {
   /// 0 when none does, nothing when memory does not limit it or nobody asked.
   std::optional<std::int64_t> max_batch_size{};
   std::optional<std::int64_t> max_context_length{};
-  std::int64_t min_devices = 0;  ///< least number of devices that would do; 0: unknown
+  /// Tokens that the config is made for (max_position_embeddings), whatever fits.
+  std::optional<std::int64_t> max_position_embeddings{};
+  std::int64_t min_devices = 0;     ///< least number of devices that would do; 0: unknown
+  std::int64_t min_devices_tp = 0;  ///< spread like this
+  std::int64_t min_devices_ep = 0;
 };
 
 struct ReportLatency {
@@ -58,7 +76,23 @@ struct ReportLatency {
   double end_to_end_s = 0;
 };
 
-/// The graph of a model at some point of the pipeline, for `inspect --steps`.
+/// A model as it stands at some point of the pipeline: what its graph needs and costs.
+struct StepFigures {
+  std::int64_t regions = 0;     ///< traced regions of prefill
+  std::int64_t traced_ops = 0;  ///< operators traced for prefill
+  std::int64_t called_ops = 0;  ///< operators executed by prefill
+  std::int64_t weights_bytes = 0;
+  std::int64_t kv_cache_bytes = 0;
+  double prefill_flops = 0;
+  double prefill_bytes = 0;
+  double decode_flops = 0;
+  double decode_bytes = 0;
+  std::int64_t activation_peak_bytes = 0;
+  double prefill_s = 0;
+  double decode_step_s = 0;
+};
+
+/// What a step did to the model.
 struct ReportStep {
   std::string step{};
   double milliseconds = 0;
@@ -76,20 +110,9 @@ struct ReportStep {
   std::vector<Change> changed{};
   std::vector<Skip> skipped{};
   std::vector<std::string> warnings{};
-  /// What the model looked like after the step (same units as below); the first entry of a report
-  /// is the untransformed model, with an empty step name.
-  std::int64_t regions = 0;     ///< traced regions of prefill
-  std::int64_t traced_ops = 0;  ///< operators traced for prefill
-  std::int64_t called_ops = 0;  ///< operators executed by prefill
-  std::int64_t weights_bytes = 0;
-  std::int64_t kv_cache_bytes = 0;
-  double prefill_flops = 0;
-  double prefill_bytes = 0;
-  double decode_flops = 0;
-  double decode_bytes = 0;
-  std::int64_t activation_peak_bytes = 0;
-  double prefill_s = 0;
-  double decode_step_s = 0;
+  /// The model after the step, which `inspect --steps` alone measures; its first entry is the
+  /// untransformed model, with an empty step name.
+  std::optional<StepFigures> figures{};
 };
 
 /// Everything that a run of simulate found, as plain data: what each writer turns into its format.
@@ -107,6 +130,7 @@ struct Report {
   ReportLatency latency{};
   double output_tokens_per_s = 0;
   double output_tokens_per_s_per_device = 0;
+  std::optional<ReportTiming> timing{};  ///< of this host; nothing for a described device
   bool single_phase = false;  ///< one phase exactly: the other phase's numbers are absent
   std::vector<ReportOp> ops{};
   std::vector<ReportStep> steps{};

@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/report/table_writer.h"
 #include "tcast/report/text_table.h"
@@ -73,6 +74,7 @@ std::string PathFamily::text() const {
     return fmt::format("{}{}{}", before, joined[0].first, after);
   }
   std::vector<std::string> parts;
+  parts.reserve(joined.size());
   for (const Range& range : joined) {
     parts.push_back(range.first == range.last ? fmt::format("{}", range.first)
                                               : fmt::format("{}-{}", range.first, range.last));
@@ -188,31 +190,31 @@ enum class FigureUnit { bytes, seconds, count };
 struct Figure {
   std::string_view name;
   FigureUnit unit;
-  double (*value)(const ReportStep& step);
+  double (*value)(const StepFigures& figures);
 };
 
 constexpr Figure figures[] = {
     {"weights", FigureUnit::bytes,
-     [](const ReportStep& s) { return static_cast<double>(s.weights_bytes); }},
+     [](const StepFigures& s) { return static_cast<double>(s.weights_bytes); }},
     {"KV cache", FigureUnit::bytes,
-     [](const ReportStep& s) { return static_cast<double>(s.kv_cache_bytes); }},
+     [](const StepFigures& s) { return static_cast<double>(s.kv_cache_bytes); }},
     {"activations, peak", FigureUnit::bytes,
-     [](const ReportStep& s) { return static_cast<double>(s.activation_peak_bytes); }},
-    {"prefill operations", FigureUnit::count, [](const ReportStep& s) { return s.prefill_flops; }},
+     [](const StepFigures& s) { return static_cast<double>(s.activation_peak_bytes); }},
+    {"prefill operations", FigureUnit::count, [](const StepFigures& s) { return s.prefill_flops; }},
     {"prefill memory traffic", FigureUnit::bytes,
-     [](const ReportStep& s) { return s.prefill_bytes; }},
-    {"prefill time", FigureUnit::seconds, [](const ReportStep& s) { return s.prefill_s; }},
+     [](const StepFigures& s) { return s.prefill_bytes; }},
+    {"prefill time", FigureUnit::seconds, [](const StepFigures& s) { return s.prefill_s; }},
     {"decode step operations", FigureUnit::count,
-     [](const ReportStep& s) { return s.decode_flops; }},
+     [](const StepFigures& s) { return s.decode_flops; }},
     {"decode step memory traffic", FigureUnit::bytes,
-     [](const ReportStep& s) { return s.decode_bytes; }},
-    {"decode step time", FigureUnit::seconds, [](const ReportStep& s) { return s.decode_step_s; }},
+     [](const StepFigures& s) { return s.decode_bytes; }},
+    {"decode step time", FigureUnit::seconds, [](const StepFigures& s) { return s.decode_step_s; }},
     {"traced regions", FigureUnit::count,
-     [](const ReportStep& s) { return static_cast<double>(s.regions); }},
+     [](const StepFigures& s) { return static_cast<double>(s.regions); }},
     {"traced operators", FigureUnit::count,
-     [](const ReportStep& s) { return static_cast<double>(s.traced_ops); }},
+     [](const StepFigures& s) { return static_cast<double>(s.traced_ops); }},
     {"executed operators", FigureUnit::count,
-     [](const ReportStep& s) { return static_cast<double>(s.called_ops); }},
+     [](const StepFigures& s) { return static_cast<double>(s.called_ops); }},
 };
 
 std::string show(double value, FigureUnit unit) {
@@ -234,8 +236,15 @@ std::string show_percent(double before, double after) {
                                  : fmt::format("{:+.1e} %", percent);
 }
 
+const StepFigures& figures_of(const ReportStep& step) {
+  TCAST_CHECK(step.figures.has_value(), "a table of steps has the figures of each");
+  return *step.figures;
+}
+
 /// The figures that differ; sums of the same prices in another order do not.
-std::string write_effect(const ReportStep& before, const ReportStep& after) {
+std::string write_effect(const ReportStep& step_before, const ReportStep& step_after) {
+  const StepFigures& before = figures_of(step_before);
+  const StepFigures& after = figures_of(step_after);
   constexpr double rounding = 1e-9;
   TextTable table({{}, {"before", true}, {"after", true}, {"change", true}, {"", true}});
   bool any = false;
@@ -269,12 +278,13 @@ std::string write_overview(std::span<const ReportStep> steps) {
                    {"decode step", true}});
   for (const ReportStep& step : steps) {
     const bool untransformed = step.step.empty();
+    const StepFigures& model = figures_of(step);
     table.add_row({untransformed ? "(untransformed)" : step.step,
-                   untransformed ? "" : count_of(step), format_grouped(step.called_ops),
-                   format_bytes(static_cast<double>(step.weights_bytes)),
-                   format_bytes(static_cast<double>(step.kv_cache_bytes)),
-                   format_bytes(static_cast<double>(step.activation_peak_bytes)),
-                   format_seconds(step.prefill_s), format_seconds(step.decode_step_s)});
+                   untransformed ? "" : count_of(step), format_grouped(model.called_ops),
+                   format_bytes(static_cast<double>(model.weights_bytes)),
+                   format_bytes(static_cast<double>(model.kv_cache_bytes)),
+                   format_bytes(static_cast<double>(model.activation_peak_bytes)),
+                   format_seconds(model.prefill_s), format_seconds(model.decode_step_s)});
   }
   return table.text();
 }

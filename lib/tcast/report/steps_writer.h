@@ -12,6 +12,7 @@ namespace tcast {
 /// that it left alone and why, its warnings, and every figure of the model that it moved, against
 /// the step before; at last the same for all steps together. At most 100 columns, no colours; a
 /// group names a few of its paths, so that the length does not grow with the number of layers.
+/// Every step must have its figures.
 TCAST_API std::string write_steps_table(const Report& report);
 
 }  // namespace tcast

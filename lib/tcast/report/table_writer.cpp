@@ -207,6 +207,10 @@ std::string write_memory(const Report& report) {
   }
   if (!memory.fits && memory.min_devices > 0) {
     verdict += fmt::format("; {} devices would do", format_grouped(memory.min_devices));
+    if (memory.min_devices_tp > 0) {
+      verdict += fmt::format(" (--num-devices {} --tp {} --ep {})", memory.min_devices,
+                             memory.min_devices_tp, memory.min_devices_ep);
+    }
   }
   std::string result = table.text() + wrap("  verdict            ", verdict);
   if (report.single_phase) return result;
@@ -218,9 +222,15 @@ std::string write_memory(const Report& report) {
   };
   result += wrap("  largest batch      ",
                  limit(memory.max_batch_size, "with these lengths", "a single request"));
-  result += wrap("  longest context    ",
-                 limit(memory.max_context_length, "tokens with this batch", "a single token"));
-  return result;
+  std::string context =
+      limit(memory.max_context_length, "tokens with this batch", "a single token");
+  // What fits is one thing, what the model was trained for another.
+  const std::optional<std::int64_t> positions = memory.max_position_embeddings;
+  if (positions && memory.max_context_length.value_or(*positions + 1) > *positions) {
+    context += fmt::format("; the config is made for {} (max_position_embeddings)",
+                           format_grouped(*positions));
+  }
+  return result + wrap("  longest context    ", context);
 }
 
 // ---- latency
@@ -301,6 +311,7 @@ std::string bounds_of(const PhaseOps& phase) {
   for (const auto& [bound, bound_s] : bounds) seconds.push_back(bound_s);
   const std::vector<double> shares = distribute(seconds, phase.shares.total);
   std::vector<std::string> texts;
+  texts.reserve(bounds.size());
   for (std::size_t i = 0; i < bounds.size(); ++i) {
     texts.push_back(fmt::format("{} {}", bounds[i].first, show_share(shares[i], phase.total_s)));
   }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -15,19 +16,53 @@
 namespace tcast {
 namespace {
 
-/// The last decoder layer of the class that the profile names; the classes that are there
-/// otherwise.
-const DecoderLayer* find_block(const LayerList& layers, const std::string& class_name,
-                               std::vector<std::string>& present) {
+bool contains(const Module& module, const std::string& class_name) {
+  bool found = false;
+  walk(module, [&](const Module& below, const ModulePath&) {
+    found = found || below.hf_class_name() == class_name;
+  });
+  return found;
+}
+
+std::string path_of(const Module& root, const Module& module) {
+  std::string text;
+  walk(root, [&](const Module& here, const ModulePath& path) {
+    if (&here == &module) text = path.text();
+  });
+  return text;
+}
+
+/// The decoder layer that the checkpoint's MTP layers are like: the last one, of the class that the
+/// profile names. Where --num-hidden-layers cut the last ones off, the last that has a mixture of
+/// experts, if the profile knows one. Throws Error when there is none.
+const DecoderLayer& find_block(const TransformerModel& m, const LayerList& layers) {
+  const std::string& wanted = *m.profile().mtp_block_module_name;
+  const std::optional<std::string>& experts = m.profile().moe_module_name;
+  const auto configured = m.config().get_or<std::int64_t>("num_hidden_layers", 0);
+  const bool cut = m.options().num_hidden_layers.value_or(configured) < configured;
   const DecoderLayer* block = nullptr;
+  bool any = false;
   std::set<std::string> classes;
   for (const auto& layer : layers.children()) {
     classes.insert(layer->hf_class_name());
-    if (layer->hf_class_name() != class_name) continue;
-    if (const auto* decoder = dynamic_cast<const DecoderLayer*>(layer.get())) block = decoder;
+    const auto* decoder = dynamic_cast<const DecoderLayer*>(layer.get());
+    if (decoder == nullptr || layer->hf_class_name() != wanted) continue;
+    any = true;
+    if (cut && experts && !contains(*layer, *experts)) continue;
+    block = decoder;
   }
-  present.assign(classes.begin(), classes.end());
-  return block;
+  if (block != nullptr) return *block;
+  if (any) {
+    throw Error(fmt::format("--num-mtp-tokens {}: a multi-token-prediction layer has a '{}', which "
+                            "none of the layers kept by --num-hidden-layers {} has",
+                            m.options().num_mtp_tokens, *experts, *m.options().num_hidden_layers),
+                "keep more layers, or leave out one of the two");
+  }
+  const std::vector<std::string> present(classes.begin(), classes.end());
+  throw Error(fmt::format("step 'maybe_enable_mtp': no layer has the class '{}' that the "
+                          "profile's mtp_block_module_name gives",
+                          wanted),
+              did_you_mean(wanted, present, "the layers are " + join(present, ", ")));
 }
 
 }  // namespace
@@ -55,30 +90,22 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
       report.skipped.push_back({"", "the profile names no mtp_block_module_name"});
       return;
     }
-    const std::string& wanted = *m.profile().mtp_block_module_name;
     DecoderModel& decoder = wrapper->model().decoder();
     LayerList& layers = decoder.layers();
-    std::vector<std::string> present;
-    const DecoderLayer* block = find_block(layers, wanted, present);
-    if (block == nullptr) {
-      throw Error(fmt::format("step 'maybe_enable_mtp': no layer has the class '{}' that the "
-                              "profile's mtp_block_module_name gives",
-                              wanted),
-                  did_you_mean(wanted, present, "the layers are " + join(present, ", ")));
-    }
+    const DecoderLayer& block = find_block(m, layers);
+    const std::string list_path = path_of(m.root(), layers);
     const Shape embedding = decoder.embeddings().parameters().at(0).shape;
     const DType dtype = decoder.embeddings().parameters().at(0).dtype;
-    const Module& norm = block->child(block->names().attention_norm);
+    const Module& norm = block.child(block.names().attention_norm);
     const double epsilon = norm.number_attribute("eps").value_or(1e-6);
     const std::int64_t count = std::min(available, tokens);
     report.expected = count;
     for (std::int64_t i = 0; i < count; ++i) {
-      std::unique_ptr<Module> copy = block->clone();
-      const std::string from = copy->class_name();
+      std::unique_ptr<Module> copy = block.clone();
       Module& added = layers.append(std::make_unique<MtpLayer>(dynamic_cast<DecoderLayer&>(*copy),
                                                                embedding[1], epsilon, dtype),
                                     1);
-      report.changed.push_back({"model.layers." + added.name(), "", added.class_name()});
+      report.changed.push_back({list_path + "." + added.name(), "", added.class_name()});
       ++report.changed_modules;
     }
     if (count < tokens) {

@@ -1,7 +1,10 @@
 #include "tcast/transform/module_filter.h"
 
 #include <algorithm>
-#include <regex>
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
 #include <utility>
 
 #include <fmt/format.h>
@@ -10,10 +13,16 @@
 #include "tcast/base/text.h"
 #include "tcast/model/layers.h"
 
+// DeepSeek-V3 has 45,000 Linears in a dozen nodes, and a pattern may name any of them. They are not
+// tried one by one: what a pattern cannot tell apart is tried once. A literal tells a list index
+// from another only if it names it; a glob or a regular expression tests letter by letter, so that
+// digits which do not occur in it are all the same to it, and only the number of them counts.
+
 namespace tcast {
 namespace {
 
 constexpr std::string_view regex_prefix = "re:";
+constexpr std::string_view digits = "0123456789";
 
 bool is_regex(std::string_view pattern) {
   return pattern.substr(0, regex_prefix.size()) == regex_prefix;
@@ -23,153 +32,189 @@ bool starts_with(std::string_view text, std::string_view start) {
   return text.substr(0, start.size()) == start;
 }
 
-bool matches(std::string_view path, const std::string& pattern) {
-  if (is_regex(pattern)) {
-    const std::regex expression(pattern.substr(regex_prefix.size()));
-    return std::regex_search(path.begin(), path.end(), expression,
-                             std::regex_constants::match_continuous);
-  }
-  if (!is_literal_pattern(pattern)) return matches_pattern(path, pattern);
-  if (path == pattern) return true;
-  if (starts_with(path, pattern) && path.size() > pattern.size() && path[pattern.size()] == '.') {
-    return true;
-  }
-  if (path.size() <= pattern.size()) return false;
-  const std::size_t at = path.size() - pattern.size();
-  return path[at - 1] == '.' && path.substr(at) == pattern;
-}
-
-bool has_digit(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
-}
-
-/// True when members of one list may match differently: only then lists have to be cut.
-bool depends_on_index(const std::string& pattern) {
-  if (is_regex(pattern)) return true;
-  return has_digit(pattern) || pattern.find('?') != std::string::npos ||
-         pattern.find('[') != std::string::npos;
-}
-
-/// Cuts lists along a literal path ("model.layers.3.mlp.gate_proj"), beginning at `module`, if it
-/// leads to something with a Linear in it.
-bool leads_to_linear(const Module& module) {
-  bool found = false;
-  walk(module, [&found](const Module& below, const ModulePath&) {
-    found = found || dynamic_cast<const Linear*>(&below) != nullptr;
-  });
-  return found;
-}
-
-Module* entry_of(Module& module, const std::string& piece) {
-  for (const auto& child : module.children()) {
-    const ListMembers& members = child->members();
-    if (!members.in_list()) {
-      if (child->name() == piece) return child.get();
-      continue;
+std::regex compile(const std::string& pattern, const std::string& where) {
+  constexpr std::size_t longest = 1000;  // the library's compiler recurses into parentheses
+  std::string reason = fmt::format("it is longer than {} letters", longest);
+  try {
+    // Without this flag of libstdc++ a pattern such as "(.|.)*x" takes exponential time.
+    constexpr auto syntax = std::regex::ECMAScript | std::regex_constants::__polynomial;
+    if (pattern.size() <= longest) {
+      return std::regex(pattern.substr(regex_prefix.size()), syntax);
     }
-    if (piece.empty() || piece.size() > 9 ||
-        piece.find_first_not_of("0123456789") != std::string::npos) {
-      continue;
-    }
-    const std::int64_t index = std::stoll(piece);
-    if (index >= members.first && index < members.first + members.count) return child.get();
+  } catch (const std::regex_error& error) {
+    reason = error.what();
   }
-  return nullptr;
+  throw Error(fmt::format("{}: '{}' is no regular expression that can be used ({})", where,
+                          printable(pattern), reason));
 }
 
-void split_along(Module& module, const std::vector<std::string>& pieces, std::size_t next) {
-  // First look whether the path leads anywhere, then cut on the way down.
-  Module* at = &module;
-  for (std::size_t i = next; i < pieces.size(); ++i) {
-    at = entry_of(*at, pieces[i]);
-    if (at == nullptr) return;
+/// What a pattern can see of list indices.
+class IndexView {
+ public:
+  IndexView(const std::string& pattern, bool literal) : literal_(literal) {
+    if (literal) {
+      pieces_ = split(pattern, '.');
+      depends_ = std::any_of(pieces_.begin(), pieces_.end(), is_index);
+      return;
+    }
+    depends_ = is_regex(pattern) || pattern.find_first_of("?[0123456789") != std::string::npos;
+    seen_.fill('#');
+    for (std::size_t i = 0; i < pattern.size(); ++i) {
+      see(pattern[i], pattern[i]);
+      // Ranges of letters; outside of brackets this sees more than it must, which does no harm.
+      if (pattern[i] != '-' || i == 0 || i + 1 == pattern.size()) continue;
+      const bool all_digits = pattern[i - 1] <= '0' && pattern[i + 1] >= '9';
+      if (!all_digits) see(pattern[i - 1], pattern[i + 1]);
+    }
+    // Letters by the name of what they collate with: "[[.one.]]".
+    if (pattern.find("[.") != std::string::npos || pattern.find("[=") != std::string::npos) {
+      see('0', '9');
+    }
   }
-  if (!leads_to_linear(*at)) return;
-  at = &module;
-  for (std::size_t i = next; i < pieces.size(); ++i) {
-    const Module* entry = entry_of(*at, pieces[i]);
-    if (entry->members().in_list()) at->split_list(std::stoll(pieces[i]), 1);
-    at = entry_of(*at, pieces[i]);
+
+  /// False: whatever the indices are, it is all the same to the pattern.
+  bool depends_on_index() const { return depends_; }
+
+  /// Equal for indices that the pattern cannot tell apart.
+  std::string of(std::int64_t index) const {
+    std::string text = std::to_string(index);
+    if (literal_) return std::count(pieces_.begin(), pieces_.end(), text) > 0 ? text : "#";
+    for (char& digit : text) digit = seen_[static_cast<std::size_t>(digit - '0')];
+    return text;
   }
+
+ private:
+  static bool is_index(const std::string& piece) {
+    return !piece.empty() && piece.find_first_not_of(digits) == std::string::npos;
+  }
+  void see(char first, char last) {
+    for (const char digit : digits) {
+      if (digit >= first && digit <= last) seen_[static_cast<std::size_t>(digit - '0')] = digit;
+    }
+  }
+
+  bool literal_;
+  bool depends_ = false;
+  std::vector<std::string> pieces_;
+  std::array<char, 10> seen_{};
+};
+
+std::string path_below(const std::string& path, const std::string& piece) {
+  if (path.empty() || piece.empty()) return path + piece;
+  return path + "." + piece;
 }
+
+/// Cuts lists by what one pattern says of their members.
+class Splitter {
+ public:
+  Splitter(const IndexView& view, std::function<bool(const std::string& path)> matches)
+      : view_(view), matches_(std::move(matches)) {}
+
+  void split(Module& module, const std::string& path) {
+    for (std::size_t i = 0; i < module.children().size(); ++i) {
+      Module& child = *module.children()[i];
+      const ListMembers members = child.members();
+      if (!members.in_list()) {
+        split(child, path_below(path, child.name()));
+        continue;
+      }
+      // From the end, so that what is cut off is not looked at again.
+      const std::vector<Run> runs = decide(child, path);
+      std::int64_t end = members.first + members.count;
+      for (std::size_t run = runs.size(); run-- > 0;) {
+        end -= runs[run].count;
+        module.split_list(members.first, end - members.first);
+      }
+      for (std::size_t run = 0; run < runs.size(); ++run) {
+        Module& node = *module.children()[i + run];
+        split(node, path_below(path, std::to_string(node.members().first)));
+      }
+      i += runs.size() - 1;
+    }
+  }
+
+ private:
+  /// Neighbouring list members of which the pattern says the same.
+  struct Run {
+    std::int64_t count;
+    std::string decision;
+  };
+
+  /// Which Linears of `module` and below match, as a text: "+" or "-" for each, and behind members
+  /// of lists how many of them in a row are alike.
+  std::string decide_below(const Module& module, const std::string& path) const {
+    std::string decision;
+    if (dynamic_cast<const Linear*>(&module) != nullptr) decision = matches_(path) ? '+' : '-';
+    for (const auto& child : module.children()) {
+      if (!child->members().in_list()) {
+        decision += decide_below(*child, path_below(path, child->name()));
+        continue;
+      }
+      for (const Run& run : decide(*child, path)) {
+        decision += fmt::format("({}{})", run.decision, run.count);
+      }
+    }
+    return decision;
+  }
+
+  std::vector<Run> decide(const Module& node, const std::string& list_path) const {
+    std::vector<Run> runs;
+    std::map<std::string, std::string> known;
+    const ListMembers& members = node.members();
+    for (std::int64_t i = members.first; i < members.first + members.count; ++i) {
+      const auto [seen, is_new] = known.try_emplace(view_.of(i));
+      if (is_new) seen->second = decide_below(node, path_below(list_path, std::to_string(i)));
+      if (!runs.empty() && runs.back().decision == seen->second) {
+        ++runs.back().count;
+      } else {
+        runs.push_back({1, seen->second});
+      }
+    }
+    return runs;
+  }
+
+  const IndexView& view_;
+  std::function<bool(const std::string& path)> matches_;
+};
 
 }  // namespace
 
-ModuleFilter::ModuleFilter(std::vector<std::string> patterns, const std::string& where)
-    : patterns_(std::move(patterns)) {
-  for (const std::string& pattern : patterns_) {
-    if (!is_regex(pattern)) continue;
-    try {
-      const std::regex expression(pattern.substr(regex_prefix.size()));
-    } catch (const std::regex_error& error) {
-      throw Error(fmt::format("{}: '{}' is not a regular expression ({})", where,
-                              printable(pattern), error.what()));
+bool ModuleFilter::Pattern::matches(std::string_view path) const {
+  if (expression) {
+    return std::regex_search(path.begin(), path.end(), *expression,
+                             std::regex_constants::match_continuous);
+  }
+  if (!literal) return matches_pattern(path, text);
+  if (path.size() <= text.size()) return path == text;
+  const std::size_t at = path.size() - text.size();
+  return (starts_with(path, text) && path[text.size()] == '.') ||
+         (path[at - 1] == '.' && path.substr(at) == text);
+}
+
+ModuleFilter::ModuleFilter(const std::vector<std::string>& patterns, const std::string& where) {
+  for (const std::string& text : patterns) {
+    Pattern& pattern = patterns_.emplace_back(Pattern{text});
+    if (is_regex(text)) {
+      pattern.expression = compile(text, where);
+    } else {
+      pattern.literal = is_literal_pattern(text);
     }
   }
 }
 
 std::string_view ModuleFilter::match(std::string_view path) const {
-  for (const std::string& pattern : patterns_) {
-    if (matches(path, pattern)) return pattern;
+  for (const Pattern& pattern : patterns_) {
+    if (pattern.matches(path)) return pattern.text;
   }
   return {};
 }
 
 void ModuleFilter::split_lists(Module& root) const {
-  std::vector<std::string> enumerated;
-  for (const std::string& pattern : patterns_) {
-    if (!depends_on_index(pattern)) continue;
-    if (is_regex(pattern) || !is_literal_pattern(pattern)) {
-      enumerated.push_back(pattern);
-      continue;
-    }
-    // A literal may begin at the root or, as a suffix, anywhere.
-    const std::vector<std::string> pieces = split(pattern, '.');
-    std::vector<Module*> starts;
-    walk(root, [&](Module& module, const ModulePath&) {
-      if (entry_of(module, pieces[0]) != nullptr) starts.push_back(&module);
-    });
-    for (Module* start : starts) split_along(*start, pieces, 0);
-  }
-  if (enumerated.empty()) return;
-  // Globs and regular expressions over indices: every member of every Linear is tried.
-  const ModuleFilter filter(enumerated, "");
-  std::vector<std::string> to_cut;
-  walk(root, [&](Module& module, const ModulePath& path) {
-    if (dynamic_cast<Linear*>(&module) == nullptr || path.count() == 1) return;
-    std::vector<const Module*> lists;
-    for (const Module* on_way : path.chain()) {
-      if (on_way->members().in_list()) lists.push_back(on_way);
-    }
-    std::vector<std::int64_t> indices;
-    std::vector<std::string> matched;
-    std::int64_t members = 0;
-    auto enumerate = [&](auto&& self, std::size_t depth) -> void {
-      if (depth == lists.size()) {
-        ++members;
-        std::string member = path.member(indices);
-        if (!filter.match(member).empty()) matched.push_back(std::move(member));
-        return;
-      }
-      const ListMembers& range = lists[depth]->members();
-      for (std::int64_t i = 0; i < range.count; ++i) {
-        indices.push_back(range.first + i);
-        self(self, depth + 1);
-        indices.pop_back();
-      }
-    };
-    enumerate(enumerate, 0);
-    if (static_cast<std::int64_t>(matched.size()) == members) return;
-    to_cut.insert(to_cut.end(), matched.begin(), matched.end());
-  });
-  for (const std::string& path : to_cut) {
-    Module* start = &root;
-    const std::vector<std::string> pieces = split(path, '.');
-    // The wrapper's child has no name and is no piece of the path.
-    while (entry_of(*start, pieces[0]) == nullptr && start->children().size() == 1) {
-      start = start->children()[0].get();
-    }
-    split_along(*start, pieces, 0);
+  for (const Pattern& pattern : patterns_) {
+    const IndexView view(pattern.text, pattern.literal);
+    if (!view.depends_on_index()) continue;
+    Splitter splitter(view, [&](const std::string& path) { return pattern.matches(path); });
+    splitter.split(root, "");
   }
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+#include <regex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,18 +16,28 @@ namespace tcast {
 /// expression that must match from the start of the path.
 class ModuleFilter {
  public:
-  /// Throws Error naming `where` for a regular expression that does not compile.
-  ModuleFilter(std::vector<std::string> patterns, const std::string& where);
+  /// Throws Error naming `where` for a regular expression that does not compile, that cannot be
+  /// matched in polynomial time (back references), or that is longer than 1,000 letters.
+  ModuleFilter(const std::vector<std::string>& patterns, const std::string& where);
 
-  /// The pattern that a member path matches, or "".
+  /// The first pattern that a member path matches, or "".
   std::string_view match(std::string_view path) const;
 
-  /// Cuts list nodes below `root` apart until every Linear's node is matched by all of its members
-  /// or by none, so that a pattern may name one layer out of many.
+  /// Cuts list nodes below `root` apart until, for every Linear's node and every pattern, all of
+  /// its members match or none, so that a pattern may name one layer out of many. Neighbours that
+  /// no pattern tells apart stay together.
   void split_lists(Module& root) const;
 
  private:
-  std::vector<std::string> patterns_;
+  struct Pattern {
+    std::string text;
+    std::optional<std::regex> expression{};  // of one that begins with "re:"
+    bool literal = false;
+
+    bool matches(std::string_view path) const;
+  };
+
+  std::vector<Pattern> patterns_;
 };
 
 }  // namespace tcast

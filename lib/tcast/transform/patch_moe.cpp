@@ -65,6 +65,7 @@ TransformerModel& patch_moe(TransformerModel& model) {
             }
             module.replace_child(i, std::move(made));
           }
+          m.fulfil(Request::expert_skew);
           return std::make_unique<FusedMoe>(
               module, *config, names, profile.moe_gate_returns_raw_logits, m.options().expert_skew);
         });

@@ -139,22 +139,25 @@ void transform(TransformerModel& model) {
   } else {
     run_standard_steps(model);
   }
-  const std::vector<std::string> left = model.unfulfilled();
-  if (!left.empty()) {
-    std::string hint = "leave the option out";
+  const std::vector<UnfulfilledRequest> left = model.unfulfilled();
+  if (left.empty()) return;
+  std::vector<std::string> options;
+  std::string hint;
+  for (const UnfulfilledRequest& one : left) {
+    options.push_back(one.option);
     for (const StepReport& report : model.reports()) {
-      for (const StepReport::Skip& skip : report.skipped) {
-        const bool no_experts =
-            report.step == "shard_model" && skip.path.empty() && model.options().parallel.ep > 1;
-        if (report.disabled || no_experts) {
-          hint = fmt::format("step '{}': {}", report.step, skip.reason);
-        }
-      }
+      if (report.step != one.step) continue;
+      // What is said of no module in particular is said of the whole step.
+      const auto reason = std::find_if(report.skipped.begin(), report.skipped.end(),
+                                       [](const auto& skip) { return skip.path.empty(); });
+      if (!hint.empty() || reason == report.skipped.end()) continue;
+      hint = fmt::format("step '{}': {}", report.step, reason->reason);
     }
-    throw Error(fmt::format("{} was asked for, but {} did not carry it out", join(left, " and "),
-                            describe_pipeline(model)),
-                hint);
   }
+  if (hint.empty()) hint = "leave the option out";
+  throw Error(fmt::format("{} was asked for, but {} did not carry it out", join(options, " and "),
+                          describe_pipeline(model)),
+              hint);
 }
 
 }  // namespace tcast

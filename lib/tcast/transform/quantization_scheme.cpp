@@ -1,5 +1,8 @@
 #include "tcast/transform/quantization_scheme.h"
 
+#include <string_view>
+#include <utility>
+
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
@@ -45,11 +48,28 @@ LinearQuantization make_scheme(LinearScheme scheme) {
       "16-bit weights");
 }
 
-std::vector<std::string> ignored(const HfConfig& quantization) {
-  for (const char* key : {"modules_to_not_convert", "ignore", "ignored_layers"}) {
-    if (auto list = quantization.find<std::vector<std::string>>(key)) return *list;
+/// Models with more towers call the decoder language_model, in front of its own names or, newer
+/// ones, inside of "model"; alone it is just the model.
+std::string without_tower(const std::string& pattern) {
+  for (const auto& [prefix, instead] :
+       {std::pair<std::string_view, std::string_view>{"model.language_model.", "model."},
+        {"language_model.", ""}}) {
+    if (pattern.substr(0, prefix.size()) == prefix) {
+      return std::string(instead) + pattern.substr(prefix.size());
+    }
   }
-  return {};
+  return pattern;
+}
+
+std::vector<std::string> ignored(const HfConfig& quantization) {
+  std::vector<std::string> patterns;
+  for (const char* key : {"modules_to_not_convert", "ignore", "ignored_layers"}) {
+    const auto list = quantization.find<std::vector<std::string>>(key);
+    if (!list) continue;
+    for (const std::string& pattern : *list) patterns.push_back(without_tower(pattern));
+    break;
+  }
+  return patterns;
 }
 
 /// quant_method fp8: e4m3 weights in blocks, activations quantized at run time per block of a row.

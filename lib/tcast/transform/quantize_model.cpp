@@ -80,6 +80,7 @@ void quantize_linears(TransformerModel& m, StepReport& report) {
                   "'tcast inspect' shows the names of the modules");
     }
   }
+  m.fulfil(Request::quantize_ignore);
 }
 
 void quantize_cache(TransformerModel& m, StepReport& report) {
@@ -89,6 +90,7 @@ void quantize_cache(TransformerModel& m, StepReport& report) {
     return;
   }
   const DType dtype = scheme == KvScheme::int8 ? DType::i8 : DType::f8_e4m3;
+  bool any = false;
   walk(m.root(), [&](Module& module, const ModulePath& path) {
     auto* attention = dynamic_cast<AttentionModule*>(&module);
     if (attention == nullptr) return;
@@ -101,8 +103,13 @@ void quantize_cache(TransformerModel& m, StepReport& report) {
     report.changed.push_back(
         {path.text(), module.class_name(), fmt::format("KV cache in {}", short_name_of(dtype))});
     report.changed_modules += path.count();
-    m.fulfil(Request::quantize_kv_cache);
+    any = true;
   });
+  if (any) {
+    m.fulfil(Request::quantize_kv_cache);
+  } else {
+    report.skipped.insert(report.skipped.begin(), {"", "no attention keeps a paged cache"});
+  }
 }
 
 }  // namespace

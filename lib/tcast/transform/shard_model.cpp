@@ -10,10 +10,12 @@
 #include "tcast/transform/pipeline.h"
 #include "tcast/transform/steps.h"
 
-// Ranks are numbered with the tensor-parallel one fastest. An expert-parallel group takes ranks of
-// one tensor-parallel group first and then of neighbouring ones; what it leaves of the
-// tensor-parallel group cuts each expert, what it leaves of the data-parallel replicas holds copies
-// of the experts.
+// Devices are numbered with the tensor-parallel rank fastest. Expert parallelism takes
+// g = gcd(ep, tp) parts of each tensor-parallel group and all ranks of a part cut each expert
+// together (the order of Megatron-LM: expert-tensor parallel fastest, then expert parallel). So the
+// ranks of an expert-parallel group are tp / g devices apart, across tensor-parallel groups too:
+// with tp 4 and ep 6 they are devices 0, 2 of the first group, 4, 6 of the second, 8, 10 of the
+// third. What is left of the data-parallel replicas holds copies of the experts.
 
 namespace tcast {
 namespace {
@@ -44,18 +46,14 @@ void check(const ParallelOptions& parallel) {
 }
 
 Layout layout_of(const ParallelOptions& parallel) {
+  // ep divides tp * dp, and ep / g has no factor in common with tp / g: so ep / g divides dp.
+  const std::int64_t parts = std::gcd(parallel.ep, parallel.tp);
+  const std::int64_t part_size = parallel.tp / parts;
   Layout layout;
   layout.tensor = {parallel.tp, 1};
-  const std::int64_t ep_in_tp = std::gcd(parallel.ep, parallel.tp);
-  const std::int64_t ep_over_dp = parallel.ep / ep_in_tp;
-  if (parallel.dp() % ep_over_dp != 0) {
-    throw Error(fmt::format("--ep {} needs {} of {} data-parallel replicas, which does not divide",
-                            parallel.ep, ep_over_dp, parallel.dp()),
-                "choose --ep as a multiple or a divisor of --tp");
-  }
-  layout.experts.expert_group = {parallel.ep, 1};
-  layout.experts.token_slices = {ep_in_tp, 1};
-  layout.experts.tensor_group = {parallel.tp / ep_in_tp, ep_in_tp};
+  layout.experts.tensor_group = {part_size, 1};
+  layout.experts.token_slices = {parts, part_size};
+  layout.experts.expert_group = {parallel.ep, part_size};
   return layout;
 }
 

@@ -31,7 +31,7 @@ TransformerModel& wrap_model(TransformerModel& model) {
       add_head(*lm, report);
       if (m.config().get_or<bool>("tie_word_embeddings", false)) {
         lm->head()->parameters()[0].tied_to =
-            "model." + lm->decoder().embeddings().name() + ".weight";
+            lm->decoder_name() + "." + lm->decoder().embeddings().name() + ".weight";
       }
     }
     const std::string from = lm->class_name();

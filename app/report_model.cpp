@@ -1,0 +1,94 @@
+#include "app/report_model.h"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tcast/base/text.h"
+#include "tcast/transform/pipeline.h"
+
+#include "app/json_text.h"
+
+namespace tcast {
+namespace {
+
+void add(Report& report, const char* name, std::int64_t value) {
+  report.inputs.push_back({name, std::to_string(value)});
+}
+void add(Report& report, const char* name, std::string_view value) {
+  report.inputs.push_back({name, json_text(value)});
+}
+void add_number(Report& report, const char* name, double value) {
+  report.inputs.push_back({name, fmt::format("{}", value)});
+}
+void add_flag(Report& report, const char* name, bool value) {
+  report.inputs.push_back({name, value ? "true" : "false"});
+}
+
+}  // namespace
+
+void add_model(Report& report, const TransformerModel& model) {
+  report.model_type = model.config().model_type();
+  const ParameterCounts counts = model.count_parameters();
+  report.total_parameters = counts.total;
+  report.active_parameters = counts.active;
+  report.pipeline = describe_pipeline(model);
+  report.memory.max_position_embeddings =
+      model.config().find<std::int64_t>("max_position_embeddings");
+  report.assumptions = model.assumptions();
+  const std::vector<std::string> unread = model.config().unread_keys();
+  if (!unread.empty()) {
+    report.assumptions.push_back("config keys that nothing read: " +
+                                 printable(join(unread, ", "), 2000));
+  }
+  for (const StepReport& step : model.reports()) {
+    for (const std::string& warning : step.warnings) {
+      report.warnings.push_back(step.step + ": " + warning);
+    }
+  }
+}
+
+void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,
+                const WorkloadInputs& workload, const TargetInputs& target) {
+  const ModelOptions& options = model.options();
+  add(report, "config", report.config_file);
+  add_flag(report, "text_only", inputs.text_only);
+  add(report, "assume_base", inputs.assume_base);
+  add(report, "device", target.device.empty() ? "host" : target.device);
+  if (target.device.empty()) {
+    add(report, "threads", target.threads);
+    add_number(report, "time_budget_s", target.time_budget_s);
+  }
+  add(report, "num_devices", options.parallel.devices());
+  add(report, "tp", options.parallel.tp);
+  add(report, "ep", options.parallel.ep);
+  add(report, "dp", options.parallel.dp());
+  if (workload.single_phase) {
+    const Workload& phase = *workload.single_phase;
+    add(report, "phase", phase.phase == Phase::prefill ? "prefill" : "decode");
+    add(report, "num_queries", phase.batch);
+    add(report, "query_length", phase.query_length);
+    add(report, "context_length", phase.context_length);
+  } else {
+    add(report, "batch_size", workload.batch_size);
+    add(report, "input_length", workload.input_length);
+    add(report, "output_length", workload.output_length);
+  }
+  add(report, "quantize_linear", name_of(options.quantize_linear));
+  add(report, "quantize_kv_cache", name_of(options.quantize_kv_cache));
+  add(report, "quantize_ignore", join(options.quantize_ignore, ","));
+  if (options.dtype) add(report, "dtype", name_of(*options.dtype));
+  if (options.num_hidden_layers) add(report, "num_hidden_layers", *options.num_hidden_layers);
+  add(report, "num_mtp_tokens", options.num_mtp_tokens);
+  add(report, "kv_block_size", options.kv_block_size);
+  add_number(report, "expert_skew", options.expert_skew);
+  add_flag(report, "reuse_layers", options.reuse_layers);
+  add(report, "skip_steps", join(options.skip_steps, ","));
+  add(report, "profiles", join(model.profile().sources, ","));
+  add(report, "reserved_memory_bytes", target.reserved_memory_bytes);
+}
+
+}  // namespace tcast

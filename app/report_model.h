@@ -1,0 +1,20 @@
+#pragma once
+
+#include "tcast/model/transformer_model.h"
+#include "tcast/report/report.h"
+
+#include "app/options.h"
+
+namespace tcast {
+
+/// Puts into a report what it says of a transformed model whatever is asked about it: type,
+/// parameters (as deployed: with MTP layers if they were asked for), pipeline, what had to be
+/// assumed, config keys that nothing read, the steps' warnings.
+void add_model(Report& report, const TransformerModel& model);
+
+/// Lists in a report everything that was asked for: the model's options as they took effect, the
+/// workload, the target. The same question asked again gives the same list.
+void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,
+                const WorkloadInputs& workload, const TargetInputs& target);
+
+}  // namespace tcast

@@ -1,0 +1,132 @@
+#include "tcast/model/fused_experts.h"
+
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+
+namespace tcast {
+namespace {
+
+constexpr double activation_limit = 7;
+
+Parameter stacked(const char* name, const Shape& shape, DType dtype, InitRole role) {
+  Parameter parameter;
+  parameter.name = name;
+  parameter.shape = shape;
+  parameter.dtype = dtype;
+  parameter.role = role;
+  parameter.transposed = role == InitRole::matrix;
+  return parameter;
+}
+
+/// A weight of a fused module and its bias.
+struct Projection {
+  const Parameter& weight;
+  const Parameter& bias;
+
+  Projection(const Module& experts, const std::string& name)
+      : weight(*experts.find_parameter(name)), bias(*experts.find_parameter(name + "_bias")) {}
+};
+
+}  // namespace
+
+FusedExperts::FusedExperts(std::string class_name, std::int64_t experts, std::int64_t hidden_size,
+                           std::int64_t intermediate_size, DType dtype)
+    : ModuleOf(std::move(class_name)) {
+  const std::int64_t both = 2 * intermediate_size;
+  add_parameter(stacked("gate_up_proj", {experts, both, hidden_size}, dtype, InitRole::matrix));
+  add_parameter(stacked("gate_up_proj_bias", {experts, both}, dtype, InitRole::bias));
+  add_parameter(
+      stacked("down_proj", {experts, hidden_size, intermediate_size}, dtype, InitRole::matrix));
+  add_parameter(stacked("down_proj_bias", {experts, hidden_size}, dtype, InitRole::bias));
+}
+
+Value FusedExperts::run_one(Trace& trace, Value rows, std::int64_t expert) const {
+  auto product = [&](const Projection& projection, Value x) {
+    const Shape shape = projection.weight.shape;
+    MatMul op;
+    op.m = trace.shape(x)[0];
+    op.n = shape[1];
+    op.k = shape[2];
+    op.input = trace.dtype(x);
+    op.weight = projection.weight.dtype;
+    op.output = op.input;
+    op.compute = op.input;
+    op.bias = true;
+    op.weight_offset = expert * op.n * op.k;
+    op.weight_batch_stride = op.n * op.k;  // one of several matrices, the first one too
+    op.bias_offset = expert * op.n;
+    return trace.emit(op, {x, trace.parameter(projection.weight), trace.parameter(projection.bias)},
+                      {op.m, op.n}, op.output);
+  };
+  const Value both = product({*this, "gate_up_proj"}, rows);
+  const Value activated =
+      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit);
+  return product({*this, "down_proj"}, activated);
+}
+
+GroupedFusedExperts::GroupedFusedExperts(FusedExperts& original) : ModuleOf("GroupedFusedExperts") {
+  take_over(original);
+}
+
+Value GroupedFusedExperts::run(Trace& trace, Value rows, Value counts,
+                               const ExpertLoad& load) const {
+  const ScopeGuard scope(trace, name(), class_name(), false);
+  auto product = [&](const Projection& projection, Value x, double bias_scale) {
+    const Shape local = projection.weight.local_shape();
+    GroupedMatMul op;
+    op.experts = local[0];
+    op.active_experts = load.active_experts;
+    op.rows = load.rows;
+    op.n = local[1];
+    op.k = local[2];
+    op.input = trace.dtype(x);
+    op.weight = projection.weight.dtype;
+    op.output = op.input;
+    op.compute = op.input;
+    op.bias = true;
+    op.bias_scale = bias_scale;
+    return trace.emit(
+        op, {x, trace.parameter(projection.weight), counts, trace.parameter(projection.bias)},
+        {op.rows, op.n}, op.output);
+  };
+  const Value both = product({*this, "gate_up_proj"}, rows, 1);
+  const Value activated =
+      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit);
+  // The parts of an expert are added up later, each with its share of the bias.
+  return product({*this, "down_proj"}, activated, 1 / static_cast<double>(tensor_ranks_));
+}
+
+void GroupedFusedExperts::shard_tensor(RankGroup group, const std::string& path) {
+  if (group.size == 1) return;
+  const std::int64_t width = find_parameter("down_proj")->shape[2];
+  if (width % group.size != 0) {
+    throw Error(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks", path,
+                            width, group.size),
+                fmt::format("choose a number of ranks that divides {}", width));
+  }
+  tensor_ranks_ = group.size;
+  // Gate and up take turns: a run of neighbours holds whole pairs.
+  const Shard pairs{1, group.size, group.stride, {{2 * width, group.size}}};
+  find_parameter("gate_up_proj")->shard = pairs;
+  find_parameter("gate_up_proj_bias")->shard = pairs;
+  find_parameter("down_proj")->shard = {2, group.size, group.stride, {{width, group.size}}};
+}
+
+void GroupedFusedExperts::shard_experts(RankGroup group, const std::string& path) {
+  if (group.size == 1) return;
+  const std::int64_t experts = parameters()[0].shape[0];
+  if (experts % group.size != 0) {
+    throw Error(
+        fmt::format("{}: {} experts cannot be divided over ep {}", path, experts, group.size),
+        fmt::format("choose --ep so that it divides {}", experts));
+  }
+  for (Parameter& parameter : parameters()) {
+    parameter.stack = {0, group.size, group.stride, {{experts, group.size}}};
+  }
+  set_attribute("expert_parallel", group.size);
+}
+
+}  // namespace tcast

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "tcast/base/export.h"
+#include "tcast/model/moe.h"
+
+namespace tcast {
+
+/// All experts of a block in one module (gpt_oss). Parameters: gate_up_proj [experts, hidden,
+/// 2 * intermediate], gate and up outputs taking turns, gate_up_proj_bias [experts,
+/// 2 * intermediate], down_proj [experts, intermediate, hidden], down_proj_bias [experts, hidden],
+/// weights as [in, out]. An expert computes down((clamp(up) + 1) * swish(clamp(gate))), see
+/// ElementwiseKind::clamped_swiglu.
+class TCAST_API FusedExperts : public ModuleOf<FusedExperts> {
+ public:
+  FusedExperts(std::string class_name, std::int64_t experts, std::int64_t hidden_size,
+               std::int64_t intermediate_size, DType dtype);
+
+  /// The result of one expert for its rows [rows, hidden], as the eager loop computes it.
+  Value run_one(Trace& trace, Value rows, std::int64_t expert) const;
+};
+
+/// The same experts computed by grouped matmuls.
+class TCAST_API GroupedFusedExperts : public ModuleOf<GroupedFusedExperts, ExpertsModule> {
+ public:
+  explicit GroupedFusedExperts(FusedExperts& original);
+  Value run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const override;
+  void shard_tensor(RankGroup group, const std::string& path) override;
+  void shard_experts(RankGroup group, const std::string& path) override;
+
+ private:
+  std::int64_t tensor_ranks_ = 1;
+};
+
+}  // namespace tcast
