@@ -113,8 +113,7 @@ TEST_CASE("logits are dumped as a NumPy file") {
   const std::size_t header = static_cast<unsigned char>(npy[8]) +
                              256 * static_cast<std::size_t>(static_cast<unsigned char>(npy[9]));
   CHECK((10 + header) % 64 == 0);
-  CHECK(npy.substr(10, 66) ==
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2, 96, ), } ");
+  CHECK(npy.substr(10, 66) == "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2, 96, ), } ");
   CHECK(npy.size() == 10 + header + 2 * 2 * 96 * 4);
 }
 
@@ -126,19 +125,26 @@ TEST_CASE("token ids: what is wrong is said with file and line") {
   const std::vector<Row> rows = {
       {"", "FILE: no token ids | write one line of whole numbers for each request"},
       {"\n \n,\n", "FILE: no token ids | write one line of whole numbers for each request"},
-      {"1 2 x", "FILE:1:5: expected a token id, got 'x' | write one line of whole numbers for each "
-                "request"},
-      {"1 2.5", "FILE:1:3: expected a token id, got '2.5' | write one line of whole numbers for each "
-                "request"},
-      {"1\n96", "FILE:2:1: token id 96 is outside the vocabulary of 96 | token ids go from 0 to 95"},
+      {"1 2 x",
+       "FILE:1:5: expected a token id, got 'x' | write one line of whole numbers for each "
+       "request"},
+      {"1 2.5",
+       "FILE:1:3: expected a token id, got '2.5' | write one line of whole numbers for each "
+       "request"},
+      {"1\n96",
+       "FILE:2:1: token id 96 is outside the vocabulary of 96 | token ids go from 0 to 95"},
       {"-1", "FILE:1:1: token id -1 is outside the vocabulary of 96 | token ids go from 0 to 95"},
-      {"99999999999999999999", "FILE:1:1: expected a token id, got '99999999999999999999' | write one "
-                               "line of whole numbers for each request"},
-      {"1 2\n\n1 2 3", "FILE:3: 3 token ids, line 1 has 2 | all requests of a run are equally long"},
-      {"[1, 2]", "FILE:1:1: expected a token id, got '[1' | write one line of whole numbers for each "
-                 "request"},
-      {std::string("1 \0 2", 5), "FILE:1:3: expected a token id, got '\\x00' | write one line of whole "
-                                 "numbers for each request"},
+      {"99999999999999999999",
+       "FILE:1:1: expected a token id, got '99999999999999999999' | write one "
+       "line of whole numbers for each request"},
+      {"1 2\n\n1 2 3",
+       "FILE:3: 3 token ids, line 1 has 2 | all requests of a run are equally long"},
+      {"[1, 2]",
+       "FILE:1:1: expected a token id, got '[1' | write one line of whole numbers for each "
+       "request"},
+      {std::string("1 \0 2", 5),
+       "FILE:1:3: expected a token id, got '\\x00' | write one line of whole "
+       "numbers for each request"},
   };
   const Folder folder;
   for (const Row& row : rows) {
@@ -168,7 +174,9 @@ TEST_CASE("what cannot be executed is refused, and nothing is written") {
        "tcast: error: 3 requests cannot be spread evenly over 2 data-parallel replicas"},
       {{"--tp", "3"}, 1, "tcast: error: model.layers.[0-1].self_attn: 8 attention heads cannot be"},
       {{"--ep", "2", "--num-devices", "2"}, 1, "tcast: error: --ep 2 was asked for, but"},
-      {{"--input-length", "100000000", "--batch-size", "100000"}, 1, "tcast: error: executing takes"},
+      {{"--input-length", "100000000", "--batch-size", "100000"},
+       1,
+       "tcast: error: executing takes"},
       {{"--input-length", "0"}, 2, "tcast: error: --input-length: "},
       {{"--output-length", "-1"}, 2, "tcast: error: --output-length: "},
       {{"--dtype", "int8"}, 2, "tcast: error: --dtype: "},
