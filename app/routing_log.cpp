@@ -48,14 +48,15 @@ std::vector<double> selection_scores(const RoutingCall& call, std::int64_t row) 
   return scores;
 }
 
-/// The sum of the best two of each group.
-std::vector<double> group_scores(const std::vector<double>& scores, std::size_t size) {
+/// The best one of each group, or the sum of the best two.
+std::vector<double> group_scores(const Route& op, const std::vector<double>& scores) {
+  const auto size = static_cast<std::size_t>(op.experts / op.groups);
   std::vector<double> groups;
   for (std::size_t first = 0; first + size <= scores.size(); first += size) {
     std::vector<double> group(scores.begin() + static_cast<std::ptrdiff_t>(first),
                               scores.begin() + static_cast<std::ptrdiff_t>(first + size));
     std::sort(group.rbegin(), group.rend());
-    groups.push_back(group[0] + (size > 1 ? group[1] : 0));
+    groups.push_back(group[0] + (size > 1 && op.group_best > 1 ? group[1] : 0));
   }
   return groups;
 }
@@ -76,7 +77,7 @@ double gap_between(const Route& op, const std::vector<double>& scores, const Exp
   std::set_difference(expected.begin(), expected.end(), chosen.begin(), chosen.end(),
                       std::back_inserter(missing));
   const auto size = static_cast<std::size_t>(op.experts / op.groups);
-  const std::vector<double> groups = group_scores(scores, size);
+  const std::vector<double> groups = group_scores(op, scores);
   const auto group_of = [&](std::int64_t expert) {
     return groups[static_cast<std::size_t>(expert) / size];
   };

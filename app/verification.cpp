@@ -94,30 +94,33 @@ Verification::Verification(const TransformerModel& model, VerificationRequest re
     notes_.emplace_back("the model has no head of its own: compared from the first step on");
     return;
   }
-  reference_ = execute(model, Arithmetic::unrounded, routing_);
+  reference_ = execute(model, Arithmetic::unrounded);
   routing_.take_changes();
   require_usable(reference_.logits);
   previous_ = reference_;
 }
 
-Verification::Outcome Verification::execute(const TransformerModel& model, Arithmetic arithmetic,
-                                            RoutingLog& routing) {
+Verification::Outcome Verification::execute(const TransformerModel& model, Arithmetic arithmetic) {
   ExecutorOptions options;
   options.arithmetic = arithmetic;
-  options.on_route = [&routing](const RoutingCall& call) { routing.follow(call); };
+  // Rounding moves routers as well, so what is rounded goes its own way.
+  if (arithmetic == Arithmetic::unrounded) {
+    options.on_route = [this](const RoutingCall& call) { routing_.follow(call); };
+  }
   const auto length = request_.prompts[0].size() + request_.decode.size();
   Generation generation(model, static_cast<std::int64_t>(request_.prompts.size()),
                         static_cast<std::int64_t>(length), std::move(options));
   Outcome outcome;
   for (std::size_t pass = 0; pass <= request_.decode.size(); ++pass) {
-    routing.begin_pass(pass);
+    routing_.begin_pass(pass);
     outcome.logits.push_back(
         generation.step(pass == 0 ? request_.prompts : request_.decode[pass - 1]));
     LogitRows mtp = generation.rows_of("mtp logits");
     if (!mtp.empty()) outcome.mtp_logits.push_back(std::move(mtp));
   }
   ranks_ = generation.ranks();
-  if (arithmetic == Arithmetic::kernels) {
+  worst_op_ = generation.executor().worst_op();
+  if (arithmetic == Arithmetic::checked) {
     for (const std::string& note : generation.executor().notes()) {
       if (std::find(notes_.begin(), notes_.end(), note) == notes_.end()) notes_.push_back(note);
     }
@@ -168,7 +171,7 @@ void Verification::look_between_steps(const TransformerModel& model, const std::
 }
 
 void Verification::look(const TransformerModel& model, VerifiedStep step) {
-  Outcome outcome = execute(model, Arithmetic::unrounded, routing_);
+  Outcome outcome = execute(model, Arithmetic::unrounded);
   if (reference_.logits.empty()) {
     require_usable(outcome.logits);
     reference_ = previous_ = outcome;
@@ -193,41 +196,17 @@ void Verification::look(const TransformerModel& model, VerifiedStep step) {
     step.faults.push_back(other_experts(step.wrong_routes.size()));
   }
   if (narrowest_dtype(model) != DType::f32) {
-    step.deployed = look_at_precision(model, outcome);
-    if (step.deployed->error > request_.kernel_tolerance) {
-      step.faults.push_back("its kernels are wrong: " +
-                            exceeds(step.deployed->error, request_.kernel_tolerance));
-    }
-    if (!step.deployed->wrong_routes.empty()) {
-      step.faults.push_back("its kernels are wrong: " +
-                            other_experts(step.deployed->wrong_routes.size()));
+    step.deployed.emplace();
+    step.deployed->moved = error_of(execute(model, Arithmetic::checked), outcome);
+    step.deployed->worst = worst_op_;
+    if (worst_op_.error > request_.kernel_tolerance) {
+      step.faults.push_back(fmt::format("the kernel of {} in {} is wrong: {}", worst_op_.name,
+                                        worst_op_.module,
+                                        exceeds(worst_op_.error, request_.kernel_tolerance)));
     }
   }
   previous_ = std::move(outcome);
   steps_.push_back(std::move(step));
-}
-
-DeployedPrecision Verification::look_at_precision(const TransformerModel& model,
-                                                  const Outcome& unrounded) {
-  DeployedPrecision result;
-  if (bits_of(narrowest_dtype(model)) > 8) {
-    // 16 bit on top of f32 everywhere: what is close for them need not be close for f32.
-    result.moved = error_of(execute(model, Arithmetic::kernels, routing_), unrounded);
-    result.error = result.moved;
-    result.near_ties = routing_.take_changes();
-    return result;
-  }
-  RoutingLog routing;
-  const Outcome plain = execute(model, Arithmetic::plain_loops, routing);
-  routing.take_changes();
-  const Outcome kernels = execute(model, Arithmetic::kernels, routing);
-  result.error = error_of(kernels, plain);
-  result.moved = error_of(kernels, unrounded);
-  for (RoutingChange& change : routing.take_changes()) {
-    const bool tie = change.gap <= near_tie * request_.kernel_tolerance;
-    (tie ? result.near_ties : result.wrong_routes).push_back(std::move(change));
-  }
-  return result;
 }
 
 bool Verification::keeps_function() const {

@@ -20,17 +20,14 @@ struct VerificationRequest {
   std::vector<TokenIds> decode;  ///< for each decode step, one token per request
   /// Between models that are executed without rounding (Arithmetic::unrounded).
   double tolerance = 1e-4;
-  /// Of the kernels of a model in 8 bit against plain loops over the same operands, of a model in
-  /// 16 bit against f32.
+  /// Of each kernel that has 8-bit or 16-bit operands, against plain loops over them.
   double kernel_tolerance = 1e-3;
 };
 
 /// A model in the precision that it is deployed in.
 struct DeployedPrecision {
-  double error = 0;  ///< of its kernels, as VerificationRequest::kernel_tolerance means it
+  WorstOp worst;     ///< of its kernels
   double moved = 0;  ///< by precision alone: against the same model without rounding
-  std::vector<RoutingChange> near_ties;
-  std::vector<RoutingChange> wrong_routes;
 };
 
 /// What a step did to the function of a model.
@@ -74,9 +71,8 @@ class Verification final : public StepObserver {
     std::vector<LogitRows> mtp_logits;
   };
 
-  Outcome execute(const TransformerModel& model, Arithmetic arithmetic, RoutingLog& routing);
+  Outcome execute(const TransformerModel& model, Arithmetic arithmetic);
   void look(const TransformerModel& model, VerifiedStep step);
-  DeployedPrecision look_at_precision(const TransformerModel& model, const Outcome& unrounded);
   void look_between_steps(const TransformerModel& model, const std::string& where);
   static double error_of(const Outcome& outcome, const Outcome& reference);
 
@@ -88,6 +84,7 @@ class Verification final : public StepObserver {
   std::vector<VerifiedStep> steps_;
   std::vector<std::string> notes_;
   std::int64_t ranks_ = 1;
+  WorstOp worst_op_;  ///< of the last execution
 };
 
 }  // namespace tcast

@@ -29,8 +29,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr double tolerance_8_bit = 1e-3;
-constexpr double tolerance_16_bit = 3e-2;
 constexpr std::size_t most_listed = 5;
 
 std::string text_of(double error) { return error == 0 ? "0" : fmt::format("{:.1e}", error); }
@@ -89,8 +87,6 @@ class VerifyCommand final : public Command {
     const HfConfig config = HfConfig::load(config_);
     VerificationRequest request;
     request.tolerance = tolerance_;
-    request.kernel_tolerance =
-        model_.options.dtype == DType::f32 ? tolerance_8_bit : tolerance_16_bit;
     ShrinkRequest size;
     size.decode_steps = decode_steps_;
     size.keeps_vocabulary = !token_ids_file_.empty();
@@ -184,7 +180,7 @@ class VerifyCommand final : public Command {
         {"after step"}, {"changed", true}, {"to untransformed", true}, {"to previous", true}};
     if (!precise) {
       columns.push_back({"kernels", true});
-      columns.push_back({"precision moved", true});
+      columns.push_back({"precision moves", true});
     }
     columns.push_back({"verdict"});
     TextTable table(std::move(columns));
@@ -193,7 +189,7 @@ class VerifyCommand final : public Command {
           step.name, step.disabled ? "skipped" : std::to_string(step.changed_modules),
           text_of(step.error), text_of(step.error_to_previous)};
       if (!precise) {
-        row.push_back(step.deployed ? text_of(step.deployed->error) : "");
+        row.push_back(step.deployed ? text_of(step.deployed->worst.error) : "");
         row.push_back(step.deployed ? text_of(step.deployed->moved) : "");
       }
       row.emplace_back(step.faults.empty() ? "same function" : "DIFFERENT");
@@ -203,10 +199,6 @@ class VerifyCommand final : public Command {
     for (const VerifiedStep& step : verification.steps()) {
       append_routes(text, step.name, "near-tie", step.near_ties, request);
       append_routes(text, step.name, "other experts", step.wrong_routes, request);
-      if (!step.deployed) continue;
-      append_routes(text, step.name + ", kernels", "near-tie", step.deployed->near_ties, request);
-      append_routes(text, step.name + ", kernels", "other experts", step.deployed->wrong_routes,
-                    request);
     }
     for (const VerifiedStep& step : verification.steps()) {
       for (const std::string& fault : step.faults) {
@@ -223,14 +215,12 @@ class VerifyCommand final : public Command {
   static std::string precision_text(const VerificationRequest& request) {
     return fmt::format(
         "steps are compared without rounding: weights as in the checkpoint, activations and caches "
-        "in "
-        "f32, so that scales which every rank finds for its own part of a row do not matter; "
-        "beside "
-        "that the model is executed in its own precision: 'kernels' is their distance to plain "
-        "loops "
-        "over the same 8-bit operands (of 16 bit: to f32), at most {:.0e}, 'precision moved' how "
-        "far "
-        "precision alone moves the logits",
+        "in float32, so that the scales which every rank finds for its own part of a row do not "
+        "matter. Then the model is executed in its own precision: 'kernels' is the largest "
+        "distance "
+        "of one of them to plain loops over the same operands, at most {:.0e}; 'precision moves' "
+        "is "
+        "how far rounding alone moves the logits",
         request.kernel_tolerance);
   }
 
@@ -300,10 +290,10 @@ class VerifyCommand final : public Command {
                           {"near_ties", json_of(step.near_ties, request)},
                           {"other_experts", json_of(step.wrong_routes, request)}};
       if (step.deployed) {
-        one["precision"] = {{"kernel_error", json_of(step.deployed->error)},
-                            {"moved", json_of(step.deployed->moved)},
-                            {"near_ties", json_of(step.deployed->near_ties, request)},
-                            {"other_experts", json_of(step.deployed->wrong_routes, request)}};
+        one["precision"] = {{"kernel_error", json_of(step.deployed->worst.error)},
+                            {"worst_kernel", step.deployed->worst.name},
+                            {"worst_module", step.deployed->worst.module},
+                            {"moved", json_of(step.deployed->moved)}};
       }
       one["faults"] = step.faults;
       json["steps"].push_back(std::move(one));

@@ -13,7 +13,7 @@
 #include "tcast/base/error.h"
 #include "tcast/exec/bf16.h"
 #include "tcast/exec/memory.h"
-#include "tcast/exec/reference.h"
+#include "tcast/exec/op_check.h"
 #include "tcast/exec/threads.h"
 #include "tcast/exec/weights.h"
 
@@ -96,7 +96,7 @@ struct PreparedOp {
   std::shared_ptr<Kernel> kernel;
   std::string packed_layout;
   bool dequantized = false;   ///< the weight is converted when it is loaded
-  bool plain = false;         ///< run_reference() computes it
+  bool checked = false;       ///< compared with run_reference()
   bool static_scale = false;  ///< the product's input has a fixed scale, found at the first run
   std::vector<int> inputs;    ///< of Op::inputs, those that the kernel takes
   std::int64_t calls = 0;
@@ -169,14 +169,17 @@ struct WeightKey {
 
 bool is_narrow(DType dtype) { return dtype != DType::f32 && bits_of(dtype) <= 8; }
 
-/// Products and caches of quantized operands, and what quantizes.
-bool has_narrow_operands(const OpRecord& record) {
-  if (const auto* op = std::get_if<MatMul>(&record)) return is_narrow(op->weight);
-  if (const auto* op = std::get_if<GroupedMatMul>(&record)) return is_narrow(op->weight);
-  if (const auto* op = std::get_if<Attention>(&record)) return is_narrow(op->cache);
-  if (const auto* op = std::get_if<CacheAppend>(&record)) return is_narrow(op->cache);
-  if (const auto* op = std::get_if<CacheRead>(&record)) return is_narrow(op->cache);
-  return std::holds_alternative<Quantize>(record);
+/// True for operands of less than 32 bit.
+bool has_narrow_operands(const Region& region, const Op& op) {
+  const auto is_short = [&](TensorId id) {
+    const Tensor& tensor = region.tensors[id];
+    const DType dtype = tensor.kind == TensorKind::cache
+                            ? region.caches[static_cast<std::size_t>(tensor.index)].dtype
+                            : tensor.dtype;
+    return bits_of(dtype) < 32;
+  };
+  return std::any_of(op.inputs.begin(), op.inputs.end(), is_short) ||
+         std::any_of(op.outputs.begin(), op.outputs.end(), is_short);
 }
 
 }  // namespace
@@ -251,6 +254,7 @@ class Executor::Impl {
     return list;
   }
   void reset_times() { times_.clear(); }
+  const WorstOp& worst_op() const { return worst_; }
 
   ExecutorMemory memory() const {
     ExecutorMemory memory;
@@ -343,9 +347,8 @@ class Executor::Impl {
       if (result.kernel == nullptr) fail(region, op, result.unsupported);
       ready.kernel = std::move(result.kernel);
     }
-    ready.plain = options_.arithmetic == Arithmetic::plain_loops && has_narrow_operands(op.record);
-    const bool packs = ready.kernel->packed_bytes() > 0 && !ready.plain;
-    ready.packed_layout = packs ? ready.kernel->packed_layout() : "";
+    ready.packed_layout = ready.kernel->packed_bytes() > 0 ? ready.kernel->packed_layout() : "";
+    ready.checked = options_.arithmetic == Arithmetic::checked && has_narrow_operands(region, op);
   }
 
   /// Products: operands that the substitution made superfluous go; a weight that no kernel reads as
@@ -550,33 +553,40 @@ class Executor::Impl {
                     std::int64_t rank, CallBuffers& buffers) {
     for (int i = 0; i < op.inputs.count; ++i) {
       const TensorId id = op.inputs[i];
-      const Tensor& tensor = region.tensors[id];
-      if (tensor.kind != TensorKind::parameter) continue;
+      if (region.tensors[id].kind != TensorKind::parameter) continue;
       if (std::find(ready.inputs.begin(), ready.inputs.end(), i) == ready.inputs.end()) continue;
-      // Scales belong to the weight of the same product.
-      const Tensor& weight = region.tensors[op.inputs[1]];
-      WeightKey key;
-      key.parameter = tensor.parameter;
-      key.joined = tensor.joined;
-      key.layer = layer;
-      key.member = tensor.stacked > 0 ? -2 : tensor.member;
-      key.rank = is_sharded(tensor) ? rank : 0;
-      const bool packs = i == 1 && !ready.packed_layout.empty();
-      if (packs) key.layout = ready.packed_layout;
-      key.dequantized = i == 1 && ready.dequantized;
-      auto found = weights_.find(key);
-      if (found == weights_.end()) {
-        Weight made = tensor.parameter->scale
-                          ? make_scales(tensor, weight, layer, rank)
-                          : make_weight(tensor, scale_of(region, op, ready, i), layer, rank,
-                                        key.dequantized ? weight_dtype(ready.record)
-                                                        : host_dtype(tensor.dtype),
-                                        packs ? ready.kernel.get() : nullptr);
-        found = weights_.emplace(std::move(key), std::move(made)).first;
-      }
-      buffers[id] = found->second.buffer;
-      buffers[id].shape = tensor.shape;
+      buffers[id] =
+          weight_of(region, op, ready, i, layer, rank, i == 1 && !ready.packed_layout.empty());
     }
+  }
+
+  /// Input `i` of an op, a parameter, as the kernel wants it or (`packs` false) plain.
+  Buffer weight_of(const Region& region, const Op& op, const PreparedOp& ready, int i,
+                   std::int64_t layer, std::int64_t rank, bool packs) {
+    const Tensor& tensor = region.tensors[op.inputs[i]];
+    // Scales belong to the weight of the same product.
+    const Tensor& weight = region.tensors[op.inputs[1]];
+    WeightKey key;
+    key.parameter = tensor.parameter;
+    key.joined = tensor.joined;
+    key.layer = layer;
+    key.member = tensor.stacked > 0 ? -2 : tensor.member;
+    key.rank = is_sharded(tensor) ? rank : 0;
+    if (packs) key.layout = ready.packed_layout;
+    key.dequantized = i == 1 && ready.dequantized;
+    auto found = weights_.find(key);
+    if (found == weights_.end()) {
+      Weight made =
+          tensor.parameter->scale
+              ? make_scales(tensor, weight, layer, rank)
+              : make_weight(tensor, scale_of(region, op, ready, i), layer, rank,
+                            key.dequantized ? weight_dtype(ready.record) : host_dtype(tensor.dtype),
+                            packs ? ready.kernel.get() : nullptr);
+      found = weights_.emplace(std::move(key), std::move(made)).first;
+    }
+    Buffer buffer = found->second.buffer;
+    buffer.shape = tensor.shape;
+    return buffer;
   }
 
   static bool is_sharded(const Tensor& tensor) {
@@ -874,8 +884,8 @@ class Executor::Impl {
       inputs[1] = shifted_ids(inputs[1], *region.tensors[op.inputs[0]].parameter, rank);
     }
     const KernelArgs args{{inputs.data(), used}, {outputs.data(), results}, scratch_.span(), view};
-    if (ready.plain) {
-      run_reference(ready.record, args);
+    if (ready.checked) {
+      check(region, op, ready, args, graph_->calls[call].member, rank);
     } else {
       ready.kernel->run(args);
     }
@@ -884,6 +894,19 @@ class Executor::Impl {
                          first_token(region, op, route->tokens, rank), route->tokens, inputs[0],
                          route->correction_bias ? inputs[1] : Buffer{}, outputs[0], outputs[1]});
     }
+  }
+
+  void check(const Region& region, const Op& op, const PreparedOp& ready, const KernelArgs& args,
+             std::int64_t layer, std::int64_t rank) {
+    std::vector<Buffer> plain(args.inputs.begin(), args.inputs.end());
+    if (!ready.packed_layout.empty()) {
+      plain[1] = weight_of(region, op, ready, 1, layer, rank, false);
+    }
+    const OpCheck checked(ready.record, {plain, args.outputs, {}, args.cache});
+    ready.kernel->run(args);
+    const double error = checked.error();
+    if (error <= worst_.error) return;
+    worst_ = {error, std::string(name_of(op.record)), path_of(region, op.scope)};
   }
 
   /// Where the rows of a router begin among the tokens of its rank: ranks that have the same tokens
@@ -1157,6 +1180,7 @@ class Executor::Impl {
   ParameterPath path_;
   ExecutorOptions options_;
   HostDTypes host_;
+  WorstOp worst_;
   Program programs_[2];  ///< by phase
   Program* last_ = nullptr;
   const Graph* graph_ = nullptr;  ///< during a run
@@ -1190,6 +1214,7 @@ bool Executor::has_output(std::string_view name) const {
 }
 std::vector<OpTime> Executor::times() const { return impl_->times(); }
 void Executor::reset_times() { impl_->reset_times(); }
+const WorstOp& Executor::worst_op() const { return impl_->worst_op(); }
 ExecutorMemory Executor::memory() const { return impl_->memory(); }
 const std::vector<std::string>& Executor::notes() const { return impl_->notes(); }
 std::int64_t Executor::weight_bytes_per_pass() const { return impl_->weight_bytes_per_pass(); }

@@ -18,9 +18,9 @@ using ParameterPath =
 
 /// How the operators of a graph are computed.
 enum class Arithmetic : std::uint8_t {
-  kernels,      ///< by the kernels, in the dtypes that the graph has
-  plain_loops,  ///< the same, but what has 8-bit operands by run_reference()
-  unrounded,    ///< as if nothing had been quantized: f32 everywhere, weights as in the checkpoint
+  kernels,    ///< by the kernels, in the dtypes that the graph has
+  checked,    ///< the same; what has 8-bit or 16-bit operands is compared with run_reference()
+  unrounded,  ///< as if nothing had been quantized: f32 everywhere, weights as in the checkpoint
 };
 
 /// A router's choice for the tokens of one rank. `weights` and `experts` [tokens, top_k] may be
@@ -60,6 +60,13 @@ struct OpTime {
   double total_s = 0;
 };
 
+/// The operator of a graph whose kernel was farthest from plain loops over the same operands.
+struct WorstOp {
+  double error = 0;  ///< max |a - b| / max |b|
+  std::string name;
+  std::string module;  ///< path with '*' for list members
+};
+
 /// What the executor holds, in bytes, over all ranks.
 struct ExecutorMemory {
   std::int64_t weight_bytes = 0;  ///< as packed for the kernels
@@ -91,6 +98,8 @@ class Executor {
 
   std::vector<OpTime> times() const;
   void reset_times();
+  /// With Arithmetic::checked, over all runs.
+  const WorstOp& worst_op() const;
   ExecutorMemory memory() const;
   /// Dtypes that were replaced, such as "f8_e4m3 -> bf16"; each once.
   const std::vector<std::string>& notes() const;
