@@ -122,7 +122,9 @@ ConfigSizes widths(const HfConfig& config, const Facts& facts, const ParallelOpt
               kv_heads % tp == 0 ? 1 : sharing, 2);
   const std::int64_t few_heads = few_kv * few_sharing;
   sizes.emplace_back("num_attention_heads", few_heads);
-  if (facts.kv_heads > 0) sizes.emplace_back("num_key_value_heads", few_kv);
+  if (facts.kv_heads > 0 || config.has("num_key_value_heads")) {
+    sizes.emplace_back("num_key_value_heads", few_kv);
+  }
 
   const std::int64_t hidden = config.get_size("hidden_size");
   const bool by_heads = !config.has("head_dim") && facts.head_dim * heads == hidden;
@@ -190,7 +192,7 @@ std::vector<std::string> changes_of(const HfConfig& config, const Facts& facts,
   }
   for (const auto& [key, size] : after.sizes) {
     std::int64_t old = size_in(config, key).value_or(0);
-    if (key == "num_key_value_heads") old = facts.kv_heads;
+    if (key == "num_key_value_heads" && facts.kv_heads > 0) old = facts.kv_heads;
     if (key == "num_experts") old = facts.experts;
     if (size == old) continue;
     if (key == "num_experts") {

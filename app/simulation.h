@@ -49,6 +49,7 @@ class ModelSource final : public GraphSource {
     model_.trace(work, graph);
   }
   std::int64_t weight_bytes() const override { return weight_bytes_; }
+  std::int64_t longest_sequence() const override { return model_.longest_sequence(); }
 
   /// Tokens of each request that a pass of whole requests predicts.
   std::int64_t tokens_per_request() const { return 1 + extra_tokens_; }

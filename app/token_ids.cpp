@@ -25,12 +25,13 @@ std::vector<std::int64_t> read_line(const std::string& line, const std::string& 
     std::int64_t id = 0;
     const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
     if (error != std::errc() || stop != word.data() + word.size()) {
-      throw Error(fmt::format("{}:{}: expected a token id, got '{}'", where, at + 1, printable(word)),
-                  "write one line of whole numbers for each request");
+      throw Error(
+          fmt::format("{}:{}: expected a token id, got '{}'", where, at + 1, printable(word)),
+          "write one line of whole numbers for each request");
     }
     if (id < 0 || id >= vocabulary) {
-      throw Error(fmt::format("{}:{}: token id {} is outside the vocabulary of {}", where, at + 1, id,
-                              vocabulary),
+      throw Error(fmt::format("{}:{}: token id {} is outside the vocabulary of {}", where, at + 1,
+                              id, vocabulary),
                   fmt::format("token ids go from 0 to {}", vocabulary - 1));
     }
     ids.push_back(id);
@@ -42,7 +43,8 @@ std::vector<std::int64_t> read_line(const std::string& line, const std::string& 
 
 TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(fmt::format("cannot read {}", printable(path)), "name a file of token ids");
+  if (!file)
+    throw Error(fmt::format("cannot read {}", printable(path)), "name a file of token ids");
   // More than any prompt that fits into memory as activations.
   constexpr std::size_t most_bytes = std::size_t{64} << 20;
   TokenIds requests;

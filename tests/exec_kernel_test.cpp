@@ -382,6 +382,21 @@ TEST_CASE("products of parts of larger tensors equal the reference") {
                                      .compute = dtype,
                                      .weight_transposed = true},
                               {host_isa()}, tolerance);
+      // One of several experts that are stored together, with its bias.
+      for (const std::int64_t expert : {0, 2}) {
+        check_against_reference(MatMul{.m = tokens,
+                                       .n = 24,
+                                       .k = 40,
+                                       .input = dtype,
+                                       .weight = dtype,
+                                       .output = dtype,
+                                       .compute = dtype,
+                                       .bias = true,
+                                       .bias_offset = expert * 24,
+                                       .weight_offset = expert * 24 * 40,
+                                       .weight_batch_stride = 24 * 40},
+                                {host_isa()}, tolerance);
+      }
     }
   }
 }
@@ -475,6 +490,9 @@ TEST_CASE("grouped matmul follows the token counts") {
                      .weight = dtype,
                      .output = dtype,
                      .compute = dtype});
+      ops.push_back(ops.back());
+      ops.back().bias = true;
+      ops.back().bias_scale = 0.25;
       ops.push_back(ops.back());
       ops.back().weight = DType::i8;
       ops.back().weight_scales = 40;
@@ -660,6 +678,10 @@ TEST_CASE("softmax, norm, elementwise, rotary equal the reference on every instr
     for (const std::int64_t columns : {1, 7, 16, 33, 1000}) {
       check_against_reference(Softmax{.rows = 5, .columns = columns, .dtype = dtype}, sets,
                               rounded_once(dtype));
+      check_against_reference(
+          Softmax{
+              .rows = 24, .columns = columns, .dtype = dtype, .sink_heads = 3, .rows_per_head = 4},
+          sets, rounded_once(dtype));
       for (const NormKind kind : {NormKind::rms, NormKind::layer}) {
         // A row of one element has no spread: layer norm divides rounding errors by epsilon.
         if (columns == 1 && kind == NormKind::layer) continue;
@@ -674,12 +696,30 @@ TEST_CASE("softmax, norm, elementwise, rotary equal the reference on every instr
                                   sets, rounded_once(dtype));
         }
       }
-      for (int kind = 0; kind <= static_cast<int>(ElementwiseKind::negate); ++kind) {
+      // Rows that lie on three ranks: the sum of squares of this one, then the rest.
+      check_against_reference(
+          Norm{.stage = NormStage::sum_squares, .rows = 3, .width = columns, .dtype = dtype}, sets,
+          {1e-4, 1e-5});
+      check_against_reference(Norm{.stage = NormStage::scale,
+                                   .ranks = 3,
+                                   .rows = 3,
+                                   .width = columns,
+                                   .dtype = dtype,
+                                   .epsilon = 3},
+                              sets, rounded_once(dtype));
+      for (int kind = 0; kind <= static_cast<int>(ElementwiseKind::clamped_swiglu); ++kind) {
         const auto k = static_cast<ElementwiseKind>(kind);
-        const bool one = k == ElementwiseKind::scale || k == ElementwiseKind::silu ||
-                         k == ElementwiseKind::gelu || k == ElementwiseKind::gelu_tanh ||
-                         k == ElementwiseKind::relu || k == ElementwiseKind::sigmoid ||
-                         k == ElementwiseKind::negate;
+        const bool one = !takes_two(k);
+        for (const Packing packing : {Packing::halves, Packing::pairs}) {
+          if (one) continue;
+          check_against_reference(Elementwise{.kind = k,
+                                              .elements = 3 * columns,
+                                              .dtype = dtype,
+                                              .constant = 0.3,
+                                              .packing = packing,
+                                              .width = columns},
+                                  sets, rounded_once(dtype));
+        }
         for (const std::int64_t times : {1, 4}) {
           check_against_reference(Elementwise{.kind = k,
                                               .elements = columns * times,
@@ -827,6 +867,7 @@ TEST_CASE("rotary tables, gather, quantize, routing equal the reference") {
                               .score = score,
                               .groups = flag ? 6 : 1,
                               .topk_groups = flag ? 3 : 1,
+                              .group_best = score == RouterScore::softmax ? 1 : 2,
                               .correction_bias = flag,
                               .normalize = flag,
                               .scale = 2.5});

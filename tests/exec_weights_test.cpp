@@ -1,11 +1,11 @@
-#include "tcast/exec/weights.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include "tcast/exec/weights.h"
 
 using namespace tcast;
 
@@ -29,8 +29,8 @@ TEST_CASE("values follow from the path, the index and the role") {
   // As scripts/goldens/weights.py computes them.
   std::vector<float> values(3);
   generate_values("a", {0.0f, 1.0f}, 0, 3, values.data());
-  CHECK(values == std::vector<float>{-0.2565380930900574f, 0.9962446093559265f,
-                                     0.9842130541801453f});
+  CHECK(values ==
+        std::vector<float>{-0.2565380930900574f, 0.9962446093559265f, 0.9842130541801453f});
   std::vector<float> norm(3);
   generate_values("model.norm.weight", {1.0f, 0.25f}, 0, 3, norm.data());
   CHECK(norm == std::vector<float>{0x1.8c76cep-1f, 0x1.a3482ep-1f, 0x1.e6ed34p-1f});
@@ -82,10 +82,12 @@ TEST_CASE("ranges follow from the role") {
   const std::vector<Row> rows = {
       {{.shape = {16, 48}, .role = InitRole::matrix}, {0.0f, root3}},
       {{.shape = {16, 48}, .role = InitRole::matrix, .transposed = true}, {0.0f, root3}},
+      {{.shape = {3, 16, 48}, .role = InitRole::matrix, .transposed = true}, {0.0f, root3}},
       {{.shape = {16, 48}, .role = InitRole::query_key},
        {0.0f, static_cast<float>(1.25 * std::sqrt(3.0 / 48))}},
       {{.shape = {16, 48}, .role = InitRole::embedding}, {0.0f, root3}},
       {{.shape = {16}, .role = InitRole::norm}, {1.0f, 0.25f}},
+      {{.shape = {16}, .role = InitRole::centered_norm}, {0.0f, 0.25f}},
       {{.shape = {16}, .role = InitRole::bias}, {0.0f, 0.25f}},
       {{.shape = {16}, .role = InitRole::router_bias}, {0.0f, 0.125f}},
       {{.shape = {16}, .role = InitRole::sink}, {0.0f, 1.0f}},
@@ -128,6 +130,35 @@ TEST_CASE("a rank holds exactly its slice of the whole") {
   for (const float value : last) CHECK(value == 0.0f);
 }
 
+TEST_CASE("experts stored together, as [in, out], are cut by expert and by width") {
+  // 4 experts of 6 outputs and 5 inputs; the checkpoint has [4, 5, 6].
+  const Parameter stored{.shape = {4, 5, 6}, .dtype = DType::f32, .role = InitRole::bias};
+  const std::vector<float> checkpoint = generate(stored, 0);
+  Parameter weight{
+      .shape = {4, 6, 5}, .dtype = DType::f32, .role = InitRole::bias, .transposed = true};
+  CHECK(weight.checkpoint_shape() == stored.shape);
+  const auto expected = [&](std::int64_t expert, std::int64_t output, std::int64_t input) {
+    return checkpoint[static_cast<std::size_t>((expert * 5 + input) * 6 + output)];
+  };
+  const std::vector<float> whole = generate(weight, 0);
+  REQUIRE(whole.size() == 120);
+  for (std::int64_t i = 0; i < 120; ++i) {
+    CHECK(whole[static_cast<std::size_t>(i)] == expected(i / 30, i / 5 % 6, i % 5));
+  }
+  // Ranks 0 and 1 have the first two experts, each half of their outputs.
+  weight.stack = {.dim = 0, .ranks = 2, .stride = 2, .segments = {{4, 2}}};
+  weight.shard = {.dim = 1, .ranks = 2, .segments = {{6, 2}}};
+  for (std::int64_t rank = 0; rank < 4; ++rank) {
+    CAPTURE(rank);
+    const std::vector<float> part = generate(weight, rank);
+    REQUIRE(part.size() == 30);
+    for (std::int64_t i = 0; i < 30; ++i) {
+      CHECK(part[static_cast<std::size_t>(i)] ==
+            expected(rank / 2 * 2 + i / 15, rank % 2 * 3 + i / 5 % 3, i % 5));
+    }
+  }
+}
+
 TEST_CASE("quantized weights are the whole's, whatever the rank") {
   Parameter weight{.shape = {6, 8}, .dtype = DType::i8, .quantized_from = DType::f32};
   Parameter scale{.name = "weight_scale", .shape = {6, 1}, .dtype = DType::f32, .scale = true};
@@ -135,7 +166,8 @@ TEST_CASE("quantized weights are the whole's, whatever the rank") {
   const std::vector<float> original = generate(plain, 0);
   std::vector<float> scales(6);
   std::vector<std::int8_t> values(48);
-  const Buffer target{static_cast<std::byte*>(static_cast<void*>(values.data())), 48, DType::i8, {}};
+  const Buffer target{
+      static_cast<std::byte*>(static_cast<void*>(values.data())), 48, DType::i8, {}};
   generate_quantized(weight, scale, "some.weight", 0, target, buffer_of(scales, {6, 1}));
   for (std::size_t row = 0; row < 6; ++row) {
     float most = 0;
@@ -171,10 +203,17 @@ TEST_CASE("8-bit floats round to the nearest, to even in the middle, and saturat
     float e5m2;
   };
   const std::vector<Row> rows = {
-      {0.0f, 0.0f, 0.0f},       {1.0f, 1.0f, 1.0f},         {1.06f, 1.0f, 1.0f},
-      {1.07f, 1.125f, 1.0f},    {1.0625f, 1.0f, 1.0f},      {1.1875f, 1.25f, 1.25f},
-      {-3.3f, -3.25f, -3.5f},   {447.0f, 448.0f, 448.0f},   {1e9f, 448.0f, 57344.0f},
-      {-1e9f, -448.0f, -57344.0f}, {0.001953125f, 0.001953125f, 0.001953125f},
+      {0.0f, 0.0f, 0.0f},
+      {1.0f, 1.0f, 1.0f},
+      {1.06f, 1.0f, 1.0f},
+      {1.07f, 1.125f, 1.0f},
+      {1.0625f, 1.0f, 1.0f},
+      {1.1875f, 1.25f, 1.25f},
+      {-3.3f, -3.25f, -3.5f},
+      {447.0f, 448.0f, 448.0f},
+      {1e9f, 448.0f, 57344.0f},
+      {-1e9f, -448.0f, -57344.0f},
+      {0.001953125f, 0.001953125f, 0.001953125f},
       {0.0009f, 0.0f, 0.0008544921875f},
   };
   for (const Row& row : rows) {

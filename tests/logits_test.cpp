@@ -108,11 +108,10 @@ double error_of_model(const json& golden, ModelOptions options, bool transforms)
 }
 
 bool has_experts(const json& golden) {
-  return std::any_of(golden.at("parameters").begin(), golden.at("parameters").end(),
-                     [](const json& parameter) {
-                       return parameter.at(0).get<std::string>().find(".experts.") !=
-                              std::string::npos;
-                     });
+  return std::any_of(
+      golden.at("parameters").begin(), golden.at("parameters").end(), [](const json& parameter) {
+        return parameter.at(0).get<std::string>().find(".experts.") != std::string::npos;
+      });
 }
 
 /// Checks all goldens that `select` takes, and goes on after one that fails.

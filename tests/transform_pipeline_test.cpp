@@ -191,7 +191,7 @@ TEST_CASE("an ignore-list may name one layer of many, or one expert of one layer
 TEST_CASE("shards times ranks are the whole, replicated parts apart") {
   for (const std::string& name : all_models()) {
     for (const std::int64_t tp : {1, 2, 4, 8}) {
-      for (const std::int64_t ep : {1, 8}) {
+      for (const std::int64_t ep : {1, 4}) {
         CAPTURE(name);
         CAPTURE(tp);
         CAPTURE(ep);
@@ -211,7 +211,7 @@ TEST_CASE("shards times ranks are the whole, replicated parts apart") {
             CAPTURE(path.text());
             CHECK(local <= whole);
             if (parameter.shard.dim < 0) {
-              const bool spread = path.local_count() < path.count();
+              const bool spread = path.local_count() < path.count() || parameter.stack.ranks > 1;
               CHECK((spread ? local * ep == whole : local == whole));
               continue;
             }
@@ -221,7 +221,8 @@ TEST_CASE("shards times ranks are the whole, replicated parts apart") {
               sum += segment.local_size() * segment.parts;
             }
             const std::int64_t dim = parameter.shape[parameter.shard.dim];
-            const bool vocabulary = path.text() == "model.embed_tokens" || path.text() == "lm_head";
+            const bool vocabulary = dynamic_cast<const tcast::Embedding*>(&module) != nullptr ||
+                                    path.text() == "lm_head";
             CHECK((vocabulary ? sum >= dim && sum < dim + tp : sum == dim));
           }
         });

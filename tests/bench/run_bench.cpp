@@ -39,8 +39,8 @@ double median(std::vector<double> values) {
   return values.at(values.size() / 2);
 }
 
-/// The matmuls of a forward pass through make_kernel, one after the other, each with a packed weight
-/// of its own, and nothing between them.
+/// The matmuls of a forward pass through make_kernel, one after the other, each with a packed
+/// weight of its own, and nothing between them.
 class Chain {
  public:
   explicit Chain(const Graph& graph) {

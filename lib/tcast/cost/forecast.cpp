@@ -289,12 +289,16 @@ std::optional<std::int64_t> Forecaster::largest_batch(ForecastRequest request) {
 std::optional<std::int64_t> Forecaster::largest_context(ForecastRequest request) {
   require_valid(request);
   const std::int64_t most_input = most_tokens / request.batch - request.output_length;
-  const std::int64_t limit = std::clamp<std::int64_t>(most_input, 1, search_limit);
+  const std::int64_t positions = source_.longest_sequence() - request.output_length;
+  const bool limited = positions < std::min(most_input, search_limit);
+  const std::int64_t limit =
+      std::clamp<std::int64_t>(std::min(most_input, positions), 1, search_limit);
   const std::optional<std::int64_t> input =
       largest(limit, device_.memory_bytes, [&](std::int64_t length) {
         request.input_length = length;
         return memory_of(request).total_bytes();
       });
+  if (!input && limited) return source_.longest_sequence();
   if (!input || *input == 0) return input;
   return *input + request.output_length;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -29,6 +30,9 @@ class TCAST_API GraphSource {
 
   /// Bytes of the parameters that one rank holds.
   virtual std::int64_t weight_bytes() const = 0;
+
+  /// Tokens of the longest sequence that can be traced.
+  virtual std::int64_t longest_sequence() const { return std::numeric_limits<std::int64_t>::max(); }
 };
 
 /// What is asked: `batch` requests of one rank, all at once, each with the same lengths.
@@ -111,7 +115,8 @@ class TCAST_API Forecaster {
   std::optional<std::int64_t> largest_batch(ForecastRequest request);
 
   /// The largest input_length + output_length with which the request fits, with its output_length;
-  /// 0 when not even an input of one token does, nothing when memory does not limit it.
+  /// 0 when not even an input of one token does, nothing when neither memory nor the model limits
+  /// it.
   std::optional<std::int64_t> largest_context(ForecastRequest request);
 
  private:

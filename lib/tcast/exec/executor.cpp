@@ -26,8 +26,8 @@ double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// Places of tensors in an arena, such that those alive at the same time do not overlap: the largest
-/// first, each at the lowest free place.
+/// Places of tensors in an arena, such that those alive at the same time do not overlap: the
+/// largest first, each at the lowest free place.
 class ArenaPlan {
  public:
   struct Item {
@@ -62,10 +62,9 @@ class ArenaPlan {
         if (!together || item.offset + item.bytes <= other.offset) continue;
         item.offset = std::max(item.offset, other.offset + other.bytes);
       }
-      const auto where =
-          std::upper_bound(placed.begin(), placed.end(), i, [this](std::size_t a, std::size_t b) {
-            return items_[a].offset < items_[b].offset;
-          });
+      const auto where = std::upper_bound(
+          placed.begin(), placed.end(), i,
+          [this](std::size_t a, std::size_t b) { return items_[a].offset < items_[b].offset; });
       placed.insert(where, i);
       total = std::max(total, item.offset + item.bytes);
     }
@@ -96,10 +95,10 @@ struct PreparedOp {
   OpRecord record;  ///< with dtypes that the host has
   std::shared_ptr<Kernel> kernel;
   std::string packed_layout;
-  bool dequantized = false;       ///< the weight is converted when it is loaded
-  bool plain = false;             ///< run_reference() computes it
-  bool static_scale = false;      ///< the product's input has a fixed scale, found at the first run
-  std::vector<int> inputs;        ///< of Op::inputs, those that the kernel takes
+  bool dequantized = false;   ///< the weight is converted when it is loaded
+  bool plain = false;         ///< run_reference() computes it
+  bool static_scale = false;  ///< the product's input has a fixed scale, found at the first run
+  std::vector<int> inputs;    ///< of Op::inputs, those that the kernel takes
   std::int64_t calls = 0;
   double total_s = 0;
 };
@@ -285,10 +284,10 @@ class Executor::Impl {
   // --- kernels -----------------------------------------------------------------------------------
 
   [[noreturn]] void fail(const Region& region, const Op& op, const std::string& reason) const {
-    throw Error(fmt::format("{} in {} cannot be executed on this processor: {} ({})",
-                            name_of(op.record), path_of(region, op.scope), reason,
-                            describe(op.record)),
-                "choose another --dtype or quantization, or simulate instead");
+    throw Error(
+        fmt::format("{} in {} cannot be executed on this processor: {} ({})", name_of(op.record),
+                    path_of(region, op.scope), reason, describe(op.record)),
+        "choose another --dtype or quantization, or simulate instead");
   }
 
   /// Kernels for the ops of a region; true when weights have to be bound again.
@@ -505,8 +504,8 @@ class Executor::Impl {
         const std::vector<float>& numbers =
             graph.constants.at(static_cast<std::size_t>(tensor.index));
         // Only read: constants belong to the graph, which lives as long as the run.
-        buffer.data = static_cast<std::byte*>(
-            static_cast<void*>(const_cast<float*>(numbers.data())));
+        buffer.data =
+            static_cast<std::byte*>(static_cast<void*>(const_cast<float*>(numbers.data())));
       }
     }
     const auto bind_value = [&](TensorId tensor, ValueId value) {
@@ -547,8 +546,8 @@ class Executor::Impl {
 
   // --- weights -----------------------------------------------------------------------------------
 
-  void bind_weights(const Region& region, const Op& op, const PreparedOp& ready,
-                    std::int64_t layer, std::int64_t rank, CallBuffers& buffers) {
+  void bind_weights(const Region& region, const Op& op, const PreparedOp& ready, std::int64_t layer,
+                    std::int64_t rank, CallBuffers& buffers) {
     for (int i = 0; i < op.inputs.count; ++i) {
       const TensorId id = op.inputs[i];
       const Tensor& tensor = region.tensors[id];
@@ -673,7 +672,9 @@ class Executor::Impl {
       generate_quantized(*weight.parameter, *tensor.parameter,
                          path_of_parameter(*weight.parameter, layer, member), rank, {},
                          {result.memory.data() + bytes_of(i * each, DType::f32),
-                          bytes_of(each, DType::f32), DType::f32, {}});
+                          bytes_of(each, DType::f32),
+                          DType::f32,
+                          {}});
     }
     return result;
   }
@@ -696,8 +697,7 @@ class Executor::Impl {
       layout.v_head_dim = spec.elements_per_token / spec.kv_heads - spec.key_dim;
       layout.dtype = dtype;
       cache.view.batch = graph.workload.batch;
-      cache.view.blocks_per_request =
-          ceil_div(options_.max_sequence_length, layout.block_tokens);
+      cache.view.blocks_per_request = ceil_div(options_.max_sequence_length, layout.block_tokens);
       const std::int64_t blocks = cache.view.batch * cache.view.blocks_per_request;
       cache.memory = AlignedMemory(blocks * layout.bytes_per_block());
       touch(cache.memory);
@@ -761,10 +761,9 @@ class Executor::Impl {
     for (std::int64_t query = 0; query < work.query_length; ++query) {
       const std::int64_t position = work.context_length + query;
       for (std::int64_t key = 0; key < work.sequence_length(); ++key) {
-        const bool seen =
-            !span.causal ||
-            (key <= position && (span.window == 0 || position - key < span.window) &&
-             (span.chunk == 0 || key / span.chunk == position / span.chunk));
+        const bool seen = !span.causal ||
+                          (key <= position && (span.window == 0 || position - key < span.window) &&
+                           (span.chunk == 0 || key / span.chunk == position / span.chunk));
         const float value = seen ? 0.0f : -std::numeric_limits<float>::infinity();
         const std::int64_t i = query * work.sequence_length() + key;
         if (buffer.dtype == DType::bf16) {
@@ -850,7 +849,8 @@ class Executor::Impl {
     for (const TensorId id : op.outputs) outputs[results++] = buffers[id];
 
     float fixed_scale = 0;
-    Buffer scale_buffer{static_cast<std::byte*>(static_cast<void*>(&fixed_scale)), 4, DType::f32, {}};
+    Buffer scale_buffer{
+        static_cast<std::byte*>(static_cast<void*>(&fixed_scale)), 4, DType::f32, {}};
     if (const auto* quantize = std::get_if<Quantize>(&ready.record)) {
       if (quantize->group < 0) {
         float& known = program.scales[call][r][op.outputs[0]];
@@ -957,7 +957,9 @@ class Executor::Impl {
     std::vector<std::int64_t> positions(static_cast<std::size_t>(op.table_positions));
     for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int64_t>(i);
     const Buffer inputs[] = {{static_cast<std::byte*>(static_cast<void*>(positions.data())),
-                              op.table_positions * 8, DType::i64, {}},
+                              op.table_positions * 8,
+                              DType::i64,
+                              {}},
                              frequencies};
     const Buffer outputs[] = {rows->cos_buffer, rows->sin_buffer};
     result.kernel->run({inputs, outputs, scratch_.span(), nullptr});
@@ -1051,7 +1053,8 @@ class Executor::Impl {
     }
   }
 
-  /// Where the rows of (expert, sender) stand among those of the rank that holds the expert, in rows.
+  /// Where the rows of (expert, sender) stand among those of the rank that holds the expert, in
+  /// rows.
   struct Exchange {
     std::int64_t experts = 0;
     std::int64_t per_rank = 0;
@@ -1093,8 +1096,8 @@ class Executor::Impl {
         const auto e = static_cast<std::size_t>(expert);
         const std::int64_t rows = plan.sent[sender][e];
         if (rows > 0) {
-          move(sender, static_cast<std::size_t>(expert / plan.per_rank), row,
-               plan.begin[sender][e], rows);
+          move(sender, static_cast<std::size_t>(expert / plan.per_rank), row, plan.begin[sender][e],
+               rows);
         }
         row += rows;
       }
@@ -1107,8 +1110,8 @@ class Executor::Impl {
       const Buffer& counts = (*group[receiver])[use.outputs[1]];
       for (std::int64_t i = 0; i < plan.per_rank; ++i) {
         std::int64_t sum = 0;
-        const auto expert = receiver * static_cast<std::size_t>(plan.per_rank) +
-                            static_cast<std::size_t>(i);
+        const auto expert =
+            receiver * static_cast<std::size_t>(plan.per_rank) + static_cast<std::size_t>(i);
         for (const auto& sent : plan.sent) sum += expert < sent.size() ? sent[expert] : 0;
         set_whole(counts, i, sum);
       }

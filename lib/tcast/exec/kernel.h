@@ -134,7 +134,8 @@ DType substitute_dtype(DType dtype, const HostDTypes& host);
 
 /// The record with dtypes that this host lacks replaced (decision D9): 8-bit floats by bf16 after
 /// dequantization, 4-bit integers by 8-bit ones (and these like 8-bit floats where there are none),
-/// f16 by bf16, and bf16 by f32 where the processor has no bf16. `note`, if not null, receives what was replaced ("f8_e4m3 -> bf16"), or nothing.
+/// f16 by bf16, and bf16 by f32 where the processor has no bf16. `note`, if not null, receives what
+/// was replaced ("f8_e4m3 -> bf16"), or nothing.
 OpRecord host_substitute(const OpRecord& record, const HostDTypes& host, std::string* note);
 
 /// How a timer or a test has to fill an operand.

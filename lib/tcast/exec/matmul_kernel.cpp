@@ -361,9 +361,9 @@ class FloatMatMul final : public MatMulBase {
   Product product_;
 };
 
-/// Few rows times a weight in blocks of columns: reads the packed weight of the other rows' product at
-/// the speed of memory, which oneDNN 2.6's products of one row stay far below (11 of 20 GB/s on a
-/// Sapphire Rapids with two cores).
+/// Few rows times a weight in blocks of columns: reads the packed weight of the other rows' product
+/// at the speed of memory, which oneDNN 2.6's products of one row stay far below (11 of 20 GB/s on
+/// a Sapphire Rapids with two cores).
 class FewRowsMatMul final : public MatMulBase {
  public:
   FewRowsMatMul(const MatMul& op, const KernelContext& context, memory::desc weights,

@@ -58,15 +58,16 @@ inline std::string layout_key(const dnnl::memory::desc& desc) {
 }
 
 /// True when a matrix [k, n] lies in blocks of 64 columns, one after the other, in each of them row
-/// after row with `pair` neighbouring rows interleaved: what the BRGEMM implementations like. `rows`
-/// receives k as padded.
+/// after row with `pair` neighbouring rows interleaved: what the BRGEMM implementations like.
+/// `rows` receives k as padded.
 inline bool is_column_blocked(const dnnl::memory::desc& desc, std::int64_t pair,
                               std::int64_t& rows) {
   const std::int64_t blocks[] = {16, 64, pair};
   const int indices[] = {0, 1, 0};
   const int count = pair > 1 ? 3 : 2;
 #if DNNL_VERSION_MAJOR >= 3
-  if (desc.get_ndims() != 2 || static_cast<int>(desc.get_inner_blks().size()) != count) return false;
+  if (desc.get_ndims() != 2 || static_cast<int>(desc.get_inner_blks().size()) != count)
+    return false;
   for (int i = 0; i < count; ++i) {
     const auto at = static_cast<std::size_t>(i);
     if (desc.get_inner_blks()[at] != blocks[i] || desc.get_inner_idxs()[at] != indices[i]) {

@@ -73,8 +73,8 @@ struct VectorFunctions {
   /// of rows interleaved; k is a multiple of 32.
   void (*multiply_bf16)(int m, int n, int k, const Bf16* a, std::int64_t lda, const Bf16* b,
                         std::int64_t ldb, float* c, std::int64_t ldc, bool accumulate);
-  /// c[m, 64] = a[m, k] * b for m <= few_rows and b a block of 64 columns, [k, 64]: matrix times vector,
-  /// at the speed at which b comes from memory.
+  /// c[m, 64] = a[m, k] * b for m <= few_rows and b a block of 64 columns, [k, 64]: matrix times
+  /// vector, at the speed at which b comes from memory.
   void (*column_block_f32)(int m, std::int64_t k, const float* a, std::int64_t lda, const float* b,
                            float* c);
   /// The same for bf16, or null; b is [k / 2, 64, 2], with zeros behind an odd k.

@@ -102,6 +102,8 @@ class TCAST_API PositionEmbedding : public ModuleOf<PositionEmbedding> {
 
   /// Throws Error when the sequence is longer than the table.
   Value forward(Trace& trace, Value positions) const override;
+
+  std::int64_t positions() const { return parameters()[0].shape[0]; }
 };
 
 /// RMSNorm or LayerNorm over the last `width` elements. Parameters: weight, [bias].

@@ -1,6 +1,7 @@
 #include "tcast/model/transformer_model.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -142,6 +143,15 @@ ParameterCounts TransformerModel::count_parameters() const {
   });
   counts.active = counts.total - idle;
   return counts;
+}
+
+std::int64_t TransformerModel::longest_sequence() const {
+  std::int64_t longest = std::numeric_limits<std::int64_t>::max();
+  walk(*root_, [&longest](const Module& module, const ModulePath&) {
+    const auto* table = dynamic_cast<const PositionEmbedding*>(&module);
+    if (table != nullptr) longest = std::min(longest, table->positions());
+  });
+  return longest;
 }
 
 std::int64_t TransformerModel::weight_bytes() const {

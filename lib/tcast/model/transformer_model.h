@@ -118,6 +118,8 @@ class TCAST_API TransformerModel {
   /// Bytes of weights and buffers that one rank holds (the busiest), scales included, tied ones
   /// once.
   std::int64_t weight_bytes() const;
+  /// Tokens of the longest sequence that it takes: as many as it has learned positions, else any.
+  std::int64_t longest_sequence() const;
 
   /// Traces one forward pass on one rank.
   void trace(const Workload& workload, Graph& graph) const;

@@ -1,0 +1,199 @@
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+
+#include "app/cli.h"
+#include "app/token_ids.h"
+#include "error_of.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+/// A folder of its own with a tiny model, removed at the end.
+class Folder {
+ public:
+  Folder() : path_(fs::temp_directory_path() / ("tcast-run-" + std::to_string(++count))) {
+    fs::remove_all(path_);
+    fs::create_directories(path_);
+    const fs::path golden = fs::path(TCAST_SOURCE_DIR) / "tests/data/logits/llama-plain.json";
+    std::ifstream stream(golden);
+    write("config.json", json::parse(stream).at("config").dump());
+  }
+  ~Folder() { fs::remove_all(path_); }
+
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(path_ / name, std::ios::binary) << text;
+  }
+  std::string read(const std::string& name) const {
+    std::ifstream stream(path_ / name, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
+  }
+
+ private:
+  static inline int count = 0;
+  fs::path path_;
+};
+
+struct Outcome {
+  int status = 0;
+  std::string out;
+  std::string err;
+};
+
+Outcome run(const std::vector<std::string>& words) {
+  std::vector<const char*> arguments = {"tcast"};
+  for (const std::string& word : words) arguments.push_back(word.c_str());
+  std::ostringstream out;
+  std::ostringstream err;
+  const int status = tcast::run_cli(static_cast<int>(arguments.size()), arguments.data(), out, err);
+  return {status, out.str(), err.str()};
+}
+
+}  // namespace
+
+TEST_CASE("run executes, counts and is the same every time") {
+  const Folder folder;
+  const std::vector<std::string> words = {"run",
+                                          folder.file("config.json"),
+                                          "--input-length",
+                                          "9",
+                                          "--output-length",
+                                          "3",
+                                          "--batch-size",
+                                          "2",
+                                          "--dtype",
+                                          "float32",
+                                          "--format",
+                                          "json"};
+  const Outcome first = run(words);
+  REQUIRE_MESSAGE(first.status == 0, first.err);
+  const json report = json::parse(first.out);
+  CHECK(report.at("inputs").at("batch_size") == 2);
+  CHECK(report.at("model").at("total_parameters") == 94528);
+  CHECK(report.at("latency").at("decode_steps_s").size() == 2);
+  REQUIRE(report.at("tokens").size() == 2);
+  CHECK(report.at("tokens")[0].size() == 3);
+  // All passes of each op are counted: two layers, one prefill, two decode steps.
+  for (const json& op : report.at("ops")) {
+    if (op.at("module") != "model.layers.*.self_attn.q_proj") continue;
+    CHECK(op.at("calls") == (op.at("phase") == "prefill" ? 2 : 4));
+  }
+  CHECK(json::parse(run(words).out).at("tokens") == report.at("tokens"));
+  // Two ranks, or every layer traced on its own, generate the same tokens.
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{"--tp", "2"}, {"--no-reuse-layers"}, {"--num-devices", "2"}}) {
+    std::vector<std::string> longer = words;
+    longer.insert(longer.end(), more.begin(), more.end());
+    const Outcome other = run(longer);
+    REQUIRE_MESSAGE(other.status == 0, other.err);
+    CHECK(json::parse(other.out).at("tokens") == report.at("tokens"));
+  }
+}
+
+TEST_CASE("logits are dumped as a NumPy file") {
+  const Folder folder;
+  folder.write("ids.txt", "1 2 3\n\n4, 5,6\r\n");
+  const Outcome outcome =
+      run({"run", folder.file("config.json"), "--token-ids", folder.file("ids.txt"),
+           "--output-length", "2", "--dump-logits", folder.file("logits.npy")});
+  REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
+  const std::string npy = folder.read("logits.npy");
+  REQUIRE(npy.size() > 128);
+  CHECK(npy.substr(0, 8) == std::string("\x93NUMPY\x01\0", 8));
+  const std::size_t header = static_cast<unsigned char>(npy[8]) +
+                             256 * static_cast<std::size_t>(static_cast<unsigned char>(npy[9]));
+  CHECK((10 + header) % 64 == 0);
+  CHECK(npy.substr(10, 66) == "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2, 96, ), } ");
+  CHECK(npy.size() == 10 + header + 2 * 2 * 96 * 4);
+}
+
+TEST_CASE("token ids: what is wrong is said with file and line") {
+  struct Row {
+    std::string text;
+    std::string message;
+  };
+  const std::vector<Row> rows = {
+      {"", "FILE: no token ids | write one line of whole numbers for each request"},
+      {"\n \n,\n", "FILE: no token ids | write one line of whole numbers for each request"},
+      {"1 2 x",
+       "FILE:1:5: expected a token id, got 'x' | write one line of whole numbers for each "
+       "request"},
+      {"1 2.5",
+       "FILE:1:3: expected a token id, got '2.5' | write one line of whole numbers for each "
+       "request"},
+      {"1\n96",
+       "FILE:2:1: token id 96 is outside the vocabulary of 96 | token ids go from 0 to 95"},
+      {"-1", "FILE:1:1: token id -1 is outside the vocabulary of 96 | token ids go from 0 to 95"},
+      {"99999999999999999999",
+       "FILE:1:1: expected a token id, got '99999999999999999999' | write one "
+       "line of whole numbers for each request"},
+      {"1 2\n\n1 2 3",
+       "FILE:3: 3 token ids, line 1 has 2 | all requests of a run are equally long"},
+      {"[1, 2]",
+       "FILE:1:1: expected a token id, got '[1' | write one line of whole numbers for each "
+       "request"},
+      {std::string("1 \0 2", 5),
+       "FILE:1:3: expected a token id, got '\\x00' | write one line of whole "
+       "numbers for each request"},
+  };
+  const Folder folder;
+  for (const Row& row : rows) {
+    CAPTURE(row.text);
+    folder.write("ids.txt", row.text);
+    std::string found = error_of([&] { tcast::read_token_ids(folder.file("ids.txt"), 96); });
+    const std::size_t at = found.find(folder.file("ids.txt"));
+    REQUIRE(at == 0);
+    CHECK("FILE" + found.substr(folder.file("ids.txt").size()) == row.message);
+  }
+  CHECK(error_of([&] { tcast::read_token_ids("/nowhere/ids.txt", 96); }) ==
+        "cannot read /nowhere/ids.txt | name a file of token ids");
+}
+
+TEST_CASE("what cannot be executed is refused, and nothing is written") {
+  const Folder folder;
+  const std::string config = folder.file("config.json");
+  const std::string logits = folder.file("logits.npy");
+  struct Row {
+    std::vector<std::string> words;
+    int status;
+    std::string error;  // beginning of what is said
+  };
+  const std::vector<Row> rows = {
+      {{"--num-devices", "2", "--batch-size", "3"},
+       1,
+       "tcast: error: 3 requests cannot be spread evenly over 2 data-parallel replicas"},
+      {{"--tp", "3"}, 1, "tcast: error: model.layers.[0-1].self_attn: 8 attention heads cannot be"},
+      {{"--ep", "2", "--num-devices", "2"}, 1, "tcast: error: --ep 2 was asked for, but"},
+      {{"--input-length", "100000000", "--batch-size", "100000"},
+       1,
+       "tcast: error: executing takes"},
+      {{"--input-length", "0"}, 2, "tcast: error: --input-length: "},
+      {{"--output-length", "-1"}, 2, "tcast: error: --output-length: "},
+      {{"--dtype", "int8"}, 2, "tcast: error: --dtype: "},
+      {{"--device", "h200"}, 2, "tcast: error: unknown option '--device'"},
+      {{"--token-ids", "/nowhere", "--seed", "1"},
+       2,
+       "tcast: error: --seed describes random prompts, but --token-ids gives them"},
+      {{"--token-ids", "/nowhere"}, 1, "tcast: error: cannot read /nowhere"},
+  };
+  for (const Row& row : rows) {
+    std::vector<std::string> words = {"run", config, "--dump-logits", logits};
+    words.insert(words.end(), row.words.begin(), row.words.end());
+    CAPTURE(row.error);
+    const Outcome outcome = run(words);
+    CHECK(outcome.status == row.status);
+    CHECK(outcome.err.substr(0, row.error.size()) == row.error);
+    CHECK(outcome.out.empty());
+    CHECK(!fs::exists(logits));
+  }
+}
