@@ -102,7 +102,9 @@ TEST_CASE("trees equal HuggingFace's in names, shapes, buffers and classes") {
 
     std::map<std::string, std::string> classes;
     collect_classes(model.root(), "", classes);
-    for (const auto& [path, class_name] : golden.at("module_classes").items()) {
+    for (const auto& entry_of_path : golden.at("module_classes").items()) {
+      const std::string path = entry_of_path.key();
+      const auto class_name = entry_of_path.value().get<std::string>();
       // Activation functions and dropouts are no modules of the tree: they have nothing but a name.
       const std::string name = path.substr(path.rfind('.') + 1);
       if (name == "act" || name == "act_fn" || name == "activation_fn") continue;
@@ -110,9 +112,10 @@ TEST_CASE("trees equal HuggingFace's in names, shapes, buffers and classes") {
       // Each attention of qwen2_moe makes a second rotary module that nothing calls.
       if (class_name == "Qwen2MoeRotaryEmbedding" && path != "model.rotary_emb") continue;
       CAPTURE(path);
-      CHECK(classes[path] == class_name.get<std::string>());
+      CHECK(classes[path] == class_name);
     }
-    for (const auto& [path, class_name] : classes) {
+    for (const auto& known : classes) {
+      const std::string& path = known.first;
       CAPTURE(path);
       CHECK(golden.at("module_classes").contains(path));
     }
