@@ -56,7 +56,8 @@ Generation::Generation(const TransformerModel& model, std::int64_t requests,
 
 Workload Generation::workload(std::int64_t query_length, std::int64_t context_length) const {
   Workload work;
-  work.phase = context_length == 0 ? Phase::prefill : Phase::decode;
+  // More than one token at a time is (a part of) a prompt, whatever is in the caches already.
+  work.phase = context_length == 0 || query_length > 1 ? Phase::prefill : Phase::decode;
   work.batch = requests_ / replicas_;
   work.query_length = query_length;
   work.context_length = context_length;
@@ -103,8 +104,9 @@ LogitRows Generation::step(const TokenIds& tokens) {
   TCAST_CHECK(static_cast<std::int64_t>(tokens.size()) == requests_, "tokens of every request");
   const auto count = static_cast<std::int64_t>(tokens[0].size());
   TCAST_CHECK(length_ + count <= max_sequence_length_, "room for the tokens");
-  Graph& graph = length_ == 0 ? prefill_ : decode_;
-  model_.trace(workload(count, length_), graph);
+  const Workload work = workload(count, length_);
+  Graph& graph = work.phase == Phase::prefill ? prefill_ : decode_;
+  model_.trace(work, graph);
   const std::int64_t per_replica = requests_ / replicas_;
   const std::int64_t ranks_per_replica = ranks_ / replicas_;
   TokenIds ids(static_cast<std::size_t>(ranks_));

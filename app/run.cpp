@@ -113,6 +113,10 @@ class RunCommand final : public Command {
     TransformerModel model = load_model(config_, model_);
     const std::string pipeline = describe_pipeline(model);
     transform(model);
+    if (model.options().num_mtp_tokens > 0) {
+      throw Error("multi-token prediction cannot be executed yet: its tokens are only priced",
+                  "leave out --num-mtp-tokens, or simulate");
+    }
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     TokenIds prompts;
     if (!token_ids_file_.empty()) {

@@ -35,7 +35,8 @@ TCAST_REGISTER_ARCHITECTURE("qwen3_moe")
   defaults.num_key_value_heads = 4;
   tcast::DecoderSpec spec = read_qwen3(context, "Qwen3Moe", defaults);
   if (config.get_or<bool>("use_sliding_window", false)) {
-    spec.sliding_window = config.get_size_or("sliding_window", 0);
+    spec.sliding_window =
+        config.get_size_or("sliding_window", config.is_null("sliding_window") ? 0 : 4096);
   }
   tcast::MoeSpec moe = tcast::read_moe_spec(context, spec, "num_experts", 8);
   moe.block_class = "Qwen3MoeSparseMoeBlock";

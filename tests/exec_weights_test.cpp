@@ -161,7 +161,12 @@ TEST_CASE("experts stored together, as [in, out], are cut by expert and by width
 
 TEST_CASE("quantized weights are the whole's, whatever the rank") {
   Parameter weight{.shape = {6, 8}, .dtype = DType::i8, .quantized_from = DType::f32};
-  Parameter scale{.name = "weight_scale", .shape = {6, 1}, .dtype = DType::f32, .scale = true};
+  Parameter scale{.name = "weight_scale",
+                  .shape = {6, 1},
+                  .dtype = DType::f32,
+                  .scale = true,
+                  .block_rows = 1,
+                  .block_columns = 8};
   const Parameter plain{.shape = {6, 8}, .dtype = DType::f32};
   const std::vector<float> original = generate(plain, 0);
   std::vector<float> scales(6);

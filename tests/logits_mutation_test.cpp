@@ -137,6 +137,7 @@ double mutated_error(const std::string& name, const Mutation& mutation, std::int
     const auto expected = golden.at("logits")[request].back().get<std::vector<double>>();
     for (std::size_t i = 0; i < expected.size(); ++i) {
       const double found = static_cast<double>(logits[request * width + i]);
+      REQUIRE(std::isfinite(found));
       most = std::max(most, std::abs(found - expected[i]));
       largest = std::max(largest, std::abs(expected[i]));
     }

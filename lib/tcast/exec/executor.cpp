@@ -115,7 +115,7 @@ struct Program {
   bool bound = false;
   std::vector<PreparedRegion> regions;
   std::vector<std::vector<CallBuffers>> calls;  ///< [call][rank]
-  /// Fixed scales of activations that were found at the first run: [call][rank][tensor].
+  /// Fixed scales of activations, as calibrated_scale() gave them: [call][rank][tensor].
   std::vector<std::vector<std::map<TensorId, float>>> scales;
   std::vector<std::int64_t> value_offsets;
   std::int64_t weight_bytes_per_pass = 0;
@@ -188,7 +188,8 @@ class Executor::Impl {
  public:
   Impl(ParameterPath path, ExecutorOptions options)
       : path_(std::move(path)), options_(std::move(options)) {
-    TCAST_CHECK(options_.ranks >= 1, "ranks of an executor");
+    TCAST_CHECK(options_.ranks >= 1 && options_.max_sequence_length >= 1,
+                "ranks and longest sequence of an executor");
     if (options_.arithmetic == Arithmetic::unrounded) host_ = {.bf16 = false, .int8 = false};
     arenas_.resize(static_cast<std::size_t>(options_.ranks));
     values_.resize(static_cast<std::size_t>(options_.ranks));
@@ -390,7 +391,7 @@ class Executor::Impl {
   }
 
   static bool has_bias(const MatMul& op) { return op.bias; }
-  static bool has_bias(const GroupedMatMul&) { return false; }
+  static bool has_bias(const GroupedMatMul& op) { return op.bias; }
 
   void add_note(const std::string& note) {
     if (note.empty() || std::find(notes_.begin(), notes_.end(), note) != notes_.end()) return;
@@ -534,17 +535,20 @@ class Executor::Impl {
         cache_of(graph, index, region.tensors[id], rank, cache_dtype(prepared.ops[i].record));
       }
       bind_weights(region, region.ops[i], prepared.ops[i], call.member, rank, buffers);
-      if (rank == 0) program.weight_bytes_per_pass += bytes_read(region, region.ops[i], buffers);
+      program.weight_bytes_per_pass += bytes_read(region, region.ops[i], buffers);
     }
   }
 
+  /// Bytes of weights that an op reads: of experts, as many as the rows can choose.
   static std::int64_t bytes_read(const Region& region, const Op& op, const CallBuffers& buffers) {
+    if (std::holds_alternative<Gather>(op.record)) return 0;
     std::int64_t bytes = 0;
-    const bool gathers = std::holds_alternative<Gather>(op.record);
     for (const TensorId id : op.inputs) {
-      if (region.tensors[id].kind == TensorKind::parameter && !gathers) bytes += buffers[id].bytes;
+      if (region.tensors[id].kind == TensorKind::parameter) bytes += buffers[id].bytes;
     }
-    return bytes;
+    const auto* grouped = std::get_if<GroupedMatMul>(&op.record);
+    if (grouped == nullptr) return bytes;
+    return bytes / grouped->experts * std::min(grouped->experts, grouped->rows);
   }
 
   // --- weights -----------------------------------------------------------------------------------
@@ -571,7 +575,7 @@ class Executor::Impl {
     key.joined = tensor.joined;
     key.layer = layer;
     key.member = tensor.stacked > 0 ? -2 : tensor.member;
-    key.rank = is_sharded(tensor) ? rank : 0;
+    key.rank = place_of(tensor, rank);
     if (packs) key.layout = ready.packed_layout;
     key.dequantized = i == 1 && ready.dequantized;
     auto found = weights_.find(key);
@@ -589,12 +593,16 @@ class Executor::Impl {
     return buffer;
   }
 
-  static bool is_sharded(const Tensor& tensor) {
-    const auto is_cut = [](const Parameter& parameter) {
-      return parameter.shard.dim >= 0 || parameter.stack.dim >= 0;
-    };
-    return tensor.stacked > 0 || is_cut(*tensor.parameter) ||
-           (tensor.joined != nullptr && is_cut(*tensor.joined));
+  /// Ranks with equal places hold the same part of a tensor, and share its memory.
+  static std::int64_t place_of(const Tensor& tensor, std::int64_t rank) {
+    std::int64_t place = rank / tensor.list_stride % tensor.list_ranks;
+    for (const Parameter* parameter : {tensor.parameter, tensor.joined}) {
+      if (parameter == nullptr) continue;
+      for (const Shard* shard : {&parameter->shard, &parameter->stack}) {
+        if (shard->dim >= 0) place = place * shard->ranks + rank / shard->stride % shard->ranks;
+      }
+    }
+    return place;
   }
 
   static DType weight_dtype(const OpRecord& record) {
@@ -864,12 +872,14 @@ class Executor::Impl {
     if (const auto* quantize = std::get_if<Quantize>(&ready.record)) {
       if (quantize->group < 0) {
         float& known = program.scales[call][r][op.outputs[0]];
-        if (known == 0) known = std::max(largest_magnitude(inputs[0]) / 127.0f, 1e-30f);
-        fixed_scale = known;
+        if (known == 0) known = calibrated_scale(call, region, op, rank, inputs[0]);
+        // All zeros: nothing to learn from, and nothing to scale.
+        fixed_scale = known > 0 ? known : 1.0f;
         inputs[used++] = scale_buffer;
       }
     } else if (ready.static_scale) {
-      fixed_scale = program.scales[call][r].at(op.inputs[0]);
+      const float known = program.scales[call][r].at(op.inputs[0]);
+      fixed_scale = known > 0 ? known : 1.0f;
       inputs[used++] = scale_buffer;
     } else if (const auto* append = std::get_if<CacheAppend>(&ready.record)) {
       if (append->cache == DType::i8 && !cache->has_scale) set_cache_scale(*cache, inputs, used);
@@ -920,6 +930,23 @@ class Executor::Impl {
       return rank / shared->stride % shared->group_size * tokens;
     }
     return 0;
+  }
+
+  /// The fixed scale of an activation: that of the first pass (the prompt) that saw it, for every
+  /// pass after. 0 when all of it is zero.
+  float calibrated_scale(std::size_t call, const Region& region, const Op& op, std::int64_t rank,
+                         const Buffer& x) {
+    // Prefill and decode have regions of their own: what they share is the module, and which of its
+    // conversions it is.
+    std::int64_t place = 0;
+    for (const Op& other : region.ops) {
+      if (&other == &op) break;
+      if (other.scope == op.scope && std::holds_alternative<Quantize>(other.record)) ++place;
+    }
+    float& known =
+        fixed_scales_[{graph_->calls[call].member, path_of(region, op.scope), place, rank}];
+    if (known == 0) known = largest_magnitude(x) / 127.0f;
+    return known;
   }
 
   /// Integers of a cache mean multiples of a scale that leaves the first tokens some headroom.
@@ -1139,6 +1166,11 @@ class Executor::Impl {
         set_whole(counts, i, sum);
       }
     }
+    // Room that no row takes must not look like one to whoever looks for the largest value.
+    for (CallBuffers* rank : group) {
+      const Buffer& target = (*rank)[use.outputs[0]];
+      std::fill_n(target.data, target.bytes, std::byte{0});
+    }
     for_each_expert(plan, [&](std::size_t sender, std::size_t receiver, std::int64_t from,
                               std::int64_t to, std::int64_t rows) {
       const Buffer& source = (*group[sender])[use.inputs[0]];
@@ -1191,6 +1223,8 @@ class Executor::Impl {
   std::map<WeightKey, Weight> weights_;
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, Cache> caches_;
   std::vector<std::unique_ptr<RotaryRows>> rotary_;
+  /// By layer, module, conversion inside it, rank.
+  std::map<std::tuple<std::int64_t, std::string, std::int64_t, std::int64_t>, float> fixed_scales_;
   std::vector<std::int64_t> ids_;
   std::vector<Output> outputs_;
   std::vector<std::string> notes_;

@@ -91,7 +91,7 @@ class Executor {
   /// request. Throws Error naming op and module path for what cannot be executed.
   void run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids);
 
-  /// A result of the last run on one rank, as f32, in the shape that shape_of() gives.
+  /// A result of the last run on one rank, as f32, in the shape that output_shape() gives.
   std::vector<float> output(std::string_view name, std::int64_t rank) const;
   Shape output_shape(std::string_view name) const;
   bool has_output(std::string_view name) const;

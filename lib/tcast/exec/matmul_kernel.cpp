@@ -801,6 +801,8 @@ class GroupedKernel final : public Kernel {
       run_expert(chosen, args, expert, row, count, weight_bytes);
       row += count;
     }
+    // Rows that were not routed anywhere.
+    if (row < op_.rows) std::fill_n(y.data + row * y_row, (op_.rows - row) * y_row, std::byte{0});
   }
 
  private:

@@ -538,6 +538,9 @@ class PermuteKernel final : public MoveKernel {
                 return args.inputs[0].data +
                        rows_[static_cast<std::size_t>(i)] / per_token * row_bytes;
               });
+    const auto picked = static_cast<std::int64_t>(rows_.size());
+    std::fill_n(args.outputs[0].data + picked * row_bytes, (op_.rows - picked) * row_bytes,
+                std::byte{0});
   }
 
   Permute op_;

@@ -235,8 +235,11 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
               "a quantized weight is a matrix");
   const std::int64_t rows = weight.shape[0];
   const std::int64_t columns = weight.shape[1];
-  const std::int64_t block_rows = ceil_div(rows, scale.shape[0]);
-  const std::int64_t block_columns = ceil_div(columns, scale.shape[1]);
+  const std::int64_t block_rows = scale.block_rows;
+  const std::int64_t block_columns = scale.block_columns;
+  TCAST_CHECK(block_rows > 0 && block_columns > 0 && ceil_div(rows, block_rows) == scale.shape[0] &&
+                  ceil_div(columns, block_columns) == scale.shape[1],
+              "scales fit their weight");
   const float largest = largest_of(weight.dtype);
   const std::uint64_t hash = hash_of(path);
   const ValueRange range = value_range(weight);

@@ -98,8 +98,11 @@ struct TCAST_API Parameter {
   std::optional<DType> quantized_from{};
   /// The checkpoint has the last two dimensions the other way round: [in, out].
   bool transposed = false;
-  bool buffer = false;    ///< persistent buffer: listed apart, not in parameter totals
-  bool scale = false;     ///< scales that quantization added; not in parameter totals either
+  bool buffer = false;  ///< persistent buffer: listed apart, not in parameter totals
+  bool scale = false;   ///< scales that quantization added; not in parameter totals either
+  /// Of scales: rows and columns of the weight that one of them belongs to.
+  std::int64_t block_rows = 0;
+  std::int64_t block_columns = 0;
   std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
   Shard shard{};
   /// How dimension 0 of a stack of matrices (experts) is shared out over ranks besides.

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "tcast/base/units.h"
+
 namespace tcast {
 
 enum class Phase : std::uint8_t { prefill, decode };
@@ -17,8 +19,11 @@ struct Workload {
   /// what can happen, not what is expected (decision D7), and constants have their numbers.
   bool executes = false;
 
-  std::int64_t tokens() const { return batch * query_length; }
-  std::int64_t sequence_length() const { return context_length + query_length; }
+  /// Throw Error on overflow.
+  std::int64_t tokens() const { return checked_mul(batch, query_length, "tokens of a pass"); }
+  std::int64_t sequence_length() const {
+    return checked_add(context_length, query_length, "length of a request");
+  }
 };
 
 }  // namespace tcast

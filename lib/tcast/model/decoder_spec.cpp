@@ -566,7 +566,9 @@ std::optional<std::vector<bool>> sliding_layers(const ArchitectureContext& conte
 void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec) {
   const HfConfig& config = context.config;
   if (!config.get_or<bool>("use_sliding_window", false)) return;
-  spec.sliding_window = config.get_size_or("sliding_window", 0);
+  // The config classes that have this switch have a window of 4096.
+  spec.sliding_window =
+      config.get_size_or("sliding_window", config.is_null("sliding_window") ? 0 : 4096);
   if (spec.sliding_window == 0) return;
   if (auto sliding = sliding_layers(context, spec)) {
     spec.window_layers = *std::move(sliding);

@@ -121,6 +121,8 @@ void Linear::quantize(const LinearQuantization& quantization) {
                                     ceil_div(w.shape[1], columns > 0 ? columns : w.shape[1])},
                                    quantization.scales.dtype, InitRole::norm);
   scale.scale = true;
+  scale.block_rows = rows > 0 ? rows : w.shape[0];
+  scale.block_columns = columns > 0 ? columns : w.shape[1];
   add_parameter(std::move(scale));
   set_attribute("quantization", quantization.describe());
   name_class();

@@ -256,6 +256,12 @@ Value join_rows(Trace& trace, Value first, Value second, const Shape& result) {
 
 Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const {
   const ScopeGuard scope(trace, name(), class_name(), false);
+  if (trace.workload().executes && children().size() > 1) {
+    throw Error(
+        fmt::format("the experts of {} are stored in different ways, which cannot be executed",
+                    name()),
+        "leave out patterns of --quantize-ignore that name single experts");
+  }
   const std::int64_t hidden = trace.shape(rows)[1];
   std::int64_t local = 0;
   for (const auto& node : children()) local += node->members().local_count;
