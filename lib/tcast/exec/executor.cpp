@@ -388,7 +388,7 @@ class Executor::Impl {
   }
 
   static bool has_bias(const MatMul& op) { return op.bias; }
-  static bool has_bias(const GroupedMatMul&) { return false; }
+  static bool has_bias(const GroupedMatMul& op) { return op.bias; }
 
   void add_note(const std::string& note) {
     if (note.empty() || std::find(notes_.begin(), notes_.end(), note) != notes_.end()) return;
