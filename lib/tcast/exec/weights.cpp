@@ -231,15 +231,20 @@ void generate_parameter(const Parameter& parameter, std::string_view path, std::
 
 void generate_quantized(const Parameter& weight, const Parameter& scale, std::string_view path,
                         std::int64_t rank, const Buffer& values, const Buffer& scales) {
-  TCAST_CHECK(weight.shape.rank() == 2 && scale.shape.rank() == 2,
-              "a quantized weight is a matrix");
-  const std::int64_t rows = weight.shape[0];
-  const std::int64_t columns = weight.shape[1];
+  // Matrices of a stack lie below each other: blocks do not reach from one to the next.
+  const int last_dim = weight.shape.rank() - 1;
+  TCAST_CHECK(last_dim >= 1 && scale.shape.rank() == last_dim + 1,
+              "a quantized weight is a matrix, or a stack of them");
+  const std::int64_t columns = weight.shape[last_dim];
+  const std::int64_t rows = weight.shape.elements() / columns;
+  const std::int64_t scale_columns = scale.shape[last_dim];
+  const std::int64_t scale_rows = scale.shape.elements() / scale_columns;
   const std::int64_t block_rows = scale.block_rows;
   const std::int64_t block_columns = scale.block_columns;
-  TCAST_CHECK(block_rows > 0 && block_columns > 0 && ceil_div(rows, block_rows) == scale.shape[0] &&
-                  ceil_div(columns, block_columns) == scale.shape[1],
+  TCAST_CHECK(block_rows > 0 && block_columns > 0 && ceil_div(rows, block_rows) == scale_rows &&
+                  ceil_div(columns, block_columns) == scale_columns,
               "scales fit their weight");
+  TCAST_CHECK(last_dim == 1 || block_rows == 1, "one scale for each output of a stack");
   const float largest = largest_of(weight.dtype);
   const std::uint64_t hash = hash_of(path);
   const ValueRange range = value_range(weight);
@@ -250,10 +255,10 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
     return rounded ? to_float(to_bf16(value)) : value;
   };
   // The scales of the whole.
-  std::vector<float> all(static_cast<std::size_t>(scale.shape[0] * scale.shape[1]));
-  parallel_ranges(scale.shape[0], 1, [&](std::int64_t begin, std::int64_t end, int) {
+  std::vector<float> all(static_cast<std::size_t>(scale_rows * scale_columns));
+  parallel_ranges(scale_rows, 1, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t block = begin; block < end; ++block) {
-      float* const line = all.data() + block * scale.shape[1];
+      float* const line = all.data() + block * scale_columns;
       const std::int64_t last = std::min(rows, (block + 1) * block_rows);
       for (std::int64_t row = block * block_rows; row < last; ++row) {
         for (std::int64_t column = 0; column < columns; ++column) {
@@ -261,7 +266,7 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
           most = std::max(most, std::abs(original(row * columns + column)));
         }
       }
-      for (std::int64_t i = 0; i < scale.shape[1]; ++i) line[i] /= largest;
+      for (std::int64_t i = 0; i < scale_columns; ++i) line[i] /= largest;
     }
   });
   if (scales.data != nullptr) {
@@ -279,7 +284,7 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
     void* data = values.data;
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t at = whole + i;
-      const float s = all[static_cast<std::size_t>(at / columns / block_rows * scale.shape[1] +
+      const float s = all[static_cast<std::size_t>(at / columns / block_rows * scale_columns +
                                                    at % columns / block_columns)];
       const float quantized = quantize_value(original(at), s, weight.dtype);
       if (values.dtype == DType::i8) {

@@ -71,32 +71,71 @@ GroupedFusedExperts::GroupedFusedExperts(FusedExperts& original) : ModuleOf("Gro
   take_over(original);
 }
 
+Value GroupedFusedExperts::product(Trace& trace, const std::string& weight_name, Value x,
+                                   Value counts, const ExpertLoad& load,
+                                   double bias_scale) const {
+  const Projection projection(*this, weight_name);
+  const Shape local = projection.weight.local_shape();
+  GroupedMatMul op;
+  op.experts = local[0];
+  op.active_experts = load.active_experts;
+  op.rows = load.rows;
+  op.n = local[1];
+  op.k = local[2];
+  op.output = trace.dtype(x);
+  if (quantization_ && quantization_->activation) {
+    x = trace.quantize(x, *quantization_->activation, quantization_->activation_group);
+  }
+  op.input = trace.dtype(x);
+  op.weight = projection.weight.dtype;
+  op.compute = op.input;
+  op.bias = true;
+  op.bias_scale = bias_scale;
+  Operands operands{x, trace.parameter(projection.weight), counts};
+  if (quantization_) {
+    op.weight_scales = op.n;
+    operands.push(trace.parameter(*find_parameter(weight_name + "_scale")));
+  }
+  operands.push(trace.parameter(projection.bias));
+  if (quantization_ && quantization_->activation && quantization_->activation_group >= 0) {
+    const std::int64_t group = quantization_->activation_group;
+    op.activation_scales = op.rows * (group > 0 ? ceil_div(op.k, group) : 1);
+    operands.push(trace.scales_of(x));
+  }
+  return trace.emit(op, operands, {op.rows, op.n}, op.output);
+}
+
 Value GroupedFusedExperts::run(Trace& trace, Value rows, Value counts,
                                const ExpertLoad& load) const {
   const ScopeGuard scope(trace, name(), class_name(), false);
-  auto product = [&](const Projection& projection, Value x, double bias_scale) {
-    const Shape local = projection.weight.local_shape();
-    GroupedMatMul op;
-    op.experts = local[0];
-    op.active_experts = load.active_experts;
-    op.rows = load.rows;
-    op.n = local[1];
-    op.k = local[2];
-    op.input = trace.dtype(x);
-    op.weight = projection.weight.dtype;
-    op.output = op.input;
-    op.compute = op.input;
-    op.bias = true;
-    op.bias_scale = bias_scale;
-    return trace.emit(
-        op, {x, trace.parameter(projection.weight), counts, trace.parameter(projection.bias)},
-        {op.rows, op.n}, op.output);
-  };
-  const Value both = product({*this, "gate_up_proj"}, rows, 1);
+  const Value both = product(trace, "gate_up_proj", rows, counts, load, 1);
   const Value activated =
       trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit);
   // The parts of an expert are added up later, each with its share of the bias.
-  return product({*this, "down_proj"}, activated, 1 / static_cast<double>(tensor_ranks_));
+  return product(trace, "down_proj", activated, counts, load,
+                 1 / static_cast<double>(tensor_ranks_));
+}
+
+bool GroupedFusedExperts::quantize(const LinearQuantization& quantization) {
+  if (quantization.scales.block_rows != 1 || quantization.scales.block_columns != 0) return false;
+  quantization_ = quantization;
+  for (const char* name : {"gate_up_proj", "down_proj"}) {
+    Parameter& weight = *find_parameter(name);
+    Parameter scale;
+    scale.name = weight.name + "_scale";
+    scale.shape = {weight.shape[0], weight.shape[1], 1};
+    scale.dtype = quantization.scales.dtype;
+    scale.role = InitRole::norm;
+    scale.scale = true;
+    scale.block_rows = 1;
+    scale.block_columns = weight.shape[2];
+    weight.quantized_from = weight.quantized_from.value_or(weight.dtype);
+    weight.dtype = quantization.weight;
+    add_parameter(std::move(scale));
+  }
+  set_attribute("quantization", quantization.describe());
+  set_class_name("QuantizedGroupedFusedExperts");
+  return true;
 }
 
 void GroupedFusedExperts::shard_tensor(RankGroup group, const std::string& path) {
@@ -112,6 +151,7 @@ void GroupedFusedExperts::shard_tensor(RankGroup group, const std::string& path)
   const Shard pairs{1, group.size, group.stride, {{2 * width, group.size}}};
   find_parameter("gate_up_proj")->shard = pairs;
   find_parameter("gate_up_proj_bias")->shard = pairs;
+  if (quantization_) find_parameter("gate_up_proj_scale")->shard = pairs;
   find_parameter("down_proj")->shard = {2, group.size, group.stride, {{width, group.size}}};
 }
 

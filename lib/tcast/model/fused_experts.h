@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <optional>
 #include <string>
 
 #include "tcast/base/export.h"
@@ -31,8 +31,17 @@ class TCAST_API GroupedFusedExperts : public ModuleOf<GroupedFusedExperts, Exper
   void shard_tensor(RankGroup group, const std::string& path) override;
   void shard_experts(RankGroup group, const std::string& path) override;
 
+  /// Stores the weights as `quantization` says and adds scales, one for each output of an expert.
+  /// False: it asks for other scales.
+  bool quantize(const LinearQuantization& quantization);
+  const std::optional<LinearQuantization>& quantization() const { return quantization_; }
+
  private:
+  Value product(Trace& trace, const std::string& weight_name, Value x, Value counts,
+                const ExpertLoad& load, double bias_scale) const;
+
   std::int64_t tensor_ranks_ = 1;
+  std::optional<LinearQuantization> quantization_;
 };
 
 }  // namespace tcast

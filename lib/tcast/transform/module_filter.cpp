@@ -11,6 +11,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/model/fused_experts.h"
 #include "tcast/model/layers.h"
 
 // DeepSeek-V3 has 45,000 Linears in a dozen nodes, and a pattern may name any of them. They are not
@@ -144,7 +145,7 @@ class Splitter {
   /// of lists how many of them in a row are alike.
   std::string decide_below(const Module& module, const std::string& path) const {
     std::string decision;
-    if (dynamic_cast<const Linear*>(&module) != nullptr) decision = matches_(path) ? '+' : '-';
+    if (holds_products(module)) decision = matches_(path) ? '+' : '-';
     for (const auto& child : module.children()) {
       if (!child->members().in_list()) {
         decision += decide_below(*child, path_below(path, child->name()));
@@ -189,6 +190,11 @@ bool ModuleFilter::Pattern::matches(std::string_view path) const {
   const std::size_t at = path.size() - text.size();
   return (starts_with(path, text) && path[text.size()] == '.') ||
          (path[at - 1] == '.' && path.substr(at) == text);
+}
+
+bool holds_products(const Module& module) {
+  return dynamic_cast<const Linear*>(&module) != nullptr ||
+         dynamic_cast<const GroupedFusedExperts*>(&module) != nullptr;
 }
 
 ModuleFilter::ModuleFilter(const std::vector<std::string>& patterns, const std::string& where) {

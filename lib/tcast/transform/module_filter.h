@@ -10,6 +10,10 @@
 
 namespace tcast {
 
+/// Whether quantization has something to do in the module itself: a Linear, or experts stored
+/// together.
+bool holds_products(const Module& module);
+
 /// A list of patterns of module paths, as quantization configs write what must not be converted:
 /// a literal names a module, everything below it, or, as a suffix, modules anywhere ("lm_head",
 /// "mlp.gate"); '*', '?' and '[...]' make it a glob over the whole path; "re:" begins a regular
@@ -23,7 +27,7 @@ class ModuleFilter {
   /// The first pattern that a member path matches, or "".
   std::string_view match(std::string_view path) const;
 
-  /// Cuts list nodes below `root` apart until, for every Linear's node and every pattern, all of
+  /// Cuts list nodes below `root` apart until, for every quantizable node and every pattern, all of
   /// its members match or none, so that a pattern may name one layer out of many. Neighbours that
   /// no pattern tells apart stay together.
   void split_lists(Module& root) const;

@@ -5,6 +5,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/model/attention.h"
+#include "tcast/model/fused_experts.h"
 #include "tcast/model/moe.h"
 #include "tcast/transform/module_filter.h"
 #include "tcast/transform/pipeline.h"
@@ -34,6 +35,33 @@ std::string first_member(const ModulePath& path) {
   return path.member(indices);
 }
 
+/// Experts that are stored together are no linears. Returns whether the module is such.
+bool quantize_fused_experts(Module& module, const ModulePath& path,
+                            const LinearQuantization& quantization, const ModuleFilter& ignore,
+                            StepReport& report) {
+  if (dynamic_cast<FusedExperts*>(&module) != nullptr) {
+    report.skipped.push_back(
+        {path.text(), "its experts are computed one by one (step patch_moe comes first)"});
+    return true;
+  }
+  auto* experts = dynamic_cast<GroupedFusedExperts*>(&module);
+  if (experts == nullptr) return false;
+  const std::string from = module.class_name();
+  if (experts->quantization()) {
+    report.skipped.push_back({path.text(), "it is quantized already"});
+  } else if (const std::string_view pattern = ignore.match(first_member(path)); !pattern.empty()) {
+    report.skipped.push_back({path.text(), fmt::format("excluded by '{}'", pattern)});
+  } else if (!experts->quantize(quantization)) {
+    report.skipped.push_back({path.text(), "experts stored together have one scale per output only"});
+  } else {
+    report.changed.push_back({path.text(), from,
+                              fmt::format("{} ({})", module.class_name(),
+                                          experts->quantization()->describe())});
+    report.changed_modules += path.count();
+  }
+  return true;
+}
+
 void quantize_linears(TransformerModel& m, StepReport& report) {
   const QuantizationPlan plan = plan_quantization(m.config(), m.options());
   if (!plan.linear) {
@@ -46,6 +74,7 @@ void quantize_linears(TransformerModel& m, StepReport& report) {
   ignore.split_lists(m.root());
   const std::set<const Module*> gates = routers(m.root(), m.profile().moe_field_names);
   walk(m.root(), [&](Module& module, const ModulePath& path) {
+    if (quantize_fused_experts(module, path, *plan.linear, ignore, report)) return;
     auto* linear = dynamic_cast<Linear*>(&module);
     if (linear == nullptr) return;
     if (gates.count(linear) > 0) {
@@ -72,7 +101,7 @@ void quantize_linears(TransformerModel& m, StepReport& report) {
     const ModuleFilter one({pattern}, "--quantize-ignore");
     bool matched = false;
     walk(m.root(), [&](const Module& module, const ModulePath& path) {
-      if (matched || dynamic_cast<const Linear*>(&module) == nullptr) return;
+      if (matched || !holds_products(module)) return;
       matched = !one.match(first_member(path)).empty();
     });
     if (!matched) {
