@@ -87,6 +87,8 @@ class VerifyCommand final : public Command {
     const HfConfig config = HfConfig::load(config_);
     VerificationRequest request;
     request.tolerance = tolerance_;
+    // Fewer devices than ranks are refused by shard_model.
+    const std::int64_t replicas = std::max<std::int64_t>(1, model_.options.parallel.dp());
     ShrinkRequest size;
     size.decode_steps = decode_steps_;
     size.keeps_vocabulary = !token_ids_file_.empty();
@@ -96,8 +98,12 @@ class VerifyCommand final : public Command {
       requests_ = static_cast<std::int64_t>(request.prompts.size());
       input_length_ = static_cast<std::int64_t>(request.prompts[0].size());
     } else if (requests_ == 0) {
-      const std::int64_t replicas = std::max<std::int64_t>(1, model_.options.parallel.dp());
       requests_ = ceil_div(std::max<std::int64_t>(2, replicas), replicas) * replicas;
+    }
+    if (requests_ % replicas != 0) {
+      throw Error(fmt::format("{} requests cannot be spread evenly over {} data-parallel replicas",
+                              requests_, replicas),
+                  fmt::format("choose --batch-size as a multiple of {}", replicas));
     }
     size.requests = requests_;
     size.input_length = input_length_;

@@ -1,0 +1,472 @@
+// `tcast verify`: every model type keeps its function through the nine steps, and what changes it
+// is named.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "tcast/custom_model.h"
+#include "tcast/exec/threads.h"
+
+#include "app/cli.h"
+#include "app/routing_log.h"
+#include "app/shrink.h"
+#include "app/verification.h"
+#include "error_of.h"
+
+using namespace tcast;
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+// --- hooks that are wrong ------------------------------------------------------------------------
+
+/// Replaces every attention by one that does not rotate queries and keys.
+void drop_rotary(TransformerModel& model) {
+  rewrite(model.root(), [&](Module& module, const ModulePath&) -> std::unique_ptr<Module> {
+    auto* attention = dynamic_cast<PagedAttention*>(&module);
+    if (attention == nullptr) return nullptr;
+    AttentionConfig config = attention->config();
+    config.rotary_dim = 0;
+    EagerAttention blind(attention->class_name(), config, AttentionNames{});
+    blind.take_over(*attention);
+    CacheOptions cache;
+    cache.dtype = DType::f32;
+    cache.block_size = model.options().kv_block_size;
+    return blind.make_paged(cache);
+  });
+}
+
+std::unique_ptr<Module> build_llama(const ArchitectureContext& context) {
+  return architectures().find("llama")->value(context);
+}
+
+/// A module with an operator that can be priced and has no kernel.
+class Unknown : public ModuleOf<Unknown> {
+ public:
+  explicit Unknown(Module& original) : ModuleOf("Unknown") { take_over(original); }
+  Value forward(Trace& trace, Value input) const override {
+    CustomOp op;
+    op.definition = &find_operator("verified_scan");
+    return trace.emit(op, {input}, trace.shape(input), trace.dtype(input));
+  }
+};
+
+}  // namespace
+
+TCAST_REGISTER_ARCHITECTURE("verified_no_rotary", "verified_secret", "verified_operator",
+                            "verified_right")
+(const tcast::ArchitectureContext& context) { return build_llama(context); }
+
+TCAST_REGISTER_CUSTOM_MODEL("verified_no_rotary")
+(tcast::TransformerModel& model) {
+  tcast::wrap_model(model);
+  tcast::patch_rotary_emb(model);
+  tcast::patch_attention(model);
+  tcast::run_step(model, "simplify_attention",
+                  [](tcast::TransformerModel& m, tcast::StepReport& report) {
+                    drop_rotary(m);
+                    report.changed_modules = 2;
+                  });
+  tcast::shard_model(model);
+}
+
+// Changes the tree between steps, where no report says so.
+TCAST_REGISTER_CUSTOM_MODEL("verified_secret")
+(tcast::TransformerModel& model) {
+  tcast::wrap_model(model);
+  tcast::patch_attention(model);
+  drop_rotary(model);
+  if (model.options().num_mtp_tokens == 0 && model.options().reuse_layers) {
+    tcast::shard_model(model);
+  }
+}
+
+TCAST_REGISTER_CUSTOM_MODEL("verified_right")
+(tcast::TransformerModel& model) { tcast::run_standard_steps(model); }
+
+TCAST_REGISTER_OPERATOR("verified_scan")
+(const tcast::CustomOp&) { return tcast::OpWork{}; }
+
+TCAST_REGISTER_CUSTOM_MODEL("verified_operator")
+(tcast::TransformerModel& model) {
+  tcast::wrap_model(model);
+  tcast::run_step(model, "scan", [](tcast::TransformerModel& m, tcast::StepReport&) {
+    tcast::rewrite(m.root(), [](tcast::Module& module, const tcast::ModulePath&) {
+      return dynamic_cast<tcast::Mlp*>(&module) == nullptr ? nullptr
+                                                           : std::make_unique<Unknown>(module);
+    });
+  });
+}
+
+namespace {
+
+// --- running the command -------------------------------------------------------------------------
+
+/// A folder that goes away.
+class Scratch {
+ public:
+  Scratch() {
+    std::string name = (fs::temp_directory_path() / "tcast-verify-XXXXXX").string();
+    REQUIRE(mkdtemp(name.data()) != nullptr);
+    folder_ = name;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  std::string write(const std::string& name, const std::string& text) const {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+    return (folder_ / name).string();
+  }
+  const fs::path& folder() const { return folder_; }
+
+ private:
+  fs::path folder_;
+};
+
+struct Ran {
+  int status = 0;
+  std::string out;
+  std::string err;
+};
+
+Ran run(const std::vector<std::string>& arguments) {
+  std::vector<const char*> argv = {"tcast", "verify"};
+  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+  // Tiny models, and a busy machine: threads would wait for each other.
+  argv.push_back("--threads");
+  argv.push_back("1");
+  std::ostringstream out;
+  std::ostringstream err;
+  const int status = run_cli(static_cast<int>(argv.size()), argv.data(), out, err);
+  return {status, out.str(), err.str()};
+}
+
+json read_json(const fs::path& file) {
+  std::ifstream stream(file);
+  return json::parse(stream);
+}
+
+const fs::path source_dir = TCAST_SOURCE_DIR;
+
+json llama_config(const std::string& model_type) {
+  return {{"model_type", model_type}, {"vocab_size", 128},      {"hidden_size", 64},
+          {"intermediate_size", 96},  {"num_hidden_layers", 2}, {"num_attention_heads", 4},
+          {"num_key_value_heads", 2}, {"rms_norm_eps", 1e-5},   {"torch_dtype", "bfloat16"}};
+}
+
+std::vector<std::string> faulty_steps(const json& report) {
+  std::vector<std::string> names;
+  for (const json& step : report.at("steps")) {
+    if (!step.at("faults").empty()) names.push_back(step.at("step"));
+  }
+  return names;
+}
+
+bool has_experts(const json& golden) {
+  return std::any_of(
+      golden.at("parameters").begin(), golden.at("parameters").end(), [](const json& parameter) {
+        return parameter.at(0).get<std::string>().find(".experts.") != std::string::npos;
+      });
+}
+
+/// Verifies the goldens' configs; of those with sizes that do not divide only on one rank.
+void verify_all(const std::vector<std::string>& options, bool one_rank, bool experts_only) {
+  const Scratch scratch;
+  int verified = 0;
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(source_dir / "tests/data/logits")) {
+    files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  for (const fs::path& file : files) {
+    const std::string name = file.stem().string();
+    const json golden = read_json(file);
+    if (!golden.contains("config")) continue;
+    const std::string type = golden.at("config").at("model_type");
+    if (architectures().find(type) == nullptr) continue;
+    if (!one_rank && name.find("-odd") != std::string::npos) continue;
+    if (experts_only && !has_experts(golden)) continue;
+    CAPTURE(name);
+    std::vector<std::string> arguments = {scratch.write("config.json", golden.at("config").dump()),
+                                          "--format", "json"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    const Ran ran = run(arguments);
+    CHECK(ran.err == "");
+    CHECK(ran.status == 0);
+    if (ran.status != 0) continue;
+    const json report = json::parse(ran.out);
+    CHECK(report.at("keeps_function") == true);
+    CHECK(report.at("model").at("made_smaller").size() <= 1);
+    if (custom_models().find(type) == nullptr) CHECK(report.at("steps").size() == 9);
+    for (const json& step : report.at("steps")) CHECK(step.at("error").get<double>() < 1e-4);
+    ++verified;
+  }
+  CHECK(verified >= 4);
+}
+
+}  // namespace
+
+TEST_CASE("verify: every model type keeps its function") { verify_all({}, true, false); }
+
+TEST_CASE("verify: on two tensor-parallel ranks") { verify_all({"--tp", "2"}, false, false); }
+
+TEST_CASE("verify: experts over two ranks") {
+  verify_all({"--ep", "2", "--num-devices", "2"}, false, true);
+  verify_all({"--ep", "2", "--tp", "2", "--num-devices", "4"}, false, true);
+}
+
+TEST_CASE("verify: quantized, the steps behind it are compared as strictly") {
+  const Scratch scratch;
+  const std::string config = scratch.write("config.json", llama_config("llama").dump());
+  for (const char* scheme : {"w8a16", "w8a8_static", "w8a8_dynamic", "fp8"}) {
+    CAPTURE(scheme);
+    const Ran ran = run({config, "--tp", "2", "--quantize-linear", scheme, "--quantize-kv-cache",
+                         "int8", "--format", "json"});
+    CHECK(ran.err == "");
+    REQUIRE(ran.status == 0);
+    const json report = json::parse(ran.out);
+    const json& quantized = report.at("steps").at(7);
+    const json& sharded = report.at("steps").at(8);
+    CHECK(quantized.at("step") == "quantize_model");
+    CHECK(sharded.at("error").get<double>() < 1e-5);
+    for (const json* step : {&quantized, &sharded}) {
+      const double kernels = step->at("precision").at("kernel_error");
+      const double moved = step->at("precision").at("moved");
+      CHECK(kernels < 1e-3);
+      CHECK(moved > 1e-3);
+      CHECK(moved < 0.3);
+    }
+  }
+}
+
+TEST_CASE("verify: in bfloat16") {
+  const Scratch scratch;
+  const Ran ran = run({scratch.write("config.json", llama_config("llama").dump()), "--dtype",
+                       "bfloat16", "--format", "json"});
+  CHECK(ran.err == "");
+  REQUIRE(ran.status == 0);
+  for (const json& step : json::parse(ran.out).at("steps")) {
+    CHECK(step.at("error").get<double>() < 1e-4);
+    CHECK(step.at("precision").at("kernel_error").get<double>() < 1e-3);
+    CHECK(step.at("precision").at("moved").get<double>() < 5e-2);
+  }
+}
+
+TEST_CASE("verify: a hook that drops the rotary embedding is named") {
+  const Scratch scratch;
+  const std::string config =
+      scratch.write("config.json", llama_config("verified_no_rotary").dump());
+  const Ran ran = run({config});
+  CHECK(ran.status == 3);
+  CHECK(ran.err == "");
+  CHECK(ran.out.find("\n'simplify_attention' changes the function of the model: ") !=
+        std::string::npos);
+  CHECK(ran.out.find("simplify_attention        2") != std::string::npos);
+  CHECK(ran.out.find("DIFFERENT") != std::string::npos);
+  CHECK(ran.out.find("has the function of") == std::string::npos);
+  // What comes behind it is not to blame.
+  const Ran as_json = run({config, "--format", "json"});
+  CHECK(as_json.status == 3);
+  CHECK(faulty_steps(json::parse(as_json.out)) == std::vector<std::string>{"simplify_attention"});
+}
+
+TEST_CASE("verify: what a hook does between steps, or behind the last one, is named") {
+  const Scratch scratch;
+  const std::string config = scratch.write("config.json", llama_config("verified_secret").dump());
+  const auto* hook = custom_models().find("verified_secret");
+  REQUIRE(hook != nullptr);
+  const std::string who = "the hook 'verified_secret' (" + hook->place() + ")";
+  const Ran between = run({config, "--format", "json"});
+  CHECK(between.status == 3);
+  CHECK(faulty_steps(json::parse(between.out)) ==
+        std::vector<std::string>{who + ", before shard_model"});
+  const Ran behind = run({config, "--no-reuse-layers", "--format", "json"});
+  CHECK(behind.status == 3);
+  CHECK(faulty_steps(json::parse(behind.out)) ==
+        std::vector<std::string>{who + ", after its last step"});
+}
+
+TEST_CASE("verify: a hook that is right, and the worked example") {
+  const Scratch scratch;
+  for (const char* type : {"verified_right", "example_decoder"}) {
+    if (architectures().find(type) == nullptr) continue;  // somebody removed the example
+    for (const char* tp : {"1", "2"}) {
+      CAPTURE(type);
+      CAPTURE(tp);
+      const Ran ran = run({scratch.write("config.json", llama_config(type).dump()), "--tp", tp});
+      CHECK(ran.err == "");
+      CHECK(ran.status == 0);
+      CHECK(ran.out.find("has the function of the untransformed one\n") != std::string::npos);
+    }
+  }
+}
+
+namespace {
+
+/// A model of the goldens, and what it is going to be executed on.
+TransformerModel golden_model(const std::string& name) {
+  const json golden = read_json(source_dir / "tests/data/logits" / (name + ".json"));
+  HfConfig config = HfConfig::parse(golden.at("config").dump(), "config.json");
+  ModelProfile profile = load_profile(config.model_type(), {});
+  ModelOptions options;
+  options.dtype = DType::f32;
+  options.kv_block_size = 4;
+  return build_model(std::move(config), std::move(profile), std::move(options));
+}
+
+VerificationRequest short_request() {
+  VerificationRequest request;
+  request.prompts = {{1, 2, 3, 4, 5, 6, 7}, {9, 8, 7, 6, 5, 4, 3}};
+  request.decode = {{{11}, {12}}};
+  return request;
+}
+
+}  // namespace
+
+TEST_CASE("verify: a step that breaks a norm is named, and only it") {
+  set_threads(1);
+  TransformerModel model = golden_model("llama-plain");
+  Verification verification(model, short_request(), "");
+  model.set_observer(&verification);
+  wrap_model(model);
+  run_step(model, "break_norm", [](TransformerModel& m, StepReport& report) {
+    rewrite(m.root(), [&](Module& module, const ModulePath&) -> std::unique_ptr<Module> {
+      if (dynamic_cast<Normalization*>(&module) == nullptr) return nullptr;
+      const std::int64_t width = module.parameters().at(0).shape[0];
+      auto broken = std::make_unique<Normalization>("Broken", NormKind::rms, width, 0.5, false, 0.0,
+                                                    DType::f32);
+      broken->take_over(module);
+      ++report.changed_modules;
+      return broken;
+    });
+  });
+  patch_attention(model);
+  verification.finish(model);
+  REQUIRE(verification.steps().size() == 3);
+  CHECK_FALSE(verification.keeps_function());
+  CHECK(verification.steps()[0].faults.empty());
+  const VerifiedStep& broken = verification.steps()[1];
+  CHECK(broken.name == "break_norm");
+  CHECK(broken.error > 1e-2);
+  REQUIRE(broken.faults.size() == 1);
+  CHECK(broken.faults[0] ==
+        fmt::format("{:.1e} is more than the tolerance of 1e-04", broken.error));
+  CHECK(verification.steps()[2].faults.empty());
+  CHECK(verification.steps()[2].error > 1e-2);
+  CHECK(verification.steps()[2].error_to_previous < 1e-5);
+}
+
+TEST_CASE("verify: other experts with the same weights are a difference") {
+  set_threads(1);
+  TransformerModel model = golden_model("deepseek_v3-plain");
+  Verification verification(model, short_request(), "");
+  model.set_observer(&verification);
+  wrap_model(model);
+  // The bias decides who is chosen and is no part of the weights.
+  walk(model.root(), [](Module& module, const ModulePath&) {
+    if (module.bool_attribute("correction_bias")) module.set_attribute("correction_bias", false);
+  });
+  patch_moe(model);
+  const VerifiedStep& step = verification.steps().back();
+  REQUIRE(step.faults.size() == 1);
+  CHECK(step.error < 1e-4);
+  CHECK(step.wrong_routes.size() >= 1);
+  CHECK(step.near_ties.empty());
+  CHECK(step.wrong_routes[0].gap > 1e-4);
+  CHECK(step.faults[0] ==
+        fmt::format("{} token(s) go to other experts, and not by a rounding error",
+                    step.wrong_routes.size()));
+}
+
+TEST_CASE("routing log: a choice is followed, and what differs is told with its gap") {
+  struct Row {
+    RouterScore score;
+    std::int64_t groups;
+    std::vector<float> logits;
+    std::vector<std::int32_t> first;  ///< chosen before
+    double gap;
+    std::vector<double> weights;  ///< after it was followed
+  };
+  const double s1 = 1 / (1 + std::exp(-1.0));
+  const double s2 = 1 / (1 + std::exp(-2.0));
+  const double total = std::exp(1.0) + std::exp(2.0) + std::exp(0.0) + std::exp(0.5);
+  const std::vector<Row> rows = {
+      {RouterScore::softmax, 1, {1, 2, 0, 0.5f}, {0, 1}, 0, {}},
+      {RouterScore::softmax,
+       1,
+       {1, 2, 0, 0.5f},
+       {1, 3},
+       (std::exp(1.0) - std::exp(0.5)) / std::exp(2.0),
+       {std::exp(2.0) / total, std::exp(0.5) / total}},
+      {RouterScore::sigmoid, 1, {1, 2, 1, 0.5f}, {1, 2}, 0, {s2, s1}},
+      {RouterScore::sigmoid, 2, {2, 2, 1, 1}, {2, 3}, (s2 - s1) / s2, {s1, s1}},
+  };
+  for (const Row& row : rows) {
+    Route op;
+    op.tokens = 1;
+    op.experts = 4;
+    op.top_k = 2;
+    op.score = row.score;
+    op.groups = row.groups;
+    op.topk_groups = 1;
+    std::vector<float> logits = row.logits;
+    std::vector<std::int32_t> experts = row.first;
+    std::vector<float> weights = {-1, -1};
+    const auto buffer = [](auto& values, DType dtype) {
+      void* data = values.data();
+      return Buffer{
+          static_cast<std::byte*>(data), static_cast<std::int64_t>(values.size()) * 4, dtype, {}};
+    };
+    RoutingCall call{op,
+                     "model.layers.*.mlp",
+                     3,
+                     0,
+                     5,
+                     1,
+                     buffer(logits, DType::f32),
+                     {},
+                     buffer(weights, DType::f32),
+                     buffer(experts, DType::i32)};
+    RoutingLog log;
+    log.begin_pass(1);
+    log.follow(call);
+    CHECK(log.take_changes().empty());
+    CHECK(weights == std::vector<float>{-1, -1});
+    // The second time round its best two are chosen.
+    experts = {1, 0};
+    log.begin_pass(1);
+    log.follow(call);
+    const std::vector<RoutingChange> changes = log.take_changes();
+    CHECK(log.take_changes().empty());
+    if (row.weights.empty()) {
+      CHECK(changes.empty());
+      continue;
+    }
+    REQUIRE(changes.size() == 1);
+    CHECK(changes[0].pass == 1);
+    CHECK(changes[0].token == 5);
+    CHECK(changes[0].layer == 3);
+    CHECK(changes[0].chosen == std::vector<std::int64_t>{0, 1});
+    CHECK(changes[0].expected == std::vector<std::int64_t>(row.first.begin(), row.first.end()));
+    CHECK(changes[0].gap == doctest::Approx(row.gap));
+    for (std::size_t i = 0; i < 2; ++i) {
+      CHECK(static_cast<double>(weights[i]) == doctest::Approx(row.weights[i]));
+    }
+    std::sort(experts.begin(), experts.end());
+    CHECK(experts == row.first);
+  }
+}
