@@ -72,8 +72,7 @@ GroupedFusedExperts::GroupedFusedExperts(FusedExperts& original) : ModuleOf("Gro
 }
 
 Value GroupedFusedExperts::product(Trace& trace, const std::string& weight_name, Value x,
-                                   Value counts, const ExpertLoad& load,
-                                   double bias_scale) const {
+                                   Value counts, const ExpertLoad& load, double bias_scale) const {
   const Projection projection(*this, weight_name);
   const Shape local = projection.weight.local_shape();
   GroupedMatMul op;

@@ -52,11 +52,12 @@ bool quantize_fused_experts(Module& module, const ModulePath& path,
   } else if (const std::string_view pattern = ignore.match(first_member(path)); !pattern.empty()) {
     report.skipped.push_back({path.text(), fmt::format("excluded by '{}'", pattern)});
   } else if (!experts->quantize(quantization)) {
-    report.skipped.push_back({path.text(), "experts stored together have one scale per output only"});
+    report.skipped.push_back(
+        {path.text(), "experts stored together have one scale per output only"});
   } else {
-    report.changed.push_back({path.text(), from,
-                              fmt::format("{} ({})", module.class_name(),
-                                          experts->quantization()->describe())});
+    report.changed.push_back(
+        {path.text(), from,
+         fmt::format("{} ({})", module.class_name(), experts->quantization()->describe())});
     report.changed_modules += path.count();
   }
   return true;
