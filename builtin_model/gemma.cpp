@@ -27,17 +27,15 @@ tcast::DecoderSpec read_gemma(const tcast::ArchitectureContext& context, const c
   return spec;
 }
 
-/// What Gemma 2 and 3 share. `cap` stands for an absent key of a cap; null switches it off.
+/// What Gemma 2 and 3 share.
 tcast::DecoderSpec read_gemma_2(const tcast::ArchitectureContext& context, const char* prefix,
                                 tcast::DecoderDefaults defaults, double logits_cap) {
   const tcast::HfConfig& config = context.config;
   defaults.num_key_value_heads = 4;
   defaults.activation_key = "hidden_activation";
   tcast::DecoderSpec spec = read_gemma(context, prefix, defaults);
-  spec.attention_scale = 1 / std::sqrt(config.get_or<double>("query_pre_attn_scalar", 256));
-  spec.logits_softcap = config.is_null("final_logit_softcapping")
-                            ? 0
-                            : config.get_or<double>("final_logit_softcapping", logits_cap);
+  spec.attention_scale = 1 / std::sqrt(tcast::read_positive(config, "query_pre_attn_scalar", 256));
+  spec.logits_softcap = tcast::read_limit(config, "final_logit_softcapping", logits_cap);
   spec.layer_names.attention_out_norm = "post_attention_layernorm";
   spec.layer_names.mlp_norm = "pre_feedforward_layernorm";
   spec.layer_names.mlp_out_norm = "post_feedforward_layernorm";
@@ -56,9 +54,7 @@ TCAST_REGISTER_ARCHITECTURE("gemma")
 TCAST_REGISTER_ARCHITECTURE("gemma2")
 (const tcast::ArchitectureContext& context) {
   tcast::DecoderSpec spec = read_gemma_2(context, "Gemma2", {}, 30);
-  spec.attention_softcap = context.config.is_null("attn_logit_softcapping")
-                               ? 0
-                               : context.config.get_or<double>("attn_logit_softcapping", 50);
+  spec.attention_softcap = tcast::read_limit(context.config, "attn_logit_softcapping", 50);
   tcast::read_alternating_windows(context, spec, 4096, 2);
   return tcast::build_decoder(std::move(spec), context);
 }
@@ -79,7 +75,7 @@ TCAST_REGISTER_ARCHITECTURE("gemma3_text")
   if (per_type && per_type->has("sliding_attention")) {
     window_rope = tcast::read_rope(config, 10000, "sliding_attention");
   } else {
-    window_rope.theta = config.get_or<double>("rope_local_base_freq", 10000);
+    window_rope.theta = tcast::read_positive(config, "rope_local_base_freq", 10000);
   }
   spec.window_rope = std::move(window_rope);
   tcast::read_alternating_windows(context, spec, 4096,

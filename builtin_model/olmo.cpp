@@ -32,8 +32,7 @@ TCAST_REGISTER_ARCHITECTURE("olmoe")
 (const tcast::ArchitectureContext& context) {
   const tcast::HfConfig& config = context.config;
   tcast::DecoderSpec spec = read_olmo(context, "Olmoe");
-  spec.clip_qkv = config.get_or<double>("clip_qkv", 0);
-  if (spec.clip_qkv < 0) config.fail("clip_qkv", "expected a number above 0, or null for no limit");
+  spec.clip_qkv = tcast::read_limit(config, "clip_qkv", 0);
   tcast::MoeSpec moe = tcast::read_moe_spec(context, spec, "num_experts", 8, 64);
   moe.block_class = "OlmoeSparseMoeBlock";
   moe.intermediate_size = spec.intermediate_size;

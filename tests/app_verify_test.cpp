@@ -259,7 +259,8 @@ TEST_CASE("verify: in bfloat16") {
                        "bfloat16", "--format", "json"});
   CHECK(ran.err == "");
   REQUIRE(ran.status == 0);
-  for (const json& step : json::parse(ran.out).at("steps")) {
+  const json report = json::parse(ran.out);
+  for (const json& step : report.at("steps")) {
     CHECK(step.at("error").get<double>() < 1e-4);
     CHECK(step.at("precision").at("kernel_error").get<double>() < 1e-3);
     CHECK(step.at("precision").at("moved").get<double>() < 5e-2);

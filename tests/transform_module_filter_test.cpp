@@ -2,8 +2,10 @@
 // apart.
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -204,6 +206,19 @@ TEST_CASE("lists of hundreds of patterns cut a tree of 45,000 linears") {
   CHECK(model.find("model.layers")->children().size() == 61);
   CHECK(nodes_of(model.root()) > 20 * before);
   CHECK(nodes_of(model.root()) < 40 * before);
+}
+
+TEST_CASE("a list that nobody could write is not run through") {
+  tcast::ModuleList root;
+  auto list = std::make_unique<tcast::ModuleList>();
+  list->append(std::make_unique<tcast::Linear>(8, 8, false, tcast::DType::bf16),
+               std::int64_t{1} << 40);
+  root.add_child("experts", std::move(list));
+  CHECK(error_of([&] { ModuleFilter({"re:.*"}, "x").split_lists(root); }) ==
+        "experts: 1,099,511,627,776 entries are too many for patterns that tell entries apart | "
+        "name modules by literals without numbers");
+  ModuleFilter({"experts", "*.gate"}, "x").split_lists(root);
+  CHECK(root.child("experts").children().size() == 1);
 }
 
 TEST_CASE("a piece of a path names a child or a list entry") {

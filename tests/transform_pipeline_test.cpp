@@ -318,6 +318,11 @@ TEST_CASE("what is asked for is done or refused") {
         "step 'quantize_model': the checkpoint is not quantized and nothing was asked for");
   ignore.quantize_ignore = {"lm_head"};
   CHECK(error_of("deepseek-v3", ignore) == "no error");
+  ModelOptions broken;
+  broken.quantize_linear = tcast::LinearScheme::fp8;
+  broken.quantize_ignore = {"re:["};
+  CHECK(error_of("qwen3-8b", broken).find("--quantize-ignore: 're:[' is no regular expression") ==
+        0);
   ignore.quantize_linear = tcast::LinearScheme::none;
   CHECK(hint_of("deepseek-v3", ignore) ==
         "step 'quantize_model': linears stay as they are (--quantize-linear none)");

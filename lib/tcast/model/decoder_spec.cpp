@@ -596,6 +596,18 @@ void read_alternating_windows(const ArchitectureContext& context, DecoderSpec& s
   }
 }
 
+double read_positive(const HfConfig& config, const char* key, double otherwise) {
+  const double value = config.get_or<double>(key, otherwise);
+  if (config.has(key) && !(std::isfinite(value) && value > 0)) {
+    config.fail(key, fmt::format("expected a number above 0, got {}", value));
+  }
+  return value;
+}
+
+double read_limit(const HfConfig& config, const char* key, double otherwise) {
+  return config.is_null(key) ? 0 : read_positive(config, key, otherwise);
+}
+
 double read_rotary_fraction(const HfConfig& config, double otherwise) {
   double fraction = config.get_or<double>("partial_rotary_factor", otherwise);
   if (const auto rope = config.nested("rope_parameters")) {
@@ -706,6 +718,13 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
     if (moe.routing.groups > 1) {
       require_divides(context.config, "n_group", moe.routing.num_experts, moe.routing.groups,
                       "the number of experts");
+      const std::int64_t in_groups =
+          moe.routing.num_experts / moe.routing.groups * moe.routing.topk_groups;
+      if (moe.routing.topk_groups > moe.routing.groups || in_groups < moe.routing.top_k) {
+        config.fail("topk_group",
+                    fmt::format("a token cannot choose {} experts from {} of {} groups",
+                                moe.routing.top_k, moe.routing.topk_groups, moe.routing.groups));
+      }
     }
   }
   return Builder(spec, context).build();

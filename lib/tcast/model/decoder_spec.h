@@ -142,6 +142,12 @@ TCAST_API void read_alternating_windows(const ArchitectureContext& context, Deco
 TCAST_API std::optional<std::vector<bool>> sliding_layers(const ArchitectureContext& context,
                                                           const DecoderSpec& spec);
 
+/// A number above 0 under `key`; absent: `otherwise`.
+TCAST_API double read_positive(const HfConfig& config, const char* key, double otherwise);
+
+/// The same where null switches something off: 0 then.
+TCAST_API double read_limit(const HfConfig& config, const char* key, double otherwise);
+
 /// partial_rotary_factor, which transformers 5 keeps in rope_parameters.
 TCAST_API double read_rotary_fraction(const HfConfig& config, double otherwise);
 

@@ -162,6 +162,12 @@ class Splitter {
     std::vector<Run> runs;
     std::map<std::string, std::string> known;
     const ListMembers& members = node.members();
+    constexpr std::int64_t most = 1'000'000;  // of one list; no model comes near
+    if (members.count > most) {
+      throw Error(fmt::format("{}: {} entries are too many for patterns that tell entries apart",
+                              list_path, format_grouped(members.count)),
+                  "name modules by literals without numbers");
+    }
     for (std::int64_t i = members.first; i < members.first + members.count; ++i) {
       const auto [seen, is_new] = known.try_emplace(view_.of(i));
       if (is_new) seen->second = decide_below(node, path_below(list_path, std::to_string(i)));

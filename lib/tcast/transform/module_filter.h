@@ -29,7 +29,7 @@ class ModuleFilter {
 
   /// Cuts list nodes below `root` apart until, for every quantizable node and every pattern, all of
   /// its members match or none, so that a pattern may name one layer out of many. Neighbours that
-  /// no pattern tells apart stay together.
+  /// no pattern tells apart stay together. Throws Error for lists of more than 10^6 entries.
   void split_lists(Module& root) const;
 
  private:

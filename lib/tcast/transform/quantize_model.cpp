@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 #include "tcast/model/attention.h"
 #include "tcast/model/fused_experts.h"
 #include "tcast/model/moe.h"
@@ -71,6 +72,8 @@ void quantize_linears(TransformerModel& m, StepReport& report) {
                                       : "linears stay as they are (" + plan.source + ")"});
     return;
   }
+  // The user's own ones first, so that a mistake in them is reported as theirs.
+  const ModuleFilter own(m.options().quantize_ignore, "--quantize-ignore");
   const ModuleFilter ignore(plan.ignore, plan.source);
   ignore.split_lists(m.root());
   const std::set<const Module*> gates = routers(m.root(), m.profile().moe_field_names);
@@ -106,8 +109,9 @@ void quantize_linears(TransformerModel& m, StepReport& report) {
       matched = !one.match(first_member(path)).empty();
     });
     if (!matched) {
-      throw Error(fmt::format("--quantize-ignore '{}' matches no linear of the model", pattern),
-                  "'tcast inspect' shows the names of the modules");
+      throw Error(
+          fmt::format("--quantize-ignore '{}' matches no linear of the model", printable(pattern)),
+          "'tcast inspect' shows the names of the modules");
     }
   }
   m.fulfil(Request::quantize_ignore);
