@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -14,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/exec/kernel.h"
 #include "tcast/exec/memory.h"
@@ -32,10 +32,6 @@ constexpr double setup_s = 0.01;
 /// Parts for which an operator is first timed, so that one that is far slower than expected does
 /// not take all the time.
 constexpr double pilot_s = 0.01;
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// What the processors of this machine did since it was started, in seconds of one processor; zeros
 /// where the system does not tell.
