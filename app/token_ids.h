@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "app/command_line.h"
 #include "app/generation.h"
 
 namespace tcast {
@@ -11,6 +13,9 @@ namespace tcast {
 /// empty lines do not count. Throws Error with file and line for what is no number, outside the
 /// vocabulary, or of another length than the first request.
 TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary);
+
+/// Refuses options that describe random prompts beside --token-ids. `line` must outlive the check.
+void refuse_with_token_ids(CommandLine& line, std::vector<std::string> names);
 
 /// Prompts of random tokens, always the same for a seed.
 TokenIds random_token_ids(std::int64_t requests, std::int64_t length, std::int64_t vocabulary,
