@@ -14,7 +14,9 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/config/exchange.h"
 #include "tcast/exec/host.h"
+#include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
@@ -98,6 +100,8 @@ class RunCommand final : public Command {
     line.begin_group("Execution");
     line.add_option("--threads", "N", to_size(threads_, 1, 4096),
                     "threads to run on; default all that this process may use");
+    line.add_option("--runner", "NAME", to_text(runner_),
+                    "the executor that a plugin registered under this name makes the kernels");
     line.add_option("--dump-logits", "FILE", to_text(logits_file_),
                     "write the logits after each step as NumPy file [step, request, vocabulary]");
     add_deployment_options(line, model_.options);
@@ -120,14 +124,17 @@ class RunCommand final : public Command {
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     TokenIds prompts;
     if (!token_ids_file_.empty()) {
-      prompts = read_token_ids(token_ids_file_, vocabulary);
+      prompts = load_token_ids(token_ids_file_, vocabulary);
       workload_.batch_size = static_cast<std::int64_t>(prompts.size());
       workload_.input_length = static_cast<std::int64_t>(prompts[0].size());
     }
     const std::int64_t requests = workload_.batch_size;
     const std::int64_t input_length = workload_.input_length;
     const std::int64_t output_length = workload_.output_length;
-    Generation generation(model, requests, checked_add(input_length, output_length));
+    ExecutorOptions options;
+    if (!runner_.empty()) options.context.maker = find_executor(runner_);
+    Generation generation(model, requests, checked_add(input_length, output_length),
+                          std::move(options));
     // Before anything of that size is made.
     check_memory(generation.memory_needed(input_length));
     if (prompts.empty()) prompts = random_token_ids(requests, input_length, vocabulary, seed_);
@@ -135,7 +142,7 @@ class RunCommand final : public Command {
     const RunResult result = generate(generation, prompts, output_length);
     if (!logits_file_.empty()) {
       write_atomically(logits_file_,
-                       npy_text({output_length, requests, generation.vocabulary()}, logits_));
+                       logits_text({output_length, requests, generation.vocabulary()}));
     }
     const bool json = output_.format == OutputFormat::json;
     write_result(output_.file,
@@ -146,6 +153,24 @@ class RunCommand final : public Command {
   }
 
  private:
+  static KernelMaker find_executor(const std::string& name) {
+    const auto* const entry = executors().find(name);
+    if (entry != nullptr) return entry->value;
+    const std::vector<std::string> known = executors().names();
+    const std::string plugin = missing_plugin_hint("executor", name);
+    throw Error(fmt::format("--runner: no executor '{}' is registered", printable(name)),
+                plugin.empty() ? did_you_mean(name, known,
+                                              known.empty() ? "no plugin has one"
+                                                            : "known are " + join(known, ", "))
+                               : plugin);
+  }
+
+  /// As NumPy file, or as the dumper that a plugin registered for files of this name writes it.
+  std::string logits_text(const std::vector<std::int64_t>& shape) const {
+    const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_));
+    return dumper == nullptr ? npy_text(shape, logits_) : dumper->value(shape, logits_);
+  }
+
   static void check_memory(const ExecutionMemory& need) {
     const std::int64_t available = host_features().available_bytes;
     if (available == 0 || need.total_bytes() <= available) return;
@@ -301,6 +326,7 @@ class RunCommand final : public Command {
   OutputInputs output_;
   std::string token_ids_file_;
   std::string logits_file_;
+  std::string runner_;
   std::int64_t seed_ = 0;
   std::int64_t threads_ = 0;
   std::vector<float> logits_;

@@ -197,16 +197,17 @@ void Simulation::note_substitutes() {
   }
 }
 
-void Simulation::run(const DeviceProfile& device, bool ideal) {
+void Simulation::run(const DeviceProfile& device, bool ideal, const std::string& runner) {
   device_ = device;
-  roofline_ = std::make_unique<RooflineModel>(device_);
+  estimates_ = std::make_unique<DeviceCost>(device_, RooflineOptions{}, runner);
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
-  cost_ = roofline_.get();
+  cost_ = &estimates_->model();
   forecast(*cost_);
   note_substitutes();
 }
 
-void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
+void Simulation::run_on_host(const TimerOptions& options, bool ideal,
+                             const std::string& runner) {
   if (model_.options().parallel.devices() > 1) {
     throw Error(fmt::format("this host is one device, {} were asked for",
                             model_.options().parallel.devices()),
@@ -214,15 +215,15 @@ void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
   }
   OpTimer timer(options);
   device_ = host_device(timer.host(), timer.speed());
-  roofline_ = std::make_unique<RooflineModel>(device_);
+  estimates_ = std::make_unique<DeviceCost>(device_, RooflineOptions{}, runner);
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
   // The forecast itself says which ops it needs; then they are timed, and it is made again.
-  const RecordingCostModel recording(*roofline_);
+  const RecordingCostModel recording(estimates_->model());
   forecast(recording);
   if (!request_.phase) recording.estimate(sampling());
   const std::vector<OpRecord>& records = recording.records();
   const std::vector<Measurement> measurements = timer.measure_all(records);
-  measured_ = std::make_unique<MeasuredCostModel>(*roofline_, records, measurements);
+  measured_ = std::make_unique<MeasuredCostModel>(estimates_->model(), records, measurements);
   cost_ = measured_.get();
   forecast(*cost_);
 
