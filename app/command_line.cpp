@@ -376,8 +376,16 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
     }
   }
   try {
-    // CLI11 takes them from the back.
-    parser.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+    // CLI11 takes them from the back, and "--plugins=" for a value that is missing.
+    std::vector<std::string> words;
+    for (const std::string& argument : arguments) {
+      const bool cut = argument.size() > 1 && argument.back() == '=';
+      const Option* const option = cut ? find(argument.substr(0, argument.size() - 1)) : nullptr;
+      const bool empty = option != nullptr && option->may_be_empty;
+      words.push_back(empty ? argument.substr(0, argument.size() - 1) : argument);
+      if (empty) words.emplace_back();
+    }
+    parser.parse(std::vector<std::string>(words.rbegin(), words.rend()));
   } catch (const CLI::CallForHelp&) {
     return false;
   } catch (const CLI::ArgumentMismatch& error) {

@@ -52,7 +52,8 @@ void Arguments::merge_text(const std::string& text, const std::string& option) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
            c == '_' || c == '-' || c == '.';
   });
-  if (equals == std::string::npos || !plain || key == "type") {
+  if (equals == std::string::npos || !plain || key == "type" ||
+      text.find('\n') != std::string::npos) {
     throw Error(fmt::format("{}: expected key=value, got '{}'", option, printable(text)),
                 "as in depth=3 or 'sizes=[1, 2]'");
   }

@@ -81,10 +81,12 @@ void validate(TransformerModel& model, std::string_view step) {
                 "this is a mistake in the step or in the hook that ran it");
   };
   walk(model.root(), [&](Module& module, const ModulePath& path) {
+    for (const auto& child : module.children()) {
+      if (child == nullptr) fail(path, "with a missing child");
+    }
     const bool is_list = !module.children().empty() && module.children()[0]->members().in_list();
     std::int64_t next = 0;
     for (const auto& child : module.children()) {
-      if (child == nullptr) fail(path, "with a missing child");
       if (!is_list) continue;
       if (child->members().first != next) {
         fail(path, fmt::format("with a gap before entry {}", child->members().first));
