@@ -13,6 +13,7 @@
 #include "tcast/base/text.h"
 
 #include "app/command.h"
+#include "app/interrupt.h"
 #include "app/plugin_options.h"
 
 namespace tcast {
@@ -20,7 +21,8 @@ namespace {
 
 constexpr const CommandInfo* commands[] = {&simulate_command, &run_command_info, &verify_command,
                                            &inspect_command,  &models_command,   &plugins_command,
-                                           &steps_command,    &devices_command,  &profiles_command};
+                                           &steps_command,    &devices_command,  &profiles_command,
+                                           &store_command};
 
 void print_overview(std::ostream& out) {
   out << "tcast: memory and latency of large models from a HuggingFace config.json alone\n\n"
@@ -108,6 +110,9 @@ int run_cli(int argc, const char* const* argv, std::ostream& out, std::ostream& 
   } catch (const Error& error) {
     print_error(err, error);
     return 1;
+  } catch (const Interrupted&) {
+    err << "tcast: interrupted\n";
+    return 130;
   } catch (const std::bad_alloc&) {
     print_error(err, Error("not enough memory"));
     return 1;

@@ -42,6 +42,7 @@ extern const CommandInfo profiles_command;
 extern const CommandInfo run_command_info;
 extern const CommandInfo simulate_command;
 extern const CommandInfo steps_command;
+extern const CommandInfo store_command;
 extern const CommandInfo verify_command;
 
 /// A command by its class.

@@ -12,6 +12,7 @@
 #include "tcast/model/transformer_model.h"
 
 #include "app/command_line.h"
+#include "app/host_timing.h"
 
 namespace tcast {
 
@@ -41,6 +42,7 @@ struct TargetInputs {
   bool ideal = false;         ///< show the datasheet bound beside the estimate
   std::int64_t threads = 0;   ///< for timing this host; 0: all
   double time_budget_s = 10;  ///< for timing this host
+  StoreInputs store;          ///< of its measurements
 };
 
 enum class OutputFormat : std::uint8_t { table, json, jsonl, csv };
@@ -71,7 +73,7 @@ void add_request_options(CommandLine& line, WorkloadInputs& inputs);
 /// --context-length.
 void add_phase_options(CommandLine& line, WorkloadInputs& inputs);
 
-/// --device, --runner, --reserved-memory, --ideal, --threads, --time-budget.
+/// --device, --runner, --reserved-memory, --ideal, --threads, --time-budget, --store, --no-store.
 void add_target_options(CommandLine& line, TargetInputs& inputs);
 
 /// --format (the given ones, and with `writers` also those of registered report writers), -o.

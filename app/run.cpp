@@ -1,12 +1,13 @@
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <numeric>
+#include <optional>
 #include <ostream>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -15,6 +16,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/config/exchange.h"
+#include "tcast/exec/clock.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
@@ -22,6 +24,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/comparison.h"
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
@@ -29,10 +32,6 @@
 
 namespace tcast {
 namespace {
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 double mean(const std::vector<double>& values) {
   return values.empty() ? 0
@@ -102,6 +101,31 @@ class RunCommand final : public Command {
                     "threads to run on; default all that this process may use");
     line.add_option("--runner", "NAME", to_text(runner_),
                     "the executor that a plugin registered under this name makes the kernels");
+    line.add_flag("--compare", compare_,
+                  "predict the times first, as simulate does, and show both side by side; experts "
+                  "are then chosen evenly");
+    line.add_option("--time-budget", "SECONDS",
+                    to_number(timing_.timer.time_budget_s, 0.001, 86400),
+                    "limit of the time spent on predicting (default 10)");
+    line.add_option("--store", "FILE", to_text(timing_.store.file),
+                    "where timings of this host are kept; default as in simulate");
+    line.add_flag("--no-store", timing_.store.enabled, "time everything anew, and keep nothing",
+                  false);
+    timing_.store.enabled = true;
+    line.add_check([&line] {
+      for (const char* name : {"--time-budget", "--store", "--no-store"}) {
+        if (!line.given(name) || line.given("--compare")) continue;
+        throw Error(fmt::format("{} is for predicting, but --compare was not given", name),
+                    "add --compare, or leave it out");
+      }
+      if (line.given("--store") && line.given("--no-store")) {
+        throw Error("--store and --no-store contradict each other", "leave out one of them");
+      }
+      if (line.given("--compare") && line.given("--dump-logits")) {
+        throw Error("--compare chooses experts evenly, so that the logits mean nothing",
+                    "leave out --dump-logits");
+      }
+    });
     line.add_option("--dump-logits", "FILE", to_text(logits_file_),
                     "write the logits after each step as NumPy file [step, request, vocabulary]");
     add_deployment_options(line, model_.options);
@@ -131,24 +155,43 @@ class RunCommand final : public Command {
     const std::int64_t requests = workload_.batch_size;
     const std::int64_t input_length = workload_.input_length;
     const std::int64_t output_length = workload_.output_length;
-    ExecutorOptions options;
-    if (!runner_.empty()) options.context.maker = find_executor(runner_);
+    ExecutorOptions execution;
+    if (!runner_.empty()) execution.context.maker = find_executor(runner_);
+    if (compare_) execution.on_route = choose_evenly;
     Generation generation(model, requests, checked_add(input_length, output_length),
-                          std::move(options));
+                          std::move(execution));
     // Before anything of that size is made.
     check_memory(generation.memory_needed(input_length));
     if (prompts.empty()) prompts = random_token_ids(requests, input_length, vocabulary, seed_);
 
+    const bool json = output_.format == OutputFormat::json;
+    std::optional<Prediction> prediction;
+    if (compare_) {
+      timing_.timer.threads = current_threads();
+      timing_.err = &streams.err;
+      prediction = predict_run(model, requests, input_length, output_length, timing_);
+      // Before anything is executed.
+      if (!json && output_.file.empty()) {
+        streams.out << Comparison::predicted_text(*prediction) << '\n' << std::flush;
+      }
+    }
     const RunResult result = generate(generation, prompts, output_length);
+    std::optional<Comparison> comparison;
+    if (prediction) {
+      comparison.emplace(std::move(*prediction), result.prefill_s, result.decode_s, result.ops);
+    }
     if (!logits_file_.empty()) {
       write_atomically(logits_file_,
                        logits_text({output_length, requests, generation.vocabulary()}));
     }
-    const bool json = output_.format == OutputFormat::json;
-    write_result(output_.file,
-                 json ? json_text_of(model, generation, result, pipeline, input_length)
-                      : table_of(model, generation, result, pipeline, input_length),
-                 streams.out);
+    std::string text;
+    if (json) {
+      text = json_text_of(model, generation, result, pipeline, input_length, comparison);
+    } else {
+      text = table_of(model, generation, result, pipeline, input_length);
+      if (comparison) text += "\n" + comparison->text();
+    }
+    write_result(output_.file, text, streams.out);
     return 0;
   }
 
@@ -283,7 +326,8 @@ class RunCommand final : public Command {
 
   std::string json_text_of(const TransformerModel& model, const Generation& generation,
                            const RunResult& result, const std::string& pipeline,
-                           std::int64_t input_length) const {
+                           std::int64_t input_length,
+                           const std::optional<Comparison>& comparison) const {
     nlohmann::ordered_json json;
     json["schema"] = 1;
     json["inputs"] = {{"config", config_},
@@ -315,6 +359,7 @@ class RunCommand final : public Command {
                              {"total_s", op.total_s},
                              {"kernel", op.implementation}});
     }
+    if (comparison) json["comparison"] = comparison->json();
     json["tokens"] = result.tokens;
     json["notes"] = generation.executor().notes();
     return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -329,6 +374,8 @@ class RunCommand final : public Command {
   std::string runner_;
   std::int64_t seed_ = 0;
   std::int64_t threads_ = 0;
+  bool compare_ = false;
+  HostTimingOptions timing_;
   std::vector<float> logits_;
 };
 

@@ -151,8 +151,12 @@ class SimulateCommand final : public Command {
       report.device = device->name;
       simulation.run(*device, target_.ideal, target_.runner);
     } else {
-      simulation.run_on_host({target_.time_budget_s, static_cast<int>(target_.threads), 0},
-                             target_.ideal, target_.runner);
+      HostTimingOptions timing;
+      timing.timer.time_budget_s = target_.time_budget_s;
+      timing.timer.threads = static_cast<int>(target_.threads);
+      timing.store = target_.store;
+      timing.err = &streams.err;
+      simulation.run_on_host(timing, target_.ideal);
       report.device = simulation.device().description;
     }
     simulation.fill(report);

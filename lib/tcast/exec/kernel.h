@@ -150,10 +150,11 @@ OpRecord host_substitute(const OpRecord& record, const HostDTypes& host, std::st
 /// How a timer or a test has to fill an operand.
 enum class OperandRole : std::uint8_t {
   activation,
-  weight,  ///< input 1 of matrix products: from memory, not from cache
-  cache,   ///< in full in KernelArgs::cache
-  index,   ///< whole numbers, 0 <= value < `limit`
-  counts,  ///< whole numbers that sum to `limit`
+  weight,     ///< input 1 of matrix products, tables: from memory, not from cache
+  parameter,  ///< smaller ones, such as norm weights, biases and scales: likewise
+  cache,      ///< in full in KernelArgs::cache
+  index,      ///< whole numbers, 0 <= value < `limit`
+  counts,     ///< whole numbers that sum to `limit`
 };
 
 /// One operand of a record as run() expects it, in the plain layout.
