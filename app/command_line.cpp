@@ -308,7 +308,8 @@ void CommandLine::reject_odd_values(const std::vector<std::string>& arguments) c
       continue;
     }
     if (option->value.empty()) fail(fmt::format("{} takes no value", name));
-    if (equals + 1 == argument.size() && !option->may_be_empty) fail(fmt::format("{}= has no value behind it", name));
+    if (equals + 1 == argument.size() && !option->may_be_empty)
+      fail(fmt::format("{}= has no value behind it", name));
   }
 }
 

@@ -160,7 +160,9 @@ class ModelsCommand final : public Command {
     if (list.empty() && hooks.empty() && files.empty()) {
       const std::string plugin = missing_plugin_hint("architecture", model_type_);
       throw Error(fmt::format("unknown model type '{}'", printable(model_type_)),
-                  plugin.empty() ? did_you_mean(model_type_, architectures().names(), "see 'tcast models'") : plugin);
+                  plugin.empty()
+                      ? did_you_mean(model_type_, architectures().names(), "see 'tcast models'")
+                      : plugin);
     }
     const bool built = !list.empty();
     list.insert(list.end(), hooks.begin(), hooks.end());

@@ -21,7 +21,6 @@ constexpr std::int64_t max_mtp_tokens = 1024;
 
 constexpr std::string_view format_names[] = {"table", "json", "jsonl", "csv"};
 
-
 Reader to_dtype(std::optional<DType>& target) {
   return [&target](const std::string& text) {
     const std::optional<DType> dtype = parse_dtype(text);
@@ -200,8 +199,9 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.add_option("--device", "NAME|FILE", to_text(inputs.device),
                   "a device (see 'tcast devices') or a YAML profile of one; default: this host, "
                   "its kernels timed");
-  line.add_option("--runner", "NAME", to_text(inputs.runner),
-                  "the cost model that a plugin registered under this name, instead of the roofline");
+  line.add_option(
+      "--runner", "NAME", to_text(inputs.runner),
+      "the cost model that a plugin registered under this name, instead of the roofline");
   line.add_option("--reserved-memory", "BYTES", to_bytes(inputs.reserved_memory_bytes),
                   "memory that others need on each device, as 2GiB; default 0");
   line.add_flag("--ideal", inputs.ideal, "show the bound of the datasheet beside the estimate");
@@ -215,6 +215,10 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.add_flag("--no-store", inputs.store.enabled, "time everything anew, and keep nothing",
                 false);
   line.add_check([&line] {
+    if (line.given("--runner") && !line.given("--device")) {
+      throw Error("--runner is a cost model of a device, but this host is timed",
+                  "name a device with --device");
+    }
     if (line.given("--store") && line.given("--no-store")) {
       throw Error("--store and --no-store contradict each other", "leave out one of them");
     }

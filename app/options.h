@@ -57,7 +57,8 @@ struct OutputInputs {
   std::vector<std::string> assertions;  ///< "tpot_s<0.02"
 };
 
-/// --profile, --custom-model, --custom-model-config, --assume-base, --text-only, --dtype, --num-hidden-layers, --num-mtp-tokens,
+/// --profile, --custom-model, --custom-model-config, --assume-base, --text-only, --dtype,
+/// --num-hidden-layers, --num-mtp-tokens,
 /// --skip-step,
 /// --no-reuse-layers; then quantization and parallelism, which `inspect --transformed` shares.
 void add_model_options(CommandLine& line, ModelInputs& inputs);

@@ -9,8 +9,8 @@
 namespace tcast {
 
 /// Which plugins take part in one command, from --plugins, --strict and the environment
-/// (TCAST_PLUGINS, TCAST_PLUGIN_TRACE). In force while it lives. Options are read before the others:
-/// their values may name what a plugin registered.
+/// (TCAST_PLUGINS, TCAST_PLUGIN_TRACE). In force while it lives. Options are read before the
+/// others: their values may name what a plugin registered.
 class PluginScope {
  public:
   /// Throws Error for unknown plugins, and for plugins that failed with --strict.

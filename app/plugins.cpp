@@ -45,10 +45,8 @@ ordered_json json_of(const Plugin& plugin) {
   if (!plugin.trace.empty()) json["trace"] = plugin.trace;
   json["registers"] = ordered_json::array();
   for (const PluginItem& item : plugin.items) {
-    json["registers"].push_back({{"group", item.group},
-                                 {"names", item.names},
-                                 {"file", item.file},
-                                 {"line", item.line}});
+    json["registers"].push_back(
+        {{"group", item.group}, {"names", item.names}, {"file", item.file}, {"line", item.line}});
   }
   return json;
 }
@@ -73,13 +71,15 @@ class PluginsCommand final : public Command {
 
  private:
   static std::string table(const std::vector<Plugin>& list) {
-    std::vector<std::vector<std::string>> rows = {{"plugin", "origin", "state", "place", "registers"}};
+    std::vector<std::vector<std::string>> rows = {
+        {"plugin", "origin", "state", "place", "registers"}};
     std::string reasons;
     for (const Plugin& plugin : list) {
       rows.push_back({printable(plugin.name), std::string(name_of(plugin.origin)),
                       std::string(name_of(plugin.state)), plugin.place(), items_text(plugin)});
       if (plugin.state != PluginState::failed) continue;
-      reasons += fmt::format("\n{} failed: {}", printable(plugin.name), printable(plugin.reason, 1000));
+      reasons +=
+          fmt::format("\n{} failed: {}", printable(plugin.name), printable(plugin.reason, 1000));
       for (const std::string& line : plugin.trace) reasons += "\n  " + printable(line, 1000);
     }
     return table_text(rows) + (reasons.empty() ? "" : reasons + "\n");

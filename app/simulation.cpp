@@ -226,8 +226,8 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   device_ = host_device(timings.host, timings.speed);
   estimates_ = std::make_unique<DeviceCost>(device_);
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
-  measured_ = std::make_unique<MeasuredCostModel>(estimates_->model(), records, timings.measurements,
-                                                  timings.op_overhead_s);
+  measured_ = std::make_unique<MeasuredCostModel>(estimates_->model(), records,
+                                                  timings.measurements, timings.op_overhead_s);
   cost_ = measured_.get();
   forecast(*cost_);
   threads_ = timings.threads;

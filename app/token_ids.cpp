@@ -90,7 +90,8 @@ TokenIds load_token_ids(const std::string& path, std::int64_t vocabulary) {
     if (request.size() != requests[0].size()) refuse("requests that are not equally long");
     for (const std::int64_t id : request) {
       if (id < 0 || id >= vocabulary) {
-        refuse(fmt::format("the token id {}, which is outside the vocabulary of {}", id, vocabulary));
+        refuse(
+            fmt::format("the token id {}, which is outside the vocabulary of {}", id, vocabulary));
       }
     }
   }

@@ -1,5 +1,5 @@
-// Plugins as users meet them on the command line: selection, set-up functions, hooks by reference and
-// with configuration, pipelines, runners, writers, resolvers, loaders; and what goes wrong.
+// Plugins as users meet them on the command line: selection, set-up functions, hooks by reference
+// and with configuration, pipelines, runners, writers, resolvers, loaders; and what goes wrong.
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -73,9 +73,10 @@ TCAST_REGISTER_CUSTOM_MODEL("plugged_function")
 TCAST_REGISTER_STEP("plugged_step")
 (tcast::TransformerModel& model, const tcast::Arguments& arguments) {
   const auto note = arguments.get<std::string>("note");
-  return tcast::run_step(model, "plugged_step", [&](tcast::TransformerModel&, tcast::StepReport& report) {
-    report.warnings.push_back("note: " + note);
-  });
+  return tcast::run_step(model, "plugged_step",
+                         [&](tcast::TransformerModel&, tcast::StepReport& report) {
+                           report.warnings.push_back("note: " + note);
+                         });
 }
 
 namespace {
@@ -189,8 +190,8 @@ bool contains(const std::string& text, const std::string& part) {
 }
 
 json simulated(const std::string& config, std::vector<std::string> more = {}) {
-  std::vector<std::string> arguments = {"simulate", config,           "--device",        "TEST_DEVICE",
-                                        "--format", "json",           "--input-length",  "16",
+  std::vector<std::string> arguments = {"simulate",        config, "--device",       "TEST_DEVICE",
+                                        "--format",        "json", "--input-length", "16",
                                         "--output-length", "4"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   const Run result = run(arguments);
@@ -240,13 +241,15 @@ TEST_CASE("plugins: selection decides what a command knows") {
                  "unknown model type 'plugged'\n  hint: the plugin 'plugged' "
                  "(tests/app_plugins_test.cpp:"));
   CHECK(contains(refusal(config, {"--plugins="}), "is not selected by --plugins"));
-  CHECK(simulated(config, {"--plugins", "llama,plugged"}).at("model").at("model_type") == "plugged");
+  CHECK(simulated(config, {"--plugins", "llama,plugged"}).at("model").at("model_type") ==
+        "plugged");
   CHECK(run({"steps", "--plugins", "lama"}).err ==
         "tcast: error: --plugins: unknown plugin 'lama'\n  hint: did you mean 'llama'?\n");
   // The environment, which the command line overrules.
   setenv("TCAST_PLUGINS", "llama", 1);
   CHECK(contains(refusal(config, {}), "is not selected by TCAST_PLUGINS"));
-  CHECK(simulated(config, {"--plugins", "llama,plugged"}).at("model").at("model_type") == "plugged");
+  CHECK(simulated(config, {"--plugins", "llama,plugged"}).at("model").at("model_type") ==
+        "plugged");
   unsetenv("TCAST_PLUGINS");
 }
 
@@ -260,7 +263,8 @@ TEST_CASE("hooks: mapped by --custom-model and by profiles, in every way to refe
                                 "plugged.plugged_function", "custom::plugged_function"}) {
     CAPTURE(reference);
     const json report = simulated(config, {"--custom-model", fmt::format("plugged={}", reference)});
-    CHECK(contains(report.at("pipeline"), "the hook 'plugged_function' (tests/app_plugins_test.cpp:"));
+    CHECK(contains(report.at("pipeline"),
+                   "the hook 'plugged_function' (tests/app_plugins_test.cpp:"));
     CHECK(report.at("inputs").at("custom_models") == fmt::format("plugged={}", reference));
   }
   // A pattern of types; the last one that matches counts; one for another type is noted.
@@ -275,9 +279,10 @@ TEST_CASE("hooks: mapped by --custom-model and by profiles, in every way to refe
   const std::string profile = scratch.write("p.yaml", "custom_model: plugged.plugged_function\n");
   CHECK(contains(simulated(config, {"--profile", profile}).at("pipeline"), "'plugged_function'"));
 
-  CHECK(contains(refusal(config, {"--custom-model", "plugged=plugged_functoin"}),
-                 "--custom-model: no custom model 'plugged_functoin' is registered\n  hint: did you "
-                 "mean 'plugged_function'?"));
+  CHECK(
+      contains(refusal(config, {"--custom-model", "plugged=plugged_functoin"}),
+               "--custom-model: no custom model 'plugged_functoin' is registered\n  hint: did you "
+               "mean 'plugged_function'?"));
   CHECK(contains(refusal(config, {"--custom-model", "plugged"}),
                  "--custom-model: expected TYPE=HOOK, got 'plugged'"));
   CHECK(contains(refusal(config, {"--profile", scratch.write("q.yaml", "custom_model: nobody\n")}),
@@ -330,6 +335,12 @@ TEST_CASE("hooks: an object overrides single stages and inherits the rest") {
     }
   }
   CHECK(skipped);
+  const Run inspected = run(with({"inspect", config, "--format", "json"}));
+  CHECK(
+      contains(inspected.out,
+               "{\"name\":\"model.layers.0.self_attn.q_proj.weight\",\"shape\":[32, 32],\"dtype\":"
+               "\"float32\",\"known_as\":\"blocks.0.attn.q_proj.weight\",\"stored_as\":"
+               "\"transformer.layers.0.self_attn.q_proj.weight\"}"));
   // Names in the checkpoint: other weights, so other logits; the same rule gives the same ones.
   const auto logits = [&](std::vector<std::string> more) {
     more.insert(more.begin(), {"run", config, "--input-length", "4", "--output-length", "2",
@@ -351,8 +362,8 @@ TEST_CASE("hooks: what goes wrong in one names it") {
   using Hook = std::function<void(TransformerModel&)>;
   int line = 0;
   const auto add = [&](const char* name, Hook hook) {
-    linked.add("custom_model", {name}, CustomModelHook{std::move(hook), {}}, "custom_model/nasty.cpp",
-               ++line);
+    linked.add("custom_model", {name}, CustomModelHook{std::move(hook), {}},
+               "custom_model/nasty.cpp", ++line);
   };
   add("throwing", [](TransformerModel&) { throw std::runtime_error("out of ideas"); });
   add("odd", [](TransformerModel&) { throw 42; });  // NOLINT
@@ -387,7 +398,8 @@ TEST_CASE("hooks: what goes wrong in one names it") {
   };
   for (const auto& one : cases) {
     CAPTURE(one.hook);
-    const std::string text = refusal(config, {"--custom-model", fmt::format("plugged={}", one.hook)});
+    const std::string text =
+        refusal(config, {"--custom-model", fmt::format("plugged={}", one.hook)});
     INFO(text);
     CHECK(contains(text, std::string("error: ") + one.message));
   }
@@ -416,17 +428,19 @@ TEST_CASE("nasty plugins are warnings, errors with --strict, and errors when the
   const std::vector<std::string> arguments = {"simulate", config, "--device", "TEST_DEVICE"};
   const Run plain = run(arguments);
   CHECK(plain.status == 0);
-  CHECK(plain.err ==
-        "tcast: warning: plugin 'broken' (custom_model/broken.cpp:3) failed: its set-up function "
-        "(custom_model/broken.cpp:3) threw: cannot cache\n"
-        "tcast: warning: plugin 'old' (custom_model/old.cpp:1) failed: it was written for version 7 "
-        "of the plugin interface, this tcast has version 1\n");
+  CHECK(
+      plain.err ==
+      "tcast: warning: plugin 'broken' (custom_model/broken.cpp:3) failed: its set-up function "
+      "(custom_model/broken.cpp:3) threw: cannot cache\n"
+      "tcast: warning: plugin 'old' (custom_model/old.cpp:1) failed: it was written for version 7 "
+      "of the plugin interface, this tcast has version 1\n");
   setenv("TCAST_PLUGIN_TRACE", "1", 1);
   CHECK(contains(run(arguments).err,
                  "  custom_model/broken.cpp:3: in the set-up function of plugin 'broken'\n  cannot "
                  "cache\n  caused by: disk full\n"));
   unsetenv("TCAST_PLUGIN_TRACE");
-  CHECK(contains(refusal(config, {"--strict"}), "error: plugin 'old' (custom_model/old.cpp:1) failed"));
+  CHECK(contains(refusal(config, {"--strict"}),
+                 "error: plugin 'old' (custom_model/old.cpp:1) failed"));
   CHECK(contains(refusal(config, {"--strict", "--plugins=-old"}), "error: plugin 'broken'"));
   CHECK(run({"simulate", config, "--device", "TEST_DEVICE", "--plugins=-old,-broken", "--strict"})
             .err.empty());
@@ -459,8 +473,8 @@ TEST_CASE("profiles: pipelines of registered steps with arguments") {
   CHECK(contains(report.at("pipeline"), "the pipeline of "));
   // By its alias, too, and with the same function.
   std::vector<std::string> verify = {"verify", config, "--threads", "1"};
-  for (const std::string& one :
-       profile("wrap_model, patch_rotary_emb, {type: patch_attention, implementation: plugged_flash}")) {
+  for (const std::string& one : profile("wrap_model, patch_rotary_emb, {type: patch_attention, "
+                                        "implementation: plugged_flash}")) {
     verify.push_back(one);
   }
   CHECK(run(verify).status == 0);
@@ -468,11 +482,13 @@ TEST_CASE("profiles: pipelines of registered steps with arguments") {
     const char* pipeline;
     const char* message;
   } const cases[] = {
-      {"wrap_modle", "p.yaml:1:12: pipeline[0]: unknown step 'wrap_modle'\n  hint: did you mean "
-                     "'wrap_model'?"},
+      {"wrap_modle",
+       "p.yaml:1:12: pipeline[0]: unknown step 'wrap_modle'\n  hint: did you mean "
+       "'wrap_model'?"},
       {"{type: plugged_step}", "p.yaml:1:12: pipeline[0]: expected the argument 'note'"},
-      {"{type: plugged_step, note: 3}", "p.yaml:1:39: pipeline[0].note: expected a string, got the "
-                                        "number 3"},
+      {"{type: plugged_step, note: 3}",
+       "p.yaml:1:39: pipeline[0].note: expected a string, got the "
+       "number 3"},
       {"wrap_model, {type: patch_attention, implementation: Flash}",
        "no module class 'Flash' is registered"},
       {"wrap_model, {type: patch_attention, implementation: GroupedExperts}",
@@ -498,17 +514,20 @@ TEST_CASE("profiles: patches, activations, and architectures by what a config ha
   const json report = simulated(config, {"--profile", patched});
   REQUIRE(report.at("steps").size() == 10);
   CHECK(report.at("steps")[3].at("step") == "plugged_patch");
-  CHECK(contains(refusal(config, {"--profile", scratch.write("q.yaml", "vl_patch_method: nobodys\n")}),
-                 "q.yaml: vl_patch_method: no patch 'nobodys' is registered"));
+  CHECK(contains(
+      refusal(config, {"--profile", scratch.write("q.yaml", "vl_patch_method: nobodys\n")}),
+      "q.yaml: vl_patch_method: no patch 'nobodys' is registered"));
 
   const std::string swish = scratch.write("s.yaml", "architecture: {hidden_act: plugged_swish}\n");
   CHECK(simulated(config, {"--profile", swish}).at("latency") == simulated(config).at("latency"));
-  CHECK(contains(refusal(config, {"--profile",
-                                  scratch.write("t.yaml", "architecture: {hidden_act: swoosh}\n")}),
-                 "expected one of gelu, gelu_new, gelu_pytorch_tanh, gelu_tanh, plugged_swish, silu, "
-                 "swish, got the string \"swoosh\""));
+  CHECK(contains(
+      refusal(config,
+              {"--profile", scratch.write("t.yaml", "architecture: {hidden_act: swoosh}\n")}),
+      "expected one of gelu, gelu_new, gelu_pytorch_tanh, gelu_tanh, plugged_swish, silu, "
+      "swish, got the string \"swoosh\""));
 
-  const json recognised = simulated(scratch.config("never_heard_of", R"(, "plugged_marker": true)"));
+  const json recognised =
+      simulated(scratch.config("never_heard_of", R"(, "plugged_marker": true)"));
   CHECK(contains(recognised.at("assumptions").dump(),
                  "model type 'never_heard_of' is recognised as 'plugged' by what its config has"));
   CHECK(contains(refusal(scratch.config("never_heard_of_2"), {}), "unknown model type"));
@@ -533,9 +552,8 @@ TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validat
   linked.add("setup", {"*"}, SetupFunction([](SetupContext& setup) {
                PluginContext context(setup);
                context.add_profiles(folder + "cards");
-               context.add_name_resolver("mycluster", [](const std::string& name) {
-                 return folder + name + ".json";
-               });
+               context.add_name_resolver(
+                   "mycluster", [](const std::string& name) { return folder + name + ".json"; });
                if (!context.is_taken("device", "H200")) throw std::logic_error("it is compiled in");
                context.add_device("my_npu", [] {
                  DeviceProfile device = load_device("TEST_DEVICE");
@@ -571,17 +589,20 @@ TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validat
   CHECK(contains(on("TEST_DEVICE", "llama@mycluter").err,
                  "llama@mycluter: no such file, and no name resolver 'mycluter' is registered\n  "
                  "hint: did you mean 'mycluster'?"));
-  const Run carded = on("TEST_DEVICE", scratch.config("carded"), {"--custom-model-config", "depth=deep"});
+  const Run carded =
+      on("TEST_DEVICE", scratch.config("carded"), {"--custom-model-config", "depth=deep"});
   INFO(carded.err);
   CHECK(carded.status == 0);
   CHECK(depth == 42);
-  CHECK(contains(on("TEST_DEVICE", scratch.config("carded"), {"--custom-model-config", "depth=d"}).err,
-                 "--custom-model-config:1:8: depth: expected deep"));
+  CHECK(contains(
+      on("TEST_DEVICE", scratch.config("carded"), {"--custom-model-config", "depth=d"}).err,
+      "--custom-model-config:1:8: depth: expected deep"));
   CHECK(on("TEST_DEVICE", scratch.config("carded_2")).status == 0);
   CHECK(contains(on("TEST_DEVICE", scratch.config("llama", ", \"rope_theta\": 10")).err,
                  "llama.json:4:119: rope_theta: a theta this small is a typing error"));
   CHECK(on("TEST_DEVICE", scratch.config("llama"), {"--format", "markdown"}).out == "# llama\n");
-  CHECK(contains(on("TEST_DEVICE", config, {"--format", "markdwon"}).err, "did you mean 'markdown'?"));
+  CHECK(contains(on("TEST_DEVICE", config, {"--format", "markdwon"}).err,
+                 "did you mean 'markdown'?"));
 }
 
 TEST_CASE("set-up: tensors into and out of run") {
@@ -668,12 +689,13 @@ TEST_CASE("costs: for all devices, for one, with fallback to the default") {
   // Registering for one device disables nothing.
   CHECK(seconds_of(after, "matmul") == doctest::Approx(seconds_of(before, "matmul")));
   const auto on_h200 = [&] {
-    return json::parse(
-        run({"simulate", config, "--device", "h200", "--format", "json"}).out);
+    return json::parse(run({"simulate", config, "--device", "h200", "--format", "json"}).out);
   };
   const double with = seconds_of(on_h200(), "rms_norm");
-  const double without = seconds_of(json::parse(run({"simulate", config, "--device", "h200", "--format",
-                                                     "json", "--plugins=-costs"}).out), "rms_norm");
+  const double without = seconds_of(json::parse(run({"simulate", config, "--device", "h200",
+                                                     "--format", "json", "--plugins=-costs"})
+                                                    .out),
+                                    "rms_norm");
   CHECK(with == doctest::Approx(5 * without));
   CHECK(contains(run({"simulate", config, "--device", "h200", "--explain", "silu_mul"}).out,
                  "by the cost of 'silu_mul' (custom_model/costs.cpp:2)"));
@@ -685,11 +707,12 @@ TEST_CASE("runners: another cost model, another executor") {
   static int made = 0;
   made = 0;
   LinkedPlugins linked(true);
-  linked.add("cost_model", {"slow"},
-             CostModelFunction([](const DeviceProfile&, const CostModel&) -> std::unique_ptr<CostModel> {
-               return std::make_unique<Slow>();
-             }),
-             "custom_model/slow.cpp");
+  linked.add(
+      "cost_model", {"slow"},
+      CostModelFunction([](const DeviceProfile&, const CostModel&) -> std::unique_ptr<CostModel> {
+        return std::make_unique<Slow>();
+      }),
+      "custom_model/slow.cpp");
   linked.add("executor", {"counting"}, KernelMaker([](const OpRecord&, const KernelContext&) {
                ++made;
                return KernelResult{nullptr, "only counts"};
@@ -701,13 +724,14 @@ TEST_CASE("runners: another cost model, another executor") {
   CHECK(report.at("inputs").at("runner") == "slow");
   CHECK(contains(refusal(config, {"--runner", "slwo"}),
                  "--runner: no cost model 'slwo' is registered"));
-  const Run counted = run({"run", config, "--runner", "counting", "--threads", "1", "--input-length",
-                           "4", "--output-length", "2"});
+  const Run counted = run({"run", config, "--runner", "counting", "--threads", "1",
+                           "--input-length", "4", "--output-length", "2"});
   INFO(counted.err);
   CHECK(counted.status == 0);
   CHECK(made > 10);
-  CHECK(contains(run({"run", config, "--runner", "cuonting"}).err,
-                 "--runner: no executor 'cuonting' is registered\n  hint: did you mean 'counting'?"));
+  CHECK(
+      contains(run({"run", config, "--runner", "cuonting"}).err,
+               "--runner: no executor 'cuonting' is registered\n  hint: did you mean 'counting'?"));
 }
 
 /// Halves twice what it is given.
@@ -731,12 +755,14 @@ TEST_CASE("operators: one with a kernel is priced and executed") {
   const Scratch scratch;
   const std::string config = scratch.config("plugged");
   LinkedPlugins linked(true);
-  linked.add("custom_model", {"halving"}, CustomModelHook{[](TransformerModel& model) {
-               run_standard_steps(model);
-               model.wrap_root([](std::unique_ptr<Module> root) {
-                 return std::make_unique<Halves>(std::move(root));
-               });
-             }, {}},
+  linked.add("custom_model", {"halving"},
+             CustomModelHook{[](TransformerModel& model) {
+                               run_standard_steps(model);
+                               model.wrap_root([](std::unique_ptr<Module> root) {
+                                 return std::make_unique<Halves>(std::move(root));
+                               });
+                             },
+                             {}},
              "custom_model/halving.cpp");
   linked.link();
   CHECK(seconds_of(simulated(config, {"--custom-model", "plugged=halving"}), "plugged_half") > 0);

@@ -1,13 +1,13 @@
 // Names, patterns, scopes, overrides and references of a registry, and what the order of
 // registering does to them: nothing.
-#include "tcast/base/registry.h"
-
 #include <algorithm>
 #include <random>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include "tcast/base/registry.h"
 
 #include "error_of.h"
 
@@ -41,11 +41,12 @@ std::string resolved(const Registry<int>& registry, const char* reference) {
 }
 
 Registry<int> sample() {
-  return {"thing",
-          {entry("llama", 1, Origin::builtin, "llama"), entry("qwen*", 2, Origin::builtin, "qwen"),
-           entry("qwen2", 3, Origin::builtin, "qwen"), entry("Llama_Two", 4),
-           entry("qwen*", 5, Origin::custom, "other"), entry("lab::llama", 6, Origin::custom, "lab"),
-           entry("yard::llama", 7, Origin::custom, "yard")}};
+  return {
+      "thing",
+      {entry("llama", 1, Origin::builtin, "llama"), entry("qwen*", 2, Origin::builtin, "qwen"),
+       entry("qwen2", 3, Origin::builtin, "qwen"), entry("Llama_Two", 4),
+       entry("qwen*", 5, Origin::custom, "other"), entry("lab::llama", 6, Origin::custom, "lab"),
+       entry("yard::llama", 7, Origin::custom, "yard")}};
 }
 
 }  // namespace
@@ -79,8 +80,8 @@ TEST_CASE("registry: scopes") {
 }
 
 TEST_CASE("registry: duplicates and ties name both places, and leave the rest working") {
-  const Registry<int> registry("thing", {entry("a", 1), entry("a", 2), entry("b*d", 3),
-                                         entry("*cd", 4), entry("e", 5)});
+  const Registry<int> registry(
+      "thing", {entry("a", 1), entry("a", 2), entry("b*d", 3), entry("*cd", 4), entry("e", 5)});
   const char* const hint =
       " | remove one of the two registrations, rename it, or register it as overriding(\"name\")";
   CHECK(found(registry, "a") ==
@@ -136,13 +137,14 @@ TEST_CASE("registry: references by name in any case, by plugin:name and plugin.n
       {"other:qwen*", "5"},
       {"qwen.qwen2", "3"},
       {"builtin::QWEN2", "3"},
-      {"lama",
-       "no thing 'lama' is registered | did you mean 'llama'?"},
+      {"lama", "no thing 'lama' is registered | did you mean 'llama'?"},
       {"mine:lama_two", "no thing 'mine:lama_two' is registered | did you mean 'mine:Llama_Two'?"},
-      {":", "no thing ':' is registered | known are Llama_Two, lab::llama, llama, qwen2, "
-            "yard::llama"},
-      {"", "no thing '' is registered | known are Llama_Two, lab::llama, llama, qwen2, "
-           "yard::llama"},
+      {":",
+       "no thing ':' is registered | known are Llama_Two, lab::llama, llama, qwen2, "
+       "yard::llama"},
+      {"",
+       "no thing '' is registered | known are Llama_Two, lab::llama, llama, qwen2, "
+       "yard::llama"},
   };
   for (const auto& one : cases) {
     CAPTURE(one.reference);
@@ -205,7 +207,8 @@ TEST_CASE("registry: the order of registering changes nothing") {
   entries.push_back(replaces);
   const auto answers = [](const Registry<int>& registry) {
     std::string text;
-    for (const char* name : {"llama", "qwen2", "qwen7", "tietie", "twice", "lab::llama", "Llama_Two"}) {
+    for (const char* name :
+         {"llama", "qwen2", "qwen7", "tietie", "twice", "lab::llama", "Llama_Two"}) {
       text += found(registry, name) + "\n";
     }
     for (const Entry& one : registry.entries()) text += one.pattern + one.place() + " ";

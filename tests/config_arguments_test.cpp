@@ -1,12 +1,12 @@
 // Named values for what is built from YAML: typed, located, remembered when read; and building
 // through a registry.
-#include "tcast/config/arguments.h"
-
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include "tcast/config/arguments.h"
 
 #include "error_of.h"
 
@@ -53,8 +53,9 @@ TEST_CASE("arguments: typed, located, with what nobody read") {
   CHECK(error_of([&] { arguments.get<std::int64_t>("siez"); }) ==
         "a.yaml:1:1: expected the argument 'siez' | did you mean 'size'?");
   struct Unknown {};
-  CHECK(error_of([&] { arguments.get<Unknown>("name"); })
-            .find("a.yaml:3:7: name: no value converter is registered for the type '") == 0);
+  CHECK(error_of([&] {
+          arguments.get<Unknown>("name");
+        }).find("a.yaml:3:7: name: no value converter is registered for the type '") == 0);
 }
 
 TEST_CASE("arguments: key=value over a file's") {
@@ -98,9 +99,10 @@ TEST_CASE("build: a name, or a map with a type and arguments") {
   CHECK(built("{type: plian}") ==
         "a.yaml:1:12: it.type: unknown maker 'plian' | did you mean 'plain'?");
   CHECK(built("{size: 4}") == "a.yaml:1:5: it: expected the key 'type' | ");
-  CHECK(built("[plain]") ==
-        "a.yaml:1:5: it: expected the name of a maker, or a map with its name as 'type', got a list "
-        "of 1");
+  CHECK(
+      built("[plain]") ==
+      "a.yaml:1:5: it: expected the name of a maker, or a map with its name as 'type', got a list "
+      "of 1");
 }
 
 TEST_CASE("build: a registry's own way of building") {

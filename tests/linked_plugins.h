@@ -11,8 +11,8 @@
 
 #include "tcast/base/plugin.h"
 
-/// Registrations as sources would link them, in force while this lives: instead of the program's own
-/// ones, or beside them.
+/// Registrations as sources would link them, in force while this lives: instead of the program's
+/// own ones, or beside them.
 class LinkedPlugins {
  public:
   explicit LinkedPlugins(bool beside_own = false)
@@ -41,8 +41,8 @@ class LinkedPlugins {
         std::make_unique<Kept>(Kept{group, std::move(names), std::move(value), file}));
     const tcast::RegistrationNode* const head = tcast::first_registration();
     nodes_.push_back({one.group.c_str(), one.names.data(), static_cast<int>(one.names.size()),
-                      &one.value, &typeid(T), &tcast::is_usable_value<T>, origin,
-                      one.file.c_str(), line});
+                      &one.value, &typeid(T), &tcast::is_usable_value<T>, origin, one.file.c_str(),
+                      line});
     tcast::replace_registrations(head);
   }
 

@@ -17,7 +17,8 @@ namespace tcast {
 bool PluginContext::is_taken(std::string_view group, std::string_view name) const {
   if (setup_.is_taken(group, name)) return true;
   const auto has = [name](const auto& list) {
-    return std::any_of(list.begin(), list.end(), [name](const auto& one) { return one.key == name; });
+    return std::any_of(list.begin(), list.end(),
+                       [name](const auto& one) { return one.key == name; });
   };
   if (group == "profile") return has(embedded_profiles());
   if (group == "device") {

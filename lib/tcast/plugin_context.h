@@ -31,8 +31,8 @@ class TCAST_API PluginContext {
   /// Name of the plugin that is being set up.
   const std::string& plugin() const { return setup_.plugin(); }
 
-  /// Whether a name, or a pattern as such, is registered in a group; the names that tcast itself has
-  /// there count. Registering can be skipped then.
+  /// Whether a name, or a pattern as such, is registered in a group; the names that tcast itself
+  /// has there count. Registering can be skipped then.
   bool is_taken(std::string_view group, std::string_view name) const;
 
   /// Registers into any group, also one of your own.

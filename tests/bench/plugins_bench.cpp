@@ -1,6 +1,6 @@
-// What a thousand plugins cost at start-up. With arguments this is tcast with 1,000 more plugins, each
-// of which registers an architecture and a hook; without, it runs the tcast beside its folder and
-// itself in turn and prints both times.
+// What a thousand plugins cost at start-up. With arguments this is tcast with 1,000 more plugins,
+// each of which registers an architecture and a hook; without, it runs the tcast beside its folder
+// and itself in turn and prints both times.
 //
 //     cmake --build --preset release --target bench && build/release/bench/plugins_bench
 #include <algorithm>
@@ -106,8 +106,9 @@ int main(int argc, char** argv) {
     std::sort(times.begin(), times.end());
     return 1e3 * times[times.size() / 2];
   };
-  fmt::print("whole process, simulate qwen3-8b: {:.2f} ms; with {} plugins more: {:.2f} ms; median of "
-             "the differences within {} rounds: {:.2f} ms\n",
-             median_ms(without), plugin_count, median_ms(with), rounds, median_ms(added));
+  fmt::print(
+      "whole process, simulate qwen3-8b: {:.2f} ms; with {} plugins more: {:.2f} ms; median of "
+      "the differences within {} rounds: {:.2f} ms\n",
+      median_ms(without), plugin_count, median_ms(with), rounds, median_ms(added));
   return 0;
 }

@@ -48,7 +48,7 @@ struct Host {
   bool made = false;
   std::uint64_t version = 1;
   PluginSelection selection;
-  std::vector<Record> records;  // by name, origin, file
+  std::vector<Record> records;                                  // by name, origin, file
   std::unordered_map<std::string_view, std::size_t> record_of;  // by file
   std::unordered_map<std::string_view, Nodes> groups;
   std::deque<SetupRegistration> registrations;  // values stay where registries point
@@ -71,11 +71,10 @@ std::string_view stem(std::string_view file) {
 }
 
 bool is_plugin_name(std::string_view name) {
-  return !name.empty() && name.front() != '-' &&
-         std::all_of(name.begin(), name.end(), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '_' || c == '-' || c == '.';
-         });
+  return !name.empty() && name.front() != '-' && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
+  });
 }
 
 /// What is wrong with a name to register, or "".
@@ -108,7 +107,8 @@ std::string failure_text(const Record& record) {
 
 [[noreturn]] void throw_failure(const Record& record) {
   throw Error(failure_text(record), fmt::format("leave it out with --plugins=-{}, or run without "
-                                                "--strict", printable(record.name)));
+                                                "--strict",
+                                                printable(record.name)));
 }
 
 void check_node(Record& record, const RegistrationNode& node) {
@@ -135,10 +135,12 @@ void check_records(Host& all) {
       fail(record, fmt::format("'{}' is the name of a folder", record.name));
     } else if (!is_plugin_name(record.name)) {
       fail(record, fmt::format("a plugin's name is made of letters, digits, '_', '-' and '.', got "
-                               "'{}'", printable(record.name)));
+                               "'{}'",
+                               printable(record.name)));
     } else if (record.interface_version != plugin_interface) {
       fail(record, fmt::format("it was written for version {} of the plugin interface, this tcast "
-                               "has version {}", record.interface_version, plugin_interface));
+                               "has version {}",
+                               record.interface_version, plugin_interface));
     }
     for (const std::size_t other : {i - 1, i + 1}) {
       if (other >= all.records.size()) continue;
@@ -190,7 +192,8 @@ void apply_selection(Host& all) {
   std::vector<std::string> words = split(*all.selection.names, ',');
   for (std::string& word : words) {
     const std::size_t first = word.find_first_not_of(' ');
-    word = first == std::string::npos ? "" : word.substr(first, word.find_last_not_of(' ') - first + 1);
+    word = first == std::string::npos ? ""
+                                      : word.substr(first, word.find_last_not_of(' ') - first + 1);
   }
   words.erase(std::remove(words.begin(), words.end(), ""), words.end());
   const bool only_exclusions =
@@ -200,7 +203,8 @@ void apply_selection(Host& all) {
   for (const bool excluding : {false, true}) {
     for (const std::string& word : words) {
       if ((word.front() == '-') != excluding) continue;
-      for (const std::size_t i : find_selected(all, std::string_view(word).substr(excluding ? 1 : 0))) {
+      for (const std::size_t i :
+           find_selected(all, std::string_view(word).substr(excluding ? 1 : 0))) {
         chosen[i] = !excluding;
       }
     }
@@ -248,9 +252,11 @@ Host& made_host() {
   for (const RegistrationNode* node = first_registration(); node != nullptr; node = node->next) {
     if (std::string_view(node->group) == "plugin") {
       Record& record = records[index[node->file]];
-      record.name = node->name_count > 0 && node->names[0].text != nullptr ? node->names[0].text : "";
+      record.name =
+          node->name_count > 0 && node->names[0].text != nullptr ? node->names[0].text : "";
       record.line = node->line;
-      record.interface_version = static_cast<const PluginDeclaration*>(node->value)->interface_version;
+      record.interface_version =
+          static_cast<const PluginDeclaration*>(node->value)->interface_version;
     } else {
       all.groups[node->group].push_back(node);
     }
@@ -267,7 +273,8 @@ Host& made_host() {
       const std::size_t y = all.record_of[b->file];
       return std::tie(x, a->line) < std::tie(y, b->line);
     });
-    for (const RegistrationNode* node : nodes) check_node(all.records[all.record_of[node->file]], *node);
+    for (const RegistrationNode* node : nodes)
+      check_node(all.records[all.record_of[node->file]], *node);
   }
   for (const RegistrationNode* node : all.groups["setup"]) {
     all.setups.push_back({node, all.record_of[node->file], Setup::Progress::waiting});
@@ -299,7 +306,8 @@ void run_setup(Host& all, std::size_t at) {
   Record& record = all.records[all.setups[at].plugin];
   const RegistrationNode& node = *all.setups[at].node;
   all.setups[at].progress = Setup::Progress::running;
-  SetupContext& context = all.contexts.emplace_back(all.setups[at].plugin, std::string(record.name));
+  SetupContext& context =
+      all.contexts.emplace_back(all.setups[at].plugin, std::string(record.name), node);
   std::string reason;
   std::vector<std::string> trace;
   try {
@@ -363,8 +371,15 @@ std::vector<Plugin> plugins() {
   const Host& all = made_host();
   std::vector<Plugin> list;
   for (const Record& record : all.records) {
-    list.push_back({std::string(record.name), record.origin, std::string(record.file), record.line,
-                    record.interface_version, record.state, record.reason, record.trace, {}});
+    list.push_back({std::string(record.name),
+                    record.origin,
+                    std::string(record.file),
+                    record.line,
+                    record.interface_version,
+                    record.state,
+                    record.reason,
+                    record.trace,
+                    {}});
   }
   for (const auto& [group, nodes] : all.groups) {
     for (const RegistrationNode* node : nodes) {
@@ -380,7 +395,8 @@ std::vector<Plugin> plugins() {
   }
   for (Plugin& plugin : list) {
     std::sort(plugin.items.begin(), plugin.items.end(), [](const auto& a, const auto& b) {
-      return std::tie(a.group, a.file, a.line, a.names) < std::tie(b.group, b.file, b.line, b.names);
+      return std::tie(a.group, a.file, a.line, a.names) <
+             std::tie(b.group, b.file, b.line, b.names);
     });
   }
   return list;
@@ -395,10 +411,11 @@ void run_setups(std::string_view group) {
     if (setup.progress == Setup::Progress::done || record.state != PluginState::loaded) continue;
     if (!announces(*setup.node, group)) continue;
     if (setup.progress == Setup::Progress::running) {
-      throw Error(fmt::format("the set-up function of plugin '{}' ({}:{}) asks for the group '{}', "
-                              "which it is announced for itself", record.name, setup.node->file,
-                              setup.node->line, group.empty() ? "*" : group),
-                  "ask the context instead: context.is_taken(group, name)");
+      throw Error(
+          fmt::format("the set-up function of plugin '{}' ({}:{}) asks for the group '{}', "
+                      "which it is announced for itself",
+                      record.name, setup.node->file, setup.node->line, group.empty() ? "*" : group),
+          "ask the context instead: context.is_taken(group, name)");
     }
     run_setup(all, i);
   }
@@ -425,8 +442,8 @@ std::string missing_plugin_hint(std::string_view group, std::string_view name) {
       if (record.state != PluginState::disabled) continue;
       for (int i = 0; i < node->name_count; ++i) {
         if (!matches_pattern(name, node->names[i].text)) continue;
-        return fmt::format("the plugin '{}' ({}:{}) registers it, but is {}", record.name, node->file,
-                           node->line, record.reason);
+        return fmt::format("the plugin '{}' ({}:{}) registers it, but is {}", record.name,
+                           node->file, node->line, record.reason);
       }
     }
   }
@@ -473,8 +490,9 @@ std::vector<LiveRegistration> live_registrations(std::string_view group,
         wrong_type(record, node->file, node->line);
         continue;
       }
-      LiveRegistration one{node->value, node->origin, {}, node->file, node->line,
-                           std::string(record.name), record.reason};
+      LiveRegistration one{node->value,  node->origin, {},
+                           node->file,   node->line,   std::string(record.name),
+                           record.reason};
       for (int i = 0; i < node->name_count; ++i) {
         const char* const name = node->names[i].text;
         // What is wrong was noted when the table was made.
@@ -491,9 +509,8 @@ std::vector<LiveRegistration> live_registrations(std::string_view group,
       wrong_type(record, made.file, made.line);
       continue;
     }
-    LiveRegistration one{made.value.get(), record.origin,     {},
-                         made.file.c_str(), made.line, std::string(record.name),
-                         record.reason};
+    LiveRegistration one{made.value.get(),         record.origin, {}, made.file.c_str(), made.line,
+                         std::string(record.name), record.reason};
     for (const std::string& name : made.names) one.names.emplace_back(name.c_str(), made.overrides);
     live.push_back(std::move(one));
   }
@@ -535,12 +552,11 @@ bool SetupContext::is_taken(std::string_view group, std::string_view name) const
       }
     }
   }
-  return std::any_of(all.registrations.begin(), all.registrations.end(),
-                     [&](const SetupRegistration& made) {
-                       return made.group == group &&
-                              std::find(made.names.begin(), made.names.end(), name) !=
-                                  made.names.end();
-                     });
+  return std::any_of(
+      all.registrations.begin(), all.registrations.end(), [&](const SetupRegistration& made) {
+        return made.group == group &&
+               std::find(made.names.begin(), made.names.end(), name) != made.names.end();
+      });
 }
 
 void SetupContext::check(const std::string& group, const std::vector<std::string>& names,
@@ -550,10 +566,17 @@ void SetupContext::check(const std::string& group, const std::vector<std::string
     throw Error(fmt::format("{}:{}: {}", file, line, what), hint);
   };
   if (!open_) {
-    refuse(fmt::format("plugin '{}' registers a {} after its set-up function returned", name_, noun),
-           "register in the set-up function only");
+    refuse(
+        fmt::format("plugin '{}' registers a {} after its set-up function returned", name_, noun),
+        "register in the set-up function only");
   }
   if (group.empty()) refuse("registered into a group without a name", "name the group");
+  if (!announces(announced_, group)) {
+    refuse(fmt::format("the set-up function of plugin '{}' registers into the group '{}', which it "
+                       "is not announced for",
+                       name_, group),
+           fmt::format("add \"{}\" to its TCAST_REGISTER_SETUP", group));
+  }
   if (names.empty()) {
     refuse(fmt::format("{} registered without a name", noun), "give it at least one name");
   }

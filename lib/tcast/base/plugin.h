@@ -40,9 +40,9 @@ struct Plugin {
   int line = 0;
   int interface_version = plugin_interface;  ///< that it states to be written for
   PluginState state = PluginState::loaded;
-  std::string reason{};             ///< why it is not loaded; empty: it is
+  std::string reason{};              ///< why it is not loaded; empty: it is
   std::vector<std::string> trace{};  ///< of a failure: what, where, nested causes
-  std::vector<PluginItem> items{};  ///< by group, then by place
+  std::vector<PluginItem> items{};   ///< by group, then by place
 
   std::string place() const { return fmt::format("{}:{}", file, line); }
 };
@@ -125,7 +125,8 @@ TCAST_API void note_duplicates(const std::vector<std::string>& messages);
 /// PluginContext (plugin_context.h).
 class TCAST_API SetupContext {
  public:
-  SetupContext(std::size_t plugin, std::string name) : plugin_(plugin), name_(std::move(name)) {}
+  SetupContext(std::size_t plugin, std::string name, const RegistrationNode& announced)
+      : plugin_(plugin), name_(std::move(name)), announced_(announced) {}
   SetupContext(const SetupContext&) = delete;
   SetupContext& operator=(const SetupContext&) = delete;
 
@@ -136,15 +137,16 @@ class TCAST_API SetupContext {
   bool is_taken(std::string_view group, std::string_view name) const;
 
   /// Registers a value under names and patterns in a group of tcast's or of one's own. Throws Error
-  /// naming the place for a missing or empty name, a null value, and after the set-up function
-  /// returned.
+  /// naming the place for a missing or empty name, a null value, a group that the set-up function
+  /// is not announced for (what is there would depend on which command runs), and after the set-up
+  /// function returned.
   template <class T>
   void add(const std::string& group, std::vector<std::string> names, T value, bool overrides,
            const char* file, int line) {
     auto stored = std::make_shared<const T>(std::move(value));
     check(group, names, is_usable_value<T>(stored.get()), file, line);
-    internal::add_setup_registration({plugin_, group, std::move(names), overrides,
-                                      std::move(stored), &typeid(T), file, line});
+    internal::add_setup_registration(
+        {plugin_, group, std::move(names), overrides, std::move(stored), &typeid(T), file, line});
   }
 
   /// From now on add() is an Error: the set-up function returned.
@@ -156,6 +158,7 @@ class TCAST_API SetupContext {
 
   std::size_t plugin_;
   std::string name_;
+  const RegistrationNode& announced_;
   bool open_ = true;
 };
 
@@ -182,8 +185,15 @@ const Registry<T>& registry_of(const char* group,
   if (core != nullptr) entries = core();
   for (internal::LiveRegistration& one : internal::live_registrations(group, typeid(T))) {
     for (const RegisteredName& name : one.names) {
-      entries.push_back({name.text, *static_cast<const T*>(one.value), one.origin, one.file,
-                         one.line, one.plugin, {}, name.overrides, one.failure});
+      entries.push_back({name.text,
+                         *static_cast<const T*>(one.value),
+                         one.origin,
+                         one.file,
+                         one.line,
+                         one.plugin,
+                         {},
+                         name.overrides,
+                         one.failure});
     }
   }
   Made& made = groups[group];

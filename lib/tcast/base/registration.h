@@ -93,27 +93,26 @@ struct PluginDeclaration {
 /// Links `stored` (an lvalue of static lifetime) into `group_name` under the given names and
 /// patterns. For a group of one's own, which `tcast::registry_of<T>("group")` reads; the groups of
 /// tcast have macros with types.
-#define TCAST_REGISTER_VALUE(group_name, stored, ...)                                       \
-  static constexpr ::tcast::RegisteredName TCAST_CONCAT(tcast_names_, __LINE__)[] = {       \
-      __VA_ARGS__};                                                                         \
-  static const ::tcast::RegistrationNode TCAST_CONCAT(tcast_node_, __LINE__)(               \
-      group_name, TCAST_CONCAT(tcast_names_, __LINE__),                                     \
-      static_cast<int>(sizeof(TCAST_CONCAT(tcast_names_, __LINE__)) /                       \
-                       sizeof(::tcast::RegisteredName)),                                    \
-      &(stored), &typeid(stored),                                                           \
-      &::tcast::is_usable_value<std::remove_cvref_t<decltype(stored)>>, TCAST_MODEL_ORIGIN, \
+#define TCAST_REGISTER_VALUE(group_name, stored, ...)                                              \
+  static constexpr ::tcast::RegisteredName TCAST_CONCAT(tcast_names_, __LINE__)[] = {__VA_ARGS__}; \
+  static const ::tcast::RegistrationNode TCAST_CONCAT(tcast_node_, __LINE__)(                      \
+      group_name, TCAST_CONCAT(tcast_names_, __LINE__),                                            \
+      static_cast<int>(sizeof(TCAST_CONCAT(tcast_names_, __LINE__)) /                              \
+                       sizeof(::tcast::RegisteredName)),                                           \
+      &(stored), &typeid(stored),                                                                  \
+      &::tcast::is_usable_value<std::remove_cvref_t<decltype(stored)>>, TCAST_MODEL_ORIGIN,        \
       __FILE__, __LINE__)
 
 /// Names the plugin that this translation unit is, which is its file's stem otherwise, and the
 /// interface that it was written for:
 ///
 ///     TCAST_PLUGIN("my_plugin", 1);
-#define TCAST_PLUGIN(name, ...)                                               \
-  namespace {                                                                 \
-  constexpr ::tcast::PluginDeclaration tcast_plugin_declaration{              \
-      ::tcast::stated_interface(__VA_ARGS__)};                                \
-  TCAST_REGISTER_VALUE("plugin", tcast_plugin_declaration, name);             \
-  }                                                                           \
+#define TCAST_PLUGIN(name, ...)                                   \
+  namespace {                                                     \
+  constexpr ::tcast::PluginDeclaration tcast_plugin_declaration{  \
+      ::tcast::stated_interface(__VA_ARGS__)};                    \
+  TCAST_REGISTER_VALUE("plugin", tcast_plugin_declaration, name); \
+  }                                                               \
   static_assert(true)
 
 namespace tcast {

@@ -33,9 +33,7 @@ struct RegistryEntry {
   bool overrides = false;
   std::string failure{};  ///< why it cannot be used: the plugin failed; empty: it can
 
-  std::string place() const {
-    return line > 0 ? fmt::format("{}:{}", file, line) : file;
-  }
+  std::string place() const { return line > 0 ? fmt::format("{}:{}", file, line) : file; }
   std::string_view scope_name() const { return scope.empty() ? name_of(origin) : scope; }
 };
 
@@ -271,11 +269,10 @@ class Registry {
       if (winner.pattern == other.pattern) {
         throw Error(duplicate_text(winner, other), duplicate_hint);
       }
-      throw Error(
-          fmt::format("{} '{}' is matched equally well by '{}' ({}) and '{}' ({})", noun_,
-                      printable(name), winner.pattern, winner.place(), other.pattern,
-                      other.place()),
-          fmt::format("register the exact name '{}' in one of them", printable(name)));
+      throw Error(fmt::format("{} '{}' is matched equally well by '{}' ({}) and '{}' ({})", noun_,
+                              printable(name), winner.pattern, winner.place(), other.pattern,
+                              other.place()),
+                  fmt::format("register the exact name '{}' in one of them", printable(name)));
     }
     reject_failed(winner);
     return &winner;

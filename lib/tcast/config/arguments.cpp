@@ -1,10 +1,9 @@
 #include "tcast/config/arguments.h"
 
-#include <cxxabi.h>
-
 #include <algorithm>
 #include <cstdlib>
 
+#include <cxxabi.h>
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
@@ -49,8 +48,8 @@ void Arguments::merge_text(const std::string& text, const std::string& option) {
   const std::size_t equals = text.find('=');
   const std::string key = text.substr(0, equals);
   const bool plain = !key.empty() && std::all_of(key.begin(), key.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '_' || c == '-' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
   });
   if (equals == std::string::npos || !plain || key == "type" ||
       text.find('\n') != std::string::npos) {

@@ -160,10 +160,11 @@ auto build_with(const Registry<T>& registry, const Node& node, Make make)
 /// arguments.
 template <class T, class... Context>
 decltype(auto) build(const Registry<T>& registry, const Node& node, Context&&... context) {
-  return build_with(registry, node,
-                    [&](const RegistryEntry<T>& entry, const Arguments& arguments) -> decltype(auto) {
-                      return entry.value(std::forward<Context>(context)..., arguments);
-                    });
+  return build_with(
+      registry, node,
+      [&](const RegistryEntry<T>& entry, const Arguments& arguments) -> decltype(auto) {
+        return entry.value(std::forward<Context>(context)..., arguments);
+      });
 }
 
 }  // namespace tcast

@@ -10,8 +10,8 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
-#include "tcast/config/exchange.h"
 #include "tcast/config/document.h"
+#include "tcast/config/exchange.h"
 
 namespace tcast {
 namespace {

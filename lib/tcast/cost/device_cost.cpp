@@ -43,8 +43,9 @@ class OperatorCosts final : public CostModel {
   std::string explain(const OpRecord& record) const override {
     const auto* const entry = find(record);
     if (entry == nullptr) return below_.explain(record);
-    return fmt::format("{}  in place of that: {} by the cost of '{}' ({})\n", below_.explain(record),
-                       format_seconds(estimate(record).total_s), entry->pattern, entry->place());
+    return fmt::format("{}  in place of that: {} by the cost of '{}' ({})\n",
+                       below_.explain(record), format_seconds(estimate(record).total_s),
+                       entry->pattern, entry->place());
   }
 
  private:
@@ -86,8 +87,8 @@ DeviceCost::DeviceCost(const DeviceProfile& device, RooflineOptions options,
     }
     runner_ = entry->value(device, *top_);
     if (runner_ == nullptr) {
-      throw Error(fmt::format("the cost model '{}' ({}) made nothing", entry->pattern,
-                              entry->place()));
+      throw Error(
+          fmt::format("the cost model '{}' ({}) made nothing", entry->pattern, entry->place()));
     }
     top_ = runner_.get();
   }

@@ -364,9 +364,8 @@ DeviceProfile load_device(std::string_view name_or_path) {
   for (const std::string& name : names) comparable.push_back(normalized(name));
   const std::string near = closest(wanted, comparable);
   const std::string plugin = missing_plugin_hint("device", name_or_path);
-  std::string hint =
-      fmt::format("{}{}known devices: {}; or give the path of a device YAML", plugin,
-                  plugin.empty() ? "" : "; ", join(names, ", "));
+  std::string hint = fmt::format("{}{}known devices: {}; or give the path of a device YAML", plugin,
+                                 plugin.empty() ? "" : "; ", join(names, ", "));
   for (std::size_t i = 0; i < names.size() && !near.empty(); ++i) {
     if (comparable[i] == near) hint = fmt::format("did you mean '{}'? {}", names[i], hint);
   }

@@ -35,8 +35,9 @@ void TransformerModel::wrap_root(
   if (wrapped == nullptr) {
     // The old one is gone, too: what follows finds an empty tree, not a null pointer.
     root_ = std::make_unique<ModuleList>();
-    throw Error("wrap_root was given a function that returns no module: the model has lost its root",
-                "return the wrapper, or the module that the function was given");
+    throw Error(
+        "wrap_root was given a function that returns no module: the model has lost its root",
+        "return the wrapper, or the module that the function was given");
   }
   root_ = std::move(wrapped);
 }
@@ -283,7 +284,8 @@ namespace {
   const std::string near = closest(model_type, known);
   const std::string plugin = missing_plugin_hint("architecture", model_type);
   if (!plugin.empty()) {
-    config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)), plugin);
+    config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)),
+                plugin);
   }
   std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
   hint +=
@@ -336,8 +338,9 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
                   did_you_mean(recognised, architectures().names()));
     }
     build_as = recognised;
-    assumptions.push_back(fmt::format("model type '{}' is recognised as '{}' by what its config has",
-                                      printable(model_type), recognised));
+    assumptions.push_back(
+        fmt::format("model type '{}' is recognised as '{}' by what its config has",
+                    printable(model_type), recognised));
   } else if (profile.base) {
     build_as = *profile.base;
     if (architectures().find(build_as) == nullptr) {

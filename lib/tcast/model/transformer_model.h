@@ -204,8 +204,8 @@ TCAST_API std::string recognise(const HfConfig& config);
 /// name.
 TCAST_API const OperatorDefinition& find_operator(const std::string& name);
 
-/// Merges the builtin profile of `model_type` (exact, else the most specific wildcard), the one that
-/// a plugin registered, and the given files, later ones over earlier ones. Throws Error.
+/// Merges the builtin profile of `model_type` (exact, else the most specific wildcard), the one
+/// that a plugin registered, and the given files, later ones over earlier ones. Throws Error.
 /// `builtin_type`, if given, is the type whose builtin profile is taken instead (a model type that
 /// is built as another one).
 TCAST_API ModelProfile load_profile(const std::string& model_type,

@@ -55,9 +55,8 @@ ModuleClassFunction find_module_class(const std::string& name, const char* field
     const std::string plugin = missing_plugin_hint("module_class", name);
     throw Error(
         fmt::format("profile: {}: no module class '{}' is registered", field, printable(name)),
-        plugin.empty()
-            ? did_you_mean(name, known, fmt::format("known are {}", join(known, ", ")))
-            : plugin);
+        plugin.empty() ? did_you_mean(name, known, fmt::format("known are {}", join(known, ", ")))
+                       : plugin);
   }
   return entry->value;
 }

@@ -32,8 +32,9 @@ TransformerModel& patch_attention(TransformerModel& model) { return patch_attent
 TransformerModel& patch_attention(TransformerModel& model, const std::string& implementation) {
   return run_step(model, "patch_attention", [&](TransformerModel& m, StepReport& report) {
     const ModuleClassFunction make =
-        implementation.empty() ? nullptr
-                               : find_module_class(implementation, "patch_attention.implementation");
+        implementation.empty()
+            ? nullptr
+            : find_module_class(implementation, "patch_attention.implementation");
     const DType dtype = dtype_of(m.root());
     std::int64_t attentions = 0;
     rewrite(m.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {

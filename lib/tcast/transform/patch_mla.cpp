@@ -54,8 +54,7 @@ TransformerModel& patch_mla(TransformerModel& model, const std::string& implemen
       report.skipped.push_back({"", "the profile names no latent attention (mla_module_name)"});
       return;
     }
-    const ModuleClassFunction make =
-        find_module_class(implementation, "mla_module_class_type");
+    const ModuleClassFunction make = find_module_class(implementation, "mla_module_class_type");
     replace_named_class(
         m, report, *profile.mla_module_name, "mla_module_name",
         [&](Module& module, const std::string&, std::string& reason) -> std::unique_ptr<Module> {

@@ -49,14 +49,15 @@ std::vector<RegistryEntry<StepFunction>> core_steps() {
                        "lib/tcast/transform/pipeline.cpp"});
   };
   for (const StepInfo& step : steps) {
-    add(step.name, [&step](TransformerModel& model, const Arguments& arguments) -> TransformerModel& {
-      for (const auto& [name, form] : with_argument) {
-        if (name != step.name) continue;
-        const auto value = arguments.find<std::string>(form.first);
-        if (value) return form.second(model, *value);
-      }
-      return step.function(model);
-    });
+    add(step.name,
+        [&step](TransformerModel& model, const Arguments& arguments) -> TransformerModel& {
+          for (const auto& [name, form] : with_argument) {
+            if (name != step.name) continue;
+            const auto value = arguments.find<std::string>(form.first);
+            if (value) return form.second(model, *value);
+          }
+          return step.function(model);
+        });
   }
   add("quantize_linear", [](TransformerModel& model, const Arguments&) -> TransformerModel& {
     return quantize_linear(model);
@@ -222,7 +223,8 @@ TransformerModel& run_profile_steps(TransformerModel& model) {
   if (model.profile().pipeline.empty()) return run_standard_steps(model);
   for (const PipelineStep& step : model.profile().pipeline) {
     const auto& entry = find_step(step.name, step.place);
-    const Arguments arguments = step.arguments ? Arguments(*step.arguments) : Arguments(step.place + ": ");
+    const Arguments arguments =
+        step.arguments ? Arguments(*step.arguments) : Arguments(step.place + ": ");
     call_plugin(fmt::format("the step '{}' ({})", entry.pattern, entry.place()),
                 [&] { entry.value(model, arguments); });
     arguments.reject_unread(fmt::format("the step '{}'", step.name));
@@ -236,11 +238,11 @@ TransformerModel& apply_vl_patch(TransformerModel& model) {
   const auto* const patch = patches().find(name);
   if (patch == nullptr) {
     const std::string plugin = missing_plugin_hint("patch", name);
-    throw Error(fmt::format("{}: vl_patch_method: no patch '{}' is registered",
-                            model.profile().sources.empty() ? "profile"
-                                                            : model.profile().sources.back(),
-                            printable(name)),
-                plugin.empty() ? did_you_mean(name, patches().names()) : plugin);
+    throw Error(
+        fmt::format("{}: vl_patch_method: no patch '{}' is registered",
+                    model.profile().sources.empty() ? "profile" : model.profile().sources.back(),
+                    printable(name)),
+        plugin.empty() ? did_you_mean(name, patches().names()) : plugin);
   }
   return run_step(model, name, [&](TransformerModel& m, StepReport& report) {
     call_plugin(fmt::format("the patch '{}' ({})", patch->pattern, patch->place()),
