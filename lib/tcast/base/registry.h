@@ -104,12 +104,20 @@ class Registry {
     return best(candidates(name, from), name);
   }
 
-  /// What find() finds, else the entry that a reference means: a registered name or pattern in any
-  /// case of letters, "plugin:name" or "plugin.name". Throws Error naming the closest when there is
-  /// none.
+  /// The entry that a reference means: a registered name or pattern in any case of letters,
+  /// "plugin:name" or "plugin.name", else what find() finds. Throws Error naming the closest when
+  /// there is none.
   const Entry& resolve(std::string_view reference) const {
-    if (const Entry* found = find(reference)) return *found;
-    if (const Entry* found = best(same_name(entries_, {}, reference), reference)) return *found;
+    // A name before another one that differs in case, and both before what a pattern happens to
+    // match.
+    std::vector<const Entry*> named = same_name(entries_, {}, reference);
+    std::stable_partition(named.begin(), named.end(), [&](const Entry* entry) {
+      return entry->pattern == split_scope(reference).second;
+    });
+    if (!named.empty() && named[0]->pattern == split_scope(reference).second) {
+      std::erase_if(named, [&](const Entry* entry) { return entry->pattern != named[0]->pattern; });
+    }
+    if (const Entry* found = best(named, reference)) return *found;
     for (std::size_t i = 0; i < reference.size(); ++i) {
       if (reference[i] != ':' && reference[i] != '.') continue;
       const std::string_view plugin = reference.substr(0, i);
@@ -117,6 +125,7 @@ class Registry {
       if (plugin.empty() || name.empty()) continue;
       if (const Entry* found = best(same_name(entries_, plugin, name), reference)) return *found;
     }
+    if (const Entry* found = find(reference)) return *found;
     throw Error(fmt::format("no {} '{}' is registered", noun_, printable(reference)),
                 did_you_mean(reference, references(), known_text()));
   }
