@@ -599,7 +599,7 @@ TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validat
       "--custom-model-config:1:8: depth: expected deep"));
   CHECK(on("TEST_DEVICE", scratch.config("carded_2")).status == 0);
   CHECK(contains(on("TEST_DEVICE", scratch.config("llama", ", \"rope_theta\": 10")).err,
-                 "llama.json:4:69: rope_theta: a theta this small is a typing error"));
+                 "llama.json:4:68: rope_theta: a theta this small is a typing error"));
   CHECK(on("TEST_DEVICE", scratch.config("llama"), {"--format", "markdown"}).out == "# llama\n");
   CHECK(contains(on("TEST_DEVICE", config, {"--format", "markdwon"}).err,
                  "did you mean 'markdown'?"));
