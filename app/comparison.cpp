@@ -25,15 +25,6 @@ std::string error_text(double predicted_s, double measured_s) {
   return measured_s > 0 ? fmt::format("{:+.1f} %", 100 * (predicted_s / measured_s - 1)) : "-";
 }
 
-/// Steps of splitmix64 (Steele, Lea, Flood 2014).
-std::uint64_t next_random(std::uint64_t& state) {
-  state += 0x9e3779b97f4a7c15u;
-  std::uint64_t z = state;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
 }  // namespace
 
 Prediction predict_run(const TransformerModel& model, std::int64_t batch_size,
@@ -63,24 +54,13 @@ Prediction predict_run(const TransformerModel& model, std::int64_t batch_size,
 
 void choose_evenly(const RoutingCall& call) {
   const std::int64_t top_k = call.op.top_k;
-  std::vector<std::int64_t> experts(static_cast<std::size_t>(call.op.experts));
-  std::iota(experts.begin(), experts.end(), std::int64_t{0});
   void* const data = call.experts.data;
-  const auto choose = [&](std::int64_t i, std::int64_t expert) {
+  for (std::int64_t i = 0; i < call.tokens * top_k; ++i) {
+    const std::int64_t expert = (call.first_token * top_k + i) % call.op.experts;
     if (call.experts.dtype == DType::i64) {
       static_cast<std::int64_t*>(data)[i] = expert;
     } else {
       static_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(expert);
-    }
-  };
-  for (std::int64_t token = 0; token < call.tokens; ++token) {
-    auto state =
-        static_cast<std::uint64_t>((call.layer + 1) * 1'000'003 + call.first_token + token);
-    for (std::int64_t i = 0; i < top_k; ++i) {
-      const auto left = static_cast<std::uint64_t>(call.op.experts - i);
-      const std::int64_t pick = i + static_cast<std::int64_t>(next_random(state) % left);
-      std::swap(experts[static_cast<std::size_t>(i)], experts[static_cast<std::size_t>(pick)]);
-      choose(token * top_k + i, experts[static_cast<std::size_t>(i)]);
     }
   }
 }

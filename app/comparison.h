@@ -30,8 +30,9 @@ Prediction predict_run(const TransformerModel& model, std::int64_t batch_size,
                        std::int64_t input_length, std::int64_t output_length,
                        const HostTimingOptions& options);
 
-/// Chooses experts at random, evenly, in the place of the router's choice: a prediction counts on
-/// that, and routers of generated weights mean nothing (decision D7).
+/// Deals the experts to the tokens in turn, in the place of the router's choice: every expert gets
+/// as many rows as a prediction counts on, and routers of generated weights mean nothing anyway
+/// (decision D7).
 void choose_evenly(const RoutingCall& call);
 
 /// A prediction beside what happened.

@@ -144,14 +144,14 @@ class StoreCommand final : public Command {
                       host.session
                           ? fmt::format("{:.1f} GB/s", host.session->speed.read_bytes_per_s / 1e9)
                           : "-",
-                      printable(host.host)});
+                      printable(host.host, 400)});
     }
     text += table_text(rows);
     if (!ops_) return text;
     std::string host;
     std::vector<std::vector<std::string>> ops;
     const auto finish = [&] {
-      if (!ops.empty()) text += fmt::format("\n{}\n\n{}", printable(host), table_text(ops));
+      if (!ops.empty()) text += fmt::format("\n{}\n\n{}", printable(host, 400), table_text(ops));
     };
     store.for_each([&](const StoredMeasurement& stored) {
       if (ops.empty() || stored.host != host) {
@@ -164,7 +164,7 @@ class StoreCommand final : public Command {
                      fmt::format("{:.1f} %", 100 * m.spread), std::to_string(m.samples),
                      fmt::format("{:.1f} %", 100 * m.share), minute_of(stored.taken_at),
                      printable(m.supported() ? m.implementation : m.unsupported),
-                     printable(stored.op)});
+                     printable(stored.op, 400)});
     });
     finish();
     return text;

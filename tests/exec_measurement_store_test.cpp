@@ -15,6 +15,8 @@
 #include "tcast/exec/host_key.h"
 #include "tcast/exec/measurement_store.h"
 
+#include "error_of.h"
+
 namespace {
 
 using namespace tcast;
@@ -60,15 +62,6 @@ Measurement measured(double seconds) {
 
 void write(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
-}
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 }  // namespace
@@ -161,7 +154,7 @@ TEST_CASE("store: lines out, and in again") {
     CHECK(error.find("f.jsonl:2: expected a measurement as 'tcast store export' writes it: ") == 0);
   }
   other.clear();
-  CHECK(error_of([&] { other.import_text(line + "\nx", "f"); }) != "no error");
+  CHECK(error_of([&] { other.import_text(line + "\nx", "f"); }) != "");
   CHECK(other.export_text() == "");  // all or nothing
 }
 
@@ -230,7 +223,7 @@ TEST_CASE("store: files that cannot be one") {
   CHECK(error_of([&] {
           MeasurementStore store(folder.file("plain/kept.sqlite"));
         }).find("Not a directory") != std::string::npos);
-  CHECK(error_of([] { MeasurementStore store("/proc/kept.sqlite"); }) != "no error");
+  CHECK(error_of([] { MeasurementStore store("/proc/kept.sqlite"); }) != "");
 }
 
 TEST_CASE("store: killed at any moment, it stays sound") {
