@@ -9,6 +9,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/config/exchange.h"
 
 namespace tcast {
 namespace {
@@ -86,6 +87,27 @@ void refuse_with_token_ids(CommandLine& line, std::vector<std::string> names) {
                   "leave out one of them");
     }
   });
+}
+
+TokenIds load_token_ids(const std::string& path, std::int64_t vocabulary) {
+  const auto* const loader = token_loaders().find(file_name_of(path));
+  if (loader == nullptr) return read_token_ids(path, vocabulary);
+  TokenIds requests = loader->value(path);
+  const auto refuse = [&](const std::string& what) {
+    throw Error(fmt::format("{}: the loader '{}' ({}) returned {}", printable(path),
+                            loader->pattern, loader->place(), what));
+  };
+  if (requests.empty() || requests[0].empty()) refuse("no token ids");
+  for (const auto& request : requests) {
+    if (request.size() != requests[0].size()) refuse("requests that are not equally long");
+    for (const std::int64_t id : request) {
+      if (id < 0 || id >= vocabulary) {
+        refuse(
+            fmt::format("the token id {}, which is outside the vocabulary of {}", id, vocabulary));
+      }
+    }
+  }
+  return requests;
 }
 
 TokenIds random_token_ids(std::int64_t requests, std::int64_t length, std::int64_t vocabulary,
