@@ -22,6 +22,12 @@ const std::vector<Row>& rows() {
   static const std::vector<Row> table = {
       {MatMul{.m = 512, .n = 4096, .k = 1024}, "matmul", OpClass::matmul,
        "m=512 n=4096 k=1024 bf16*bf16->bf16"},
+      {MatMul{.m = 4, .n = 2, .k = 3}, "matmul", OpClass::matvec, "m=4 n=2 k=3 bf16*bf16->bf16"},
+      {MatMul{.m = 5, .n = 2, .k = 3}, "matmul", OpClass::matmul, "m=5 n=2 k=3 bf16*bf16->bf16"},
+      {GroupedMatMul{.experts = 8, .active_experts = 3, .rows = 12, .n = 2, .k = 3},
+       "grouped_matmul", OpClass::grouped_matvec, "experts=3/8 rows=12 n=2 k=3 bf16*bf16->bf16"},
+      {GroupedMatMul{.experts = 8, .active_experts = 3, .rows = 13, .n = 2, .k = 3},
+       "grouped_matmul", OpClass::grouped_matmul, "experts=3/8 rows=13 n=2 k=3 bf16*bf16->bf16"},
       {MatMul{.batch = 8,
               .m = 1,
               .n = 2,
@@ -33,7 +39,7 @@ const std::vector<Row>& rows() {
               .bias = true,
               .weight_scales = 4,
               .activation_scales = 5},
-       "matmul", OpClass::matmul,
+       "matmul", OpClass::matvec,
        "batch=8 m=1 n=2 k=3 bf16*i8->f32 compute=f32 bias activations weight_scales=4 "
        "activation_scales=5"},
       {GroupedMatMul{.experts = 256,
