@@ -37,6 +37,7 @@ struct CommandInfo {
 extern const CommandInfo devices_command;
 extern const CommandInfo inspect_command;
 extern const CommandInfo models_command;
+extern const CommandInfo plugins_command;
 extern const CommandInfo profiles_command;
 extern const CommandInfo run_command_info;
 extern const CommandInfo simulate_command;

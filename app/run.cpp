@@ -15,8 +15,10 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/config/exchange.h"
 #include "tcast/exec/clock.h"
 #include "tcast/exec/host.h"
+#include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
@@ -97,6 +99,8 @@ class RunCommand final : public Command {
     line.begin_group("Execution");
     line.add_option("--threads", "N", to_size(threads_, 1, 4096),
                     "threads to run on; default all that this process may use");
+    line.add_option("--runner", "NAME", to_text(runner_),
+                    "the executor that a plugin registered under this name makes the kernels");
     line.add_flag("--compare", compare_,
                   "predict the times first, as simulate does, and show both side by side; experts "
                   "are then chosen evenly");
@@ -144,7 +148,7 @@ class RunCommand final : public Command {
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     TokenIds prompts;
     if (!token_ids_file_.empty()) {
-      prompts = read_token_ids(token_ids_file_, vocabulary);
+      prompts = load_token_ids(token_ids_file_, vocabulary);
       workload_.batch_size = static_cast<std::int64_t>(prompts.size());
       workload_.input_length = static_cast<std::int64_t>(prompts[0].size());
     }
@@ -152,6 +156,7 @@ class RunCommand final : public Command {
     const std::int64_t input_length = workload_.input_length;
     const std::int64_t output_length = workload_.output_length;
     ExecutorOptions execution;
+    if (!runner_.empty()) execution.context.maker = find_executor(runner_);
     if (compare_) execution.on_route = choose_evenly;
     Generation generation(model, requests, checked_add(input_length, output_length),
                           std::move(execution));
@@ -177,7 +182,7 @@ class RunCommand final : public Command {
     }
     if (!logits_file_.empty()) {
       write_atomically(logits_file_,
-                       npy_text({output_length, requests, generation.vocabulary()}, logits_));
+                       logits_text({output_length, requests, generation.vocabulary()}));
     }
     std::string text;
     if (json) {
@@ -191,6 +196,24 @@ class RunCommand final : public Command {
   }
 
  private:
+  static KernelMaker find_executor(const std::string& name) {
+    const auto* const entry = executors().find(name);
+    if (entry != nullptr) return entry->value;
+    const std::vector<std::string> known = executors().names();
+    const std::string plugin = missing_plugin_hint("executor", name);
+    throw Error(fmt::format("--runner: no executor '{}' is registered", printable(name)),
+                plugin.empty() ? did_you_mean(name, known,
+                                              known.empty() ? "no plugin has one"
+                                                            : "known are " + join(known, ", "))
+                               : plugin);
+  }
+
+  /// As NumPy file, or as the dumper that a plugin registered for files of this name writes it.
+  std::string logits_text(const std::vector<std::int64_t>& shape) const {
+    const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_));
+    return dumper == nullptr ? npy_text(shape, logits_) : dumper->value(shape, logits_);
+  }
+
   static void check_memory(const ExecutionMemory& need) {
     const std::int64_t available = host_features().available_bytes;
     if (available == 0 || need.total_bytes() <= available) return;
@@ -348,6 +371,7 @@ class RunCommand final : public Command {
   OutputInputs output_;
   std::string token_ids_file_;
   std::string logits_file_;
+  std::string runner_;
   std::int64_t seed_ = 0;
   std::int64_t threads_ = 0;
   bool compare_ = false;

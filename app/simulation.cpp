@@ -197,11 +197,11 @@ void Simulation::note_substitutes() {
   }
 }
 
-void Simulation::run(const DeviceProfile& device, bool ideal) {
+void Simulation::run(const DeviceProfile& device, bool ideal, const std::string& runner) {
   device_ = device;
-  roofline_ = std::make_unique<RooflineModel>(device_);
+  estimates_ = std::make_unique<DeviceCost>(device_, RooflineOptions{}, runner);
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
-  cost_ = roofline_.get();
+  cost_ = &estimates_->model();
   forecast(*cost_);
   note_substitutes();
 }
@@ -216,17 +216,17 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   // made again.
   const HostSpeed any_speed = {1e10, 1e11, 1e11, {}, {}, 0};
   device_ = host_device(host_features(), any_speed);
-  roofline_ = std::make_unique<RooflineModel>(device_);
-  const RecordingCostModel recording(*roofline_);
+  estimates_ = std::make_unique<DeviceCost>(device_);
+  const RecordingCostModel recording(estimates_->model());
   forecast(recording);
   if (!request_.phase) recording.estimate(sampling());
   const std::vector<OpRecord> records = recording.records();
   const HostTimings timings = time_on_host(records, options);
 
   device_ = host_device(timings.host, timings.speed);
-  roofline_ = std::make_unique<RooflineModel>(device_);
+  estimates_ = std::make_unique<DeviceCost>(device_);
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
-  measured_ = std::make_unique<MeasuredCostModel>(*roofline_, records, timings.measurements,
+  measured_ = std::make_unique<MeasuredCostModel>(estimates_->model(), records, timings.measurements,
                                                   timings.op_overhead_s);
   cost_ = measured_.get();
   forecast(*cost_);

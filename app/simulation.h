@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tcast/cost/device_cost.h"
 #include "tcast/cost/forecast.h"
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
@@ -74,8 +75,9 @@ class Simulation {
   /// Keeps a reference to the model.
   Simulation(const TransformerModel& model, const SimulationRequest& request);
 
-  /// Prices the model on a device. With `ideal`, the datasheet bound is found as well.
-  void run(const DeviceProfile& device, bool ideal);
+  /// Prices the model on a device, by the cost model that a plugin registered as `runner` if there
+  /// is one. With `ideal`, the datasheet bound is found as well.
+  void run(const DeviceProfile& device, bool ideal, const std::string& runner = {});
   /// Times every distinct op on this host, or takes the times kept of it.
   void run_on_host(const HostTimingOptions& options, bool ideal);
 
@@ -107,10 +109,10 @@ class Simulation {
   SimulationRequest request_;
   ModelSource source_;
   DeviceProfile device_;
-  std::unique_ptr<RooflineModel> roofline_;
+  std::unique_ptr<DeviceCost> estimates_;
   std::unique_ptr<RooflineModel> ideal_;
   std::unique_ptr<MeasuredCostModel> measured_;
-  const CostModel* cost_ = nullptr;  // measured_ or roofline_
+  const CostModel* cost_ = nullptr;  // measured_ or that of estimates_
   std::unique_ptr<Forecaster> forecaster_;
   Forecast forecast_;  // for single phases only the pass of that phase and the memory are filled
   std::vector<std::string> notes_;

@@ -352,7 +352,8 @@ class Executor::Impl {
       ready.kernel = std::move(result.kernel);
     }
     ready.packed_layout = ready.kernel->packed_bytes() > 0 ? ready.kernel->packed_layout() : "";
-    ready.checked = options_.arithmetic == Arithmetic::checked && has_narrow_operands(region, op);
+    ready.checked = options_.arithmetic == Arithmetic::checked &&
+                    !std::holds_alternative<CustomOp>(op.record) && has_narrow_operands(region, op);
   }
 
   /// Products: operands that the substitution made superfluous go; a weight that no kernel reads as

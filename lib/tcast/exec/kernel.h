@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -106,10 +107,18 @@ class Kernel {
   std::string packed_layout_;
 };
 
+struct KernelContext;
+struct KernelResult;
+
+/// Another maker of kernels, which is asked first (exec/plugin_kernel.h).
+using KernelMaker =
+    std::function<KernelResult(const OpRecord& record, const KernelContext& context)>;
+
 /// What kernels are made for. Set the threads (set_threads) before making any.
 struct KernelContext {
   /// The best instruction set that our own kernels may use; the host's unless a test lowers it.
   Isa isa = host_isa();
+  KernelMaker maker{};
 };
 
 /// A kernel, or the reason why there is none.

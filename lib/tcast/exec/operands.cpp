@@ -2,6 +2,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/exec/kernel.h"
+#include "tcast/exec/plugin_kernel.h"
 
 namespace tcast {
 namespace {
@@ -178,7 +179,10 @@ struct Describe {
     return result;
   }
   KernelOperands operator()(const Collective&) const { return none(); }
-  KernelOperands operator()(const CustomOp&) const { return none(); }
+  KernelOperands operator()(const CustomOp& op) const {
+    const auto* const entry = operator_operands().find(op.definition->name);
+    return entry == nullptr ? none() : entry->value(op);
+  }
 
  private:
   /// Records of Permute and Combine do not say how many experts there are.

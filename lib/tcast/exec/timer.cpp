@@ -17,6 +17,7 @@
 #include "tcast/exec/clock.h"
 #include "tcast/exec/kernel.h"
 #include "tcast/exec/memory.h"
+#include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
 #include "tcast/exec/vector_functions.h"
 
@@ -648,7 +649,13 @@ class OpTimer::Impl {
     job.rough_s = rough_s(job.record);
     // Asks for the smallest version only: primitives of the real size are made when timed.
     const KernelResult probe = make_kernel(shrink(job.record, 1e-6).record);
-    if (probe.kernel == nullptr) job.result.unsupported = probe.unsupported;
+    if (probe.kernel == nullptr) {
+      job.result.unsupported = probe.unsupported;
+    } else if (const auto* custom = std::get_if<CustomOp>(&job.record);
+               custom != nullptr && operator_operands().find(custom->definition->name) == nullptr) {
+      job.result.unsupported =
+          fmt::format("operator '{}' does not describe its operands", custom->definition->name);
+    }
     return job;
   }
 
