@@ -13,13 +13,16 @@
 #include "tcast/base/text.h"
 
 #include "app/command.h"
+#include "app/interrupt.h"
+#include "app/plugin_options.h"
 
 namespace tcast {
 namespace {
 
 constexpr const CommandInfo* commands[] = {
-    &simulate_command,  &run_command_info, &verify_command, &inspect_command, &profile_ops_command,
-    &calibrate_command, &models_command,   &steps_command,  &devices_command, &profiles_command};
+    &simulate_command,    &run_command_info,  &verify_command,   &inspect_command,
+    &profile_ops_command, &calibrate_command, &models_command,   &plugins_command,
+    &steps_command,       &devices_command,   &profiles_command, &store_command};
 
 void print_overview(std::ostream& out) {
   out << "tcast: memory and latency of large models from a HuggingFace config.json alone\n\n"
@@ -49,9 +52,16 @@ const CommandInfo& find_command(const std::string& name) {
 
 int run_command(const CommandInfo& info, const std::vector<std::string>& arguments,
                 Streams streams) {
+  const PluginScope plugins(arguments);
+  // Whether it ends well or not: what is wrong with plugins may be why.
+  struct Problems {
+    std::ostream& err;
+    ~Problems() { PluginScope::print_problems(err); }
+  } const problems{streams.err};
   const std::unique_ptr<Command> command = info.make();
   CommandLine line(fmt::format("tcast {}", info.name), std::string(info.summary));
   command->declare(line);
+  PluginScope::declare(line);
   if (!line.parse(arguments)) {
     line.print_help(streams.out);
     return 0;
@@ -100,6 +110,9 @@ int run_cli(int argc, const char* const* argv, std::ostream& out, std::ostream& 
   } catch (const Error& error) {
     print_error(err, error);
     return 1;
+  } catch (const Interrupted&) {
+    err << "tcast: interrupted\n";
+    return 130;
   } catch (const std::bad_alloc&) {
     print_error(err, Error("not enough memory"));
     return 1;

@@ -38,11 +38,13 @@ extern const CommandInfo calibrate_command;
 extern const CommandInfo devices_command;
 extern const CommandInfo inspect_command;
 extern const CommandInfo models_command;
+extern const CommandInfo plugins_command;
 extern const CommandInfo profile_ops_command;
 extern const CommandInfo profiles_command;
 extern const CommandInfo run_command_info;
 extern const CommandInfo simulate_command;
 extern const CommandInfo steps_command;
+extern const CommandInfo store_command;
 extern const CommandInfo verify_command;
 
 /// A command by its class.

@@ -202,6 +202,7 @@ struct CommandLine::Option {
   std::string group;
   bool repeated = false;
   bool hidden = false;
+  bool may_be_empty = false;
   std::vector<std::string> texts;  // as they were on the line
 };
 
@@ -249,6 +250,11 @@ void CommandLine::add_repeated(const std::string& names, std::string value, Read
 void CommandLine::add_flag(const std::string& names, bool& target, std::string help, bool value) {
   add(
       names, "", [&target, value](const std::string&) { target = value; }, std::move(help));
+}
+
+void CommandLine::add_possibly_empty(const std::string& names, std::string value, Reader reader,
+                                     std::string help) {
+  add(names, std::move(value), std::move(reader), std::move(help)).may_be_empty = true;
 }
 
 void CommandLine::add_hidden(const std::string& names, Reader reader) {
@@ -302,7 +308,8 @@ void CommandLine::reject_odd_values(const std::vector<std::string>& arguments) c
       continue;
     }
     if (option->value.empty()) fail(fmt::format("{} takes no value", name));
-    if (equals + 1 == argument.size()) fail(fmt::format("{}= has no value behind it", name));
+    if (equals + 1 == argument.size() && !option->may_be_empty)
+      fail(fmt::format("{}= has no value behind it", name));
   }
 }
 
@@ -370,8 +377,16 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
     }
   }
   try {
-    // CLI11 takes them from the back.
-    parser.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+    // CLI11 takes them from the back, and "--plugins=" for a value that is missing.
+    std::vector<std::string> words;
+    for (const std::string& argument : arguments) {
+      const bool cut = argument.size() > 1 && argument.back() == '=';
+      const Option* const option = cut ? find(argument.substr(0, argument.size() - 1)) : nullptr;
+      const bool empty = option != nullptr && option->may_be_empty;
+      words.push_back(empty ? argument.substr(0, argument.size() - 1) : argument);
+      if (empty) words.emplace_back();
+    }
+    parser.parse(std::vector<std::string>(words.rbegin(), words.rend()));
   } catch (const CLI::CallForHelp&) {
     return false;
   } catch (const CLI::ArgumentMismatch& error) {

@@ -67,6 +67,9 @@ class CommandLine {
 
   /// `names`: "--tp" or "-o,--output"; `value`: what stands for the value in the help ("N").
   void add_option(const std::string& names, std::string value, Reader reader, std::string help);
+  /// One whose value may be the empty text, also as "--plugins=".
+  void add_possibly_empty(const std::string& names, std::string value, Reader reader,
+                          std::string help);
   /// One that may be given several times; the reader is called for each.
   void add_repeated(const std::string& names, std::string value, Reader reader, std::string help);
   /// Sets `target` to `value` when given.

@@ -51,7 +51,14 @@ Generation::Generation(const TransformerModel& model, std::int64_t requests,
       report(of_all);
     };
   }
-  executor_ = std::make_unique<Executor>(ParameterPaths(model.root()), std::move(options));
+  ParameterPath path = ParameterPaths(model.root());
+  if (model.names() != nullptr) {
+    path = [names = model.names(), paths = std::move(path)](
+               const Parameter& parameter, std::int64_t layer, std::int64_t member) {
+      return names->checkpoint_name(paths(parameter, layer, member));
+    };
+  }
+  executor_ = std::make_unique<Executor>(std::move(path), std::move(options));
 }
 
 Workload Generation::workload(std::int64_t query_length, std::int64_t context_length) const {

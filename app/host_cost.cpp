@@ -5,17 +5,9 @@
 #include "tcast/base/text.h"
 
 namespace tcast {
-namespace {
-
-std::string key_of(const OpRecord& record) {
-  return fmt::format("{} {}", name_of(record), describe(record));
-}
-
-}  // namespace
-
 OpEstimate RecordingCostModel::estimate(const OpRecord& record) const {
   const OpEstimate estimate = fallback_.estimate(record);
-  if (estimate.total_s > 0 && seen_.try_emplace(key_of(record), records_.size()).second) {
+  if (estimate.total_s > 0 && seen_.try_emplace(signature_of(record), records_.size()).second) {
     records_.push_back(record);
   }
   return estimate;
@@ -23,15 +15,17 @@ OpEstimate RecordingCostModel::estimate(const OpRecord& record) const {
 
 MeasuredCostModel::MeasuredCostModel(const CostModel& fallback,
                                      const std::vector<OpRecord>& records,
-                                     const std::vector<Measurement>& measurements)
-    : fallback_(fallback) {
+                                     const std::vector<Measurement>& measurements,
+                                     double op_overhead_s)
+    : fallback_(fallback), op_overhead_s_(op_overhead_s) {
   for (std::size_t i = 0; i < records.size(); ++i) {
-    if (measurements[i].supported()) measurements_.emplace(key_of(records[i]), measurements[i]);
+    if (measurements[i].supported())
+      measurements_.emplace(signature_of(records[i]), measurements[i]);
   }
 }
 
 const Measurement* MeasuredCostModel::find(const OpRecord& record) const {
-  const auto found = measurements_.find(key_of(record));
+  const auto found = measurements_.find(signature_of(record));
   return found == measurements_.end() ? nullptr : &found->second;
 }
 
@@ -39,8 +33,8 @@ OpEstimate MeasuredCostModel::estimate(const OpRecord& record) const {
   OpEstimate estimate = fallback_.estimate(record);
   const Measurement* measured = find(record);
   if (estimate.total_s == 0 || measured == nullptr) return estimate;
-  estimate.total_s = measured->seconds;
-  estimate.overhead_s = 0;
+  estimate.total_s = measured->seconds + op_overhead_s_;
+  estimate.overhead_s = op_overhead_s_;
   estimate.source = Source::measured;
   return estimate;
 }
@@ -55,8 +49,14 @@ std::string MeasuredCostModel::explain(const OpRecord& record) const {
       100 * measured->spread, measured->threads, measured->implementation,
       measured->onednn_version);
   if (measured->scaled) {
-    text += fmt::format("  timed at {:.1f} % of its work and scaled\n", 100 * measured->share);
+    text += fmt::format(
+        "  timed at {:.1f} % of its work and half of that, and extrapolated; in proportion it "
+        "would "
+        "be {:.1f} % off\n",
+        100 * measured->share, 100 * measured->error);
   }
+  text +=
+      fmt::format("  and {} that the executor spends on each op\n", format_seconds(op_overhead_s_));
   if (!measured->substituted.empty()) {
     text += fmt::format("  this host lacks a dtype: {}\n", measured->substituted);
   }

@@ -30,9 +30,10 @@ class RecordingCostModel final : public CostModel {
 /// Times measured on this host where there are any, else the fallback's estimate.
 class MeasuredCostModel final : public CostModel {
  public:
-  /// `measurements` in the order of `records`.
+  /// `measurements` in the order of `records`; `op_overhead_s` is what executing an op takes beside
+  /// its kernel.
   MeasuredCostModel(const CostModel& fallback, const std::vector<OpRecord>& records,
-                    const std::vector<Measurement>& measurements);
+                    const std::vector<Measurement>& measurements, double op_overhead_s);
 
   OpEstimate estimate(const OpRecord& record) const override;
   std::string explain(const OpRecord& record) const override;
@@ -43,6 +44,7 @@ class MeasuredCostModel final : public CostModel {
  private:
   const CostModel& fallback_;
   std::unordered_map<std::string, Measurement> measurements_;
+  double op_overhead_s_;
 };
 
 /// This host as a device: what its canary measured, without an interconnect.

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "tcast/cost/device_cost.h"
 #include "tcast/cost/forecast.h"
-#include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/report/json_writer.h"
 #include "tcast/report/steps_writer.h"
@@ -31,7 +31,7 @@ class PricingObserver final : public StepObserver {
   /// Adds the model's figures under `step`.
   void add(const TransformerModel& model, ReportStep step) {
     const ModelSource source(model);
-    Forecaster forecaster(source, cost_, device_);
+    Forecaster forecaster(source, cost_.model(), device_);
     ForecastRequest asked;
     asked.batch = batch_per_rank(request_.batch_size, model.options().parallel);
     asked.input_length = request_.input_length;
@@ -70,7 +70,7 @@ class PricingObserver final : public StepObserver {
   Report& report_;
   SimulationRequest request_;
   const DeviceProfile& device_;
-  RooflineModel cost_;
+  DeviceCost cost_;
 };
 
 }  // namespace

@@ -46,7 +46,22 @@ class ListCommand : public Command {
   OutputInputs output_;
 };
 
+/// "from the plugin 'mine' (custom_model/mine.cpp:12)".
+template <class Entry>
+std::string from(const Entry& entry) {
+  return fmt::format("from the plugin '{}' ({})", entry.plugin, entry.place());
+}
+
 class StepsCommand final : public ListCommand {
+  /// Those that a pipeline may name beside the standard ones.
+  static std::vector<const RegistryEntry<StepFunction>*> plugin_steps() {
+    std::vector<const RegistryEntry<StepFunction>*> list;
+    for (const auto& entry : registered_steps().entries()) {
+      if (!entry.plugin.empty()) list.push_back(&entry);
+    }
+    return list;
+  }
+
   std::string example() const override {
     return "  $ tcast steps\n"
            "  $ tcast simulate --skip-step patch_attention configs/models/qwen3-0.6b.json\n";
@@ -57,6 +72,7 @@ class StepsCommand final : public ListCommand {
     for (const StepInfo& step : standard_steps()) {
       list.push_back({std::string(step.name), std::string(step.description)});
     }
+    for (const auto* entry : plugin_steps()) list.push_back({entry->pattern, from(*entry)});
     return list;
   }
 
@@ -64,6 +80,9 @@ class StepsCommand final : public ListCommand {
     ordered_json list = ordered_json::array();
     for (const StepInfo& step : standard_steps()) {
       list.push_back({{"name", step.name}, {"description", step.description}});
+    }
+    for (const auto* entry : plugin_steps()) {
+      list.push_back({{"name", entry->pattern}, {"description", from(*entry)}});
     }
     return {{"schema", 1}, {"steps", list}};
   }
@@ -137,6 +156,7 @@ class ProfilesCommand final : public ListCommand {
     for (const EmbeddedFile& file : embedded_profiles()) {
       list.push_back({file.key, fmt::format("{} (builtin)", file.name)});
     }
+    for (const auto& entry : profiles().entries()) list.push_back({entry.pattern, from(entry)});
     return list;
   }
 
@@ -144,6 +164,13 @@ class ProfilesCommand final : public ListCommand {
     ordered_json list = ordered_json::array();
     for (const EmbeddedFile& file : embedded_profiles()) {
       list.push_back({{"model_type", file.key}, {"origin", "builtin"}, {"file", file.name}});
+    }
+    for (const auto& entry : profiles().entries()) {
+      list.push_back({{"model_type", entry.pattern},
+                      {"origin", name_of(entry.origin)},
+                      {"file", entry.file},
+                      {"line", entry.line},
+                      {"plugin", entry.plugin}});
     }
     return {{"schema", 1}, {"profiles", list}};
   }

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -8,7 +9,7 @@
 
 #include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
-#include "tcast/base/registry.h"
+#include "tcast/base/plugin.h"
 #include "tcast/base/text.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/transform/pipeline.h"
@@ -49,6 +50,8 @@ std::vector<Registration> all_registrations() {
   std::vector<Registration> list;
   append(list, "custom model", custom_models());
   append(list, "architecture", architectures());
+  append(list, "architecture predicate", architecture_predicates());
+  append(list, "profile", profiles());
   append(list, "module class", module_classes());
   append(list, "operator", operators());
   return list;
@@ -74,13 +77,17 @@ std::vector<Registration> explain(const char* kind, const Registry<T>& registry,
   return list;
 }
 
-/// The compiled-in profiles, ranked by the rules of a registry.
-Registry<const EmbeddedFile*> profiles() {
-  Registry<const EmbeddedFile*> registry("profile");
+/// The compiled-in profiles and those of plugins, ranked by the rules of a registry.
+Registry<std::string> all_profiles() {
+  std::vector<RegistryEntry<std::string>> entries;
   for (const EmbeddedFile& file : embedded_profiles()) {
-    registry.add({file.key, &file, Origin::builtin, file.name, 0});
+    entries.push_back({file.key, "", Origin::builtin, file.name, 0});
   }
-  return registry;
+  for (const auto& one : profiles().entries()) {
+    entries.push_back({one.pattern, "", one.origin, one.file, one.line, one.plugin, one.scope,
+                       one.overrides, one.failure});
+  }
+  return {"profile", std::move(entries)};
 }
 
 ordered_json json_of(const Registration& one) {
@@ -149,10 +156,13 @@ class ModelsCommand final : public Command {
   std::string explain_type(bool json) const {
     std::vector<Registration> list = explain("architecture", architectures(), model_type_);
     const std::vector<Registration> hooks = explain("custom model", custom_models(), model_type_);
-    const std::vector<Registration> files = explain("profile", profiles(), model_type_);
+    const std::vector<Registration> files = explain("profile", all_profiles(), model_type_);
     if (list.empty() && hooks.empty() && files.empty()) {
+      const std::string plugin = missing_plugin_hint("architecture", model_type_);
       throw Error(fmt::format("unknown model type '{}'", printable(model_type_)),
-                  did_you_mean(model_type_, architectures().names(), "see 'tcast models'"));
+                  plugin.empty()
+                      ? did_you_mean(model_type_, architectures().names(), "see 'tcast models'")
+                      : plugin);
     }
     const bool built = !list.empty();
     list.insert(list.end(), hooks.begin(), hooks.end());

@@ -10,6 +10,7 @@
 #include "tcast/base/text.h"
 #include "tcast/base/units.h"
 #include "tcast/config/hf_config.h"
+#include "tcast/report/report_writers.h"
 #include "tcast/transform/pipeline.h"
 
 namespace tcast {
@@ -19,12 +20,6 @@ constexpr std::int64_t max_layers = 100'000;  // as in a config
 constexpr std::int64_t max_mtp_tokens = 1024;
 
 constexpr std::string_view format_names[] = {"table", "json", "jsonl", "csv"};
-
-std::vector<std::string> step_names() {
-  std::vector<std::string> names;
-  for (const StepInfo& step : standard_steps()) names.emplace_back(step.name);
-  return names;
-}
 
 Reader to_dtype(std::optional<DType>& target) {
   return [&target](const std::string& text) {
@@ -41,7 +36,7 @@ Reader to_dtype(std::optional<DType>& target) {
 
 Reader to_skipped_step(std::vector<std::string>& target) {
   return [&target](const std::string& text) {
-    const std::vector<std::string> known = step_names();
+    const std::vector<std::string> known = registered_steps().names();
     if (std::find(known.begin(), known.end(), text) == known.end()) {
       throw Error(fmt::format("unknown step '{}'", printable(text)),
                   did_you_mean(text, known, fmt::format("known are {}", join(known, ", "))));
@@ -100,6 +95,11 @@ void add_model_options(CommandLine& line, ModelInputs& inputs) {
   line.begin_group("Model");
   line.add_repeated("--profile", "FILE", append_to(inputs.profiles),
                     "YAML model profile, merged over the builtin one; may be repeated");
+  line.add_repeated("--custom-model", "TYPE=HOOK", append_to(options.custom_models),
+                    "transform this model type (or pattern) by a registered hook: its name, "
+                    "plugin:name or plugin.name; may be repeated");
+  line.add_repeated("--custom-model-config", "KEY=VALUE", append_to(options.custom_model_config),
+                    "a value for the hook, over the profile's; may be repeated");
   line.add_option("--assume-base", "TYPE", to_architecture(inputs.assume_base),
                   "build an unknown model type like this known one");
   line.add_flag("--text-only", inputs.text_only, "only the text model of a model with more towers");
@@ -199,6 +199,9 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.add_option("--device", "NAME|FILE", to_text(inputs.device),
                   "a device (see 'tcast devices') or a YAML profile of one; default: this host, "
                   "its kernels timed");
+  line.add_option(
+      "--runner", "NAME", to_text(inputs.runner),
+      "the cost model that a plugin registered under this name, instead of the roofline");
   line.add_option("--reserved-memory", "BYTES", to_bytes(inputs.reserved_memory_bytes),
                   "memory that others need on each device, as 2GiB; default 0");
   line.add_flag("--ideal", inputs.ideal, "show the bound of the datasheet beside the estimate");
@@ -206,8 +209,16 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
                   "threads when timing this host; default all");
   line.add_option("--time-budget", "SECONDS", to_number(inputs.time_budget_s, 0.001, 86400),
                   "limit of the time spent on timing this host (default 10)");
+  line.add_option("--store", "FILE", to_text(inputs.store.file),
+                  "where timings of this host are kept; default measurements.sqlite in the user's "
+                  "cache directory");
+  line.add_flag("--no-store", inputs.store.enabled, "time everything anew, and keep nothing",
+                false);
   line.add_check([&line] {
-    for (const char* name : {"--threads", "--time-budget"}) {
+    if (line.given("--store") && line.given("--no-store")) {
+      throw Error("--store and --no-store contradict each other", "leave out one of them");
+    }
+    for (const char* name : {"--threads", "--time-budget", "--store", "--no-store"}) {
       if (!line.given("--device") || !line.given(name)) continue;
       throw Error(fmt::format("{} is for timing this host, but --device was given", name),
                   "leave out one of them");
@@ -216,15 +227,24 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
 }
 
 void add_output_options(CommandLine& line, OutputInputs& inputs,
-                        const std::vector<OutputFormat>& formats) {
+                        const std::vector<OutputFormat>& formats, bool writers) {
   std::vector<std::string> names;
   names.reserve(formats.size());
   for (const OutputFormat format : formats) names.emplace_back(name_of(format));
+  if (writers) {
+    const std::vector<std::string> registered = report_writers().names();
+    names.insert(names.end(), registered.begin(), registered.end());
+  }
   line.begin_group("Output");
   line.add_option(
       "--format", "FORMAT",
       [&inputs, formats, names](const std::string& text) {
-        inputs.format = formats[find_choice(text, names)];
+        const std::size_t choice = find_choice(text, names);
+        if (choice < formats.size()) {
+          inputs.format = formats[choice];
+        } else {
+          inputs.writer = text;
+        }
       },
       fmt::format("{}; default {}", join(names, ", "), names[0]));
   line.add_option("-o,--output", "FILE", to_text(inputs.file),
@@ -256,8 +276,9 @@ TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
                                       inputs.assume_base, model_type));
   }
   const bool unknown = architectures().find(model_type) == nullptr;
-  ModelProfile profile =
-      load_profile(model_type, inputs.profiles, unknown ? inputs.assume_base : std::string());
+  std::string build_as = unknown ? inputs.assume_base : std::string();
+  if (unknown && build_as.empty()) build_as = recognise(config);
+  ModelProfile profile = load_profile(model_type, inputs.profiles, build_as);
   if (profile.base && !inputs.assume_base.empty()) {
     assumptions.push_back(fmt::format("--assume-base {} is not used: the profile's base is '{}'",
                                       inputs.assume_base, *profile.base));
@@ -265,6 +286,7 @@ TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
   TransformerModel model =
       build_model(std::move(config), std::move(profile), std::move(options), inputs.assume_base);
   model.assumptions().insert(model.assumptions().begin(), assumptions.begin(), assumptions.end());
+  bind_custom_model(model);
   return model;
 }
 

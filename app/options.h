@@ -12,6 +12,7 @@
 #include "tcast/model/transformer_model.h"
 
 #include "app/command_line.h"
+#include "app/host_timing.h"
 
 namespace tcast {
 
@@ -37,9 +38,11 @@ struct WorkloadInputs {
 struct TargetInputs {
   std::string device;  ///< name or file of a device profile; empty: this host, timed
   std::int64_t reserved_memory_bytes = 0;
+  std::string runner{};       ///< registered cost model in place of the roofline; empty: none
   bool ideal = false;         ///< show the datasheet bound beside the estimate
   std::int64_t threads = 0;   ///< for timing this host; 0: all
   double time_budget_s = 10;  ///< for timing this host
+  StoreInputs store;          ///< of its measurements
 };
 
 enum class OutputFormat : std::uint8_t { table, json, jsonl, csv };
@@ -47,13 +50,15 @@ enum class OutputFormat : std::uint8_t { table, json, jsonl, csv };
 /// Where results go, and in which form.
 struct OutputInputs {
   OutputFormat format = OutputFormat::table;
+  std::string writer;                   ///< registered report writer in its place; empty: none
   std::string file;                     ///< empty: standard output
   std::string trace_file;               ///< Chrome trace; empty: none
   std::string explain;                  ///< op whose estimates are to be explained; empty: none
   std::vector<std::string> assertions;  ///< "tpot_s<0.02"
 };
 
-/// --profile, --assume-base, --text-only, --dtype, --num-hidden-layers, --num-mtp-tokens,
+/// --profile, --custom-model, --custom-model-config, --assume-base, --text-only, --dtype,
+/// --num-hidden-layers, --num-mtp-tokens,
 /// --skip-step,
 /// --no-reuse-layers; then quantization and parallelism, which `inspect --transformed` shares.
 void add_model_options(CommandLine& line, ModelInputs& inputs);
@@ -69,12 +74,12 @@ void add_request_options(CommandLine& line, WorkloadInputs& inputs);
 /// --context-length.
 void add_phase_options(CommandLine& line, WorkloadInputs& inputs);
 
-/// --device, --reserved-memory, --ideal, --threads, --time-budget.
+/// --device, --runner, --reserved-memory, --ideal, --threads, --time-budget, --store, --no-store.
 void add_target_options(CommandLine& line, TargetInputs& inputs);
 
-/// --format (the given ones), -o.
+/// --format (the given ones, and with `writers` also those of registered report writers), -o.
 void add_output_options(CommandLine& line, OutputInputs& inputs,
-                        const std::vector<OutputFormat>& formats);
+                        const std::vector<OutputFormat>& formats, bool writers = false);
 
 /// --trace, --explain, --assert.
 void add_report_options(CommandLine& line, OutputInputs& inputs);

@@ -57,6 +57,12 @@ void add_inputs(Report& report, const TransformerModel& model, const ModelInputs
   add(report, "config", report.config_file);
   add_flag(report, "text_only", inputs.text_only);
   add(report, "assume_base", inputs.assume_base);
+  if (!options.custom_models.empty())
+    add(report, "custom_models", join(options.custom_models, ","));
+  if (!options.custom_model_config.empty()) {
+    add(report, "custom_model_config", join(options.custom_model_config, ","));
+  }
+  if (!target.runner.empty()) add(report, "runner", target.runner);
   add(report, "device", target.device.empty() ? "host" : target.device);
   if (target.device.empty()) {
     add(report, "threads", target.threads);

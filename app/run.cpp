@@ -1,12 +1,13 @@
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <numeric>
+#include <optional>
 #include <ostream>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -14,12 +15,16 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/config/exchange.h"
+#include "tcast/exec/clock.h"
 #include "tcast/exec/host.h"
+#include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/comparison.h"
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
@@ -27,10 +32,6 @@
 
 namespace tcast {
 namespace {
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 double mean(const std::vector<double>& values) {
   return values.empty() ? 0
@@ -98,6 +99,33 @@ class RunCommand final : public Command {
     line.begin_group("Execution");
     line.add_option("--threads", "N", to_size(threads_, 1, 4096),
                     "threads to run on; default all that this process may use");
+    line.add_option("--runner", "NAME", to_text(runner_),
+                    "the executor that a plugin registered under this name makes the kernels");
+    line.add_flag("--compare", compare_,
+                  "predict the times first, as simulate does, and show both side by side; experts "
+                  "are then chosen evenly");
+    line.add_option("--time-budget", "SECONDS",
+                    to_number(timing_.timer.time_budget_s, 0.001, 86400),
+                    "limit of the time spent on predicting (default 10)");
+    line.add_option("--store", "FILE", to_text(timing_.store.file),
+                    "where timings of this host are kept; default as in simulate");
+    line.add_flag("--no-store", timing_.store.enabled, "time everything anew, and keep nothing",
+                  false);
+    timing_.store.enabled = true;
+    line.add_check([&line] {
+      for (const char* name : {"--time-budget", "--store", "--no-store"}) {
+        if (!line.given(name) || line.given("--compare")) continue;
+        throw Error(fmt::format("{} is for predicting, but --compare was not given", name),
+                    "add --compare, or leave it out");
+      }
+      if (line.given("--store") && line.given("--no-store")) {
+        throw Error("--store and --no-store contradict each other", "leave out one of them");
+      }
+      if (line.given("--compare") && line.given("--dump-logits")) {
+        throw Error("--compare chooses experts evenly, so that the logits mean nothing",
+                    "leave out --dump-logits");
+      }
+    });
     line.add_option("--dump-logits", "FILE", to_text(logits_file_),
                     "write the logits after each step as NumPy file [step, request, vocabulary]");
     add_deployment_options(line, model_.options);
@@ -120,32 +148,72 @@ class RunCommand final : public Command {
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     TokenIds prompts;
     if (!token_ids_file_.empty()) {
-      prompts = read_token_ids(token_ids_file_, vocabulary);
+      prompts = load_token_ids(token_ids_file_, vocabulary);
       workload_.batch_size = static_cast<std::int64_t>(prompts.size());
       workload_.input_length = static_cast<std::int64_t>(prompts[0].size());
     }
     const std::int64_t requests = workload_.batch_size;
     const std::int64_t input_length = workload_.input_length;
     const std::int64_t output_length = workload_.output_length;
-    Generation generation(model, requests, checked_add(input_length, output_length));
+    ExecutorOptions execution;
+    if (!runner_.empty()) execution.context.maker = find_executor(runner_);
+    if (compare_) execution.on_route = choose_evenly;
+    Generation generation(model, requests, checked_add(input_length, output_length),
+                          std::move(execution));
     // Before anything of that size is made.
     check_memory(generation.memory_needed(input_length));
     if (prompts.empty()) prompts = random_token_ids(requests, input_length, vocabulary, seed_);
 
+    const bool json = output_.format == OutputFormat::json;
+    std::optional<Prediction> prediction;
+    if (compare_) {
+      timing_.timer.threads = current_threads();
+      timing_.err = &streams.err;
+      prediction = predict_run(model, requests, input_length, output_length, timing_);
+      // Before anything is executed.
+      if (!json && output_.file.empty()) {
+        streams.out << Comparison::predicted_text(*prediction) << '\n' << std::flush;
+      }
+    }
     const RunResult result = generate(generation, prompts, output_length);
+    std::optional<Comparison> comparison;
+    if (prediction) {
+      comparison.emplace(std::move(*prediction), result.prefill_s, result.decode_s, result.ops);
+    }
     if (!logits_file_.empty()) {
       write_atomically(logits_file_,
-                       npy_text({output_length, requests, generation.vocabulary()}, logits_));
+                       logits_text({output_length, requests, generation.vocabulary()}));
     }
-    const bool json = output_.format == OutputFormat::json;
-    write_result(output_.file,
-                 json ? json_text_of(model, generation, result, pipeline, input_length)
-                      : table_of(model, generation, result, pipeline, input_length),
-                 streams.out);
+    std::string text;
+    if (json) {
+      text = json_text_of(model, generation, result, pipeline, input_length, comparison);
+    } else {
+      text = table_of(model, generation, result, pipeline, input_length);
+      if (comparison) text += "\n" + comparison->text();
+    }
+    write_result(output_.file, text, streams.out);
     return 0;
   }
 
  private:
+  static KernelMaker find_executor(const std::string& name) {
+    const auto* const entry = executors().find(name);
+    if (entry != nullptr) return entry->value;
+    const std::vector<std::string> known = executors().names();
+    const std::string plugin = missing_plugin_hint("executor", name);
+    throw Error(fmt::format("--runner: no executor '{}' is registered", printable(name)),
+                plugin.empty() ? did_you_mean(name, known,
+                                              known.empty() ? "no plugin has one"
+                                                            : "known are " + join(known, ", "))
+                               : plugin);
+  }
+
+  /// As NumPy file, or as the dumper that a plugin registered for files of this name writes it.
+  std::string logits_text(const std::vector<std::int64_t>& shape) const {
+    const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_));
+    return dumper == nullptr ? npy_text(shape, logits_) : dumper->value(shape, logits_);
+  }
+
   static void check_memory(const ExecutionMemory& need) {
     const std::int64_t available = host_features().available_bytes;
     if (available == 0 || need.total_bytes() <= available) return;
@@ -258,7 +326,8 @@ class RunCommand final : public Command {
 
   std::string json_text_of(const TransformerModel& model, const Generation& generation,
                            const RunResult& result, const std::string& pipeline,
-                           std::int64_t input_length) const {
+                           std::int64_t input_length,
+                           const std::optional<Comparison>& comparison) const {
     nlohmann::ordered_json json;
     json["schema"] = 1;
     json["inputs"] = {{"config", config_},
@@ -290,6 +359,7 @@ class RunCommand final : public Command {
                              {"total_s", op.total_s},
                              {"kernel", op.implementation}});
     }
+    if (comparison) json["comparison"] = comparison->json();
     json["tokens"] = result.tokens;
     json["notes"] = generation.executor().notes();
     return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -301,8 +371,11 @@ class RunCommand final : public Command {
   OutputInputs output_;
   std::string token_ids_file_;
   std::string logits_file_;
+  std::string runner_;
   std::int64_t seed_ = 0;
   std::int64_t threads_ = 0;
+  bool compare_ = false;
+  HostTimingOptions timing_;
   std::vector<float> logits_;
 };
 

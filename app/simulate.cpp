@@ -19,6 +19,7 @@
 #include "tcast/report/assertion.h"
 #include "tcast/report/csv_writer.h"
 #include "tcast/report/json_writer.h"
+#include "tcast/report/report_writers.h"
 #include "tcast/report/table_writer.h"
 #include "tcast/report/trace_writer.h"
 #include "tcast/transform/pipeline.h"
@@ -81,7 +82,7 @@ class SimulateCommand final : public Command {
     add_model_options(line, model_);
     add_output_options(
         line, output_,
-        {OutputFormat::table, OutputFormat::json, OutputFormat::jsonl, OutputFormat::csv});
+        {OutputFormat::table, OutputFormat::json, OutputFormat::jsonl, OutputFormat::csv}, true);
     add_report_options(line, output_);
     line.add_check([this] {
       for (const std::string& text : output_.assertions) {
@@ -148,10 +149,14 @@ class SimulateCommand final : public Command {
     Simulation simulation(model, request());
     if (device) {
       report.device = device->name;
-      simulation.run(*device, target_.ideal);
+      simulation.run(*device, target_.ideal, target_.runner);
     } else {
-      simulation.run_on_host({target_.time_budget_s, static_cast<int>(target_.threads), 0},
-                             target_.ideal);
+      HostTimingOptions timing;
+      timing.timer.time_budget_s = target_.time_budget_s;
+      timing.timer.threads = static_cast<int>(target_.threads);
+      timing.store = target_.store;
+      timing.err = &streams.err;
+      simulation.run_on_host(timing, target_.ideal);
       report.device = simulation.device().description;
     }
     simulation.fill(report);
@@ -176,6 +181,11 @@ class SimulateCommand final : public Command {
       if (status == 0) status = 3;
     }
     if (!output_.explain.empty()) return simulation.explain(output_.explain);
+    if (!output_.writer.empty()) {
+      const auto* const writer = report_writers().find(output_.writer);
+      TCAST_CHECK(writer != nullptr, "a writer that was found while the line was read");
+      return writer->value(report);
+    }
     switch (output_.format) {
       case OutputFormat::table:
         return write_table(report);

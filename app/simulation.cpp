@@ -197,53 +197,61 @@ void Simulation::note_substitutes() {
   }
 }
 
-void Simulation::run(const DeviceProfile& device, bool ideal) {
+void Simulation::run(const DeviceProfile& device, bool ideal, const std::string& runner) {
   device_ = device;
-  roofline_ = std::make_unique<RooflineModel>(device_);
+  estimates_ = std::make_unique<DeviceCost>(device_, RooflineOptions{}, runner);
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
-  cost_ = roofline_.get();
+  cost_ = &estimates_->model();
   forecast(*cost_);
   note_substitutes();
 }
 
-void Simulation::run_on_host(const TimerOptions& options, bool ideal) {
+void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   if (model_.options().parallel.devices() > 1) {
     throw Error(fmt::format("this host is one device, {} were asked for",
                             model_.options().parallel.devices()),
                 "name a device with --device ('tcast devices' lists them)");
   }
-  OpTimer timer(options);
-  device_ = host_device(timer.host(), timer.speed());
-  roofline_ = std::make_unique<RooflineModel>(device_);
-  if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
-  // The forecast itself says which ops it needs; then they are timed, and it is made again.
-  const RecordingCostModel recording(*roofline_);
+  // The forecast itself says which ops it needs, whatever they take; then they are timed, and it is
+  // made again.
+  const HostSpeed any_speed = {1e10, 1e11, 1e11, {}, {}, 0};
+  device_ = host_device(host_features(), any_speed);
+  estimates_ = std::make_unique<DeviceCost>(device_);
+  const RecordingCostModel recording(estimates_->model());
   forecast(recording);
   if (!request_.phase) recording.estimate(sampling());
-  const std::vector<OpRecord>& records = recording.records();
-  const std::vector<Measurement> measurements = timer.measure_all(records);
-  measured_ = std::make_unique<MeasuredCostModel>(*roofline_, records, measurements);
+  const std::vector<OpRecord> records = recording.records();
+  const HostTimings timings = time_on_host(records, options);
+
+  device_ = host_device(timings.host, timings.speed);
+  estimates_ = std::make_unique<DeviceCost>(device_);
+  if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
+  measured_ = std::make_unique<MeasuredCostModel>(estimates_->model(), records,
+                                                  timings.measurements, timings.op_overhead_s);
   cost_ = measured_.get();
   forecast(*cost_);
-
-  note_timing(records, measurements, timer.memory_used_bytes());
-  const TimingConditions conditions = timer.conditions();
-  timing_->took_s = conditions.took_s;
-  timing_->canary_drift = conditions.canary_drift;
-  timing_->others_cpu_share = conditions.others_cpu_share;
-  threads_ = timer.threads();
+  threads_ = timings.threads;
+  note_timing(records, timings);
 }
 
-void Simulation::note_timing(const std::vector<OpRecord>& records,
-                             const std::vector<Measurement>& measurements,
-                             std::int64_t memory_used_bytes) {
+void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTimings& timings) {
   std::set<std::string> substituted;
   std::map<std::string, std::set<std::string>> unsupported;
   ReportTiming& timing = timing_.emplace();
-  timing.memory_used_bytes = memory_used_bytes;
+  timing.memory_used_bytes = timings.memory_used_bytes;
+  timing.kept_ops = static_cast<std::int64_t>(timings.kept);
+  timing.op_overhead_s = timings.op_overhead_s;
+  timing.store = timings.store_file;
+  warnings_ = timings.warnings;
+  if (timings.conditions) {
+    timing.took_s = timings.conditions->took_s;
+    timing.canary_drift = timings.conditions->canary_drift;
+    timing.others_cpu_share = timings.conditions->others_cpu_share;
+  }
   double least_share = 1;
+  double largest_error = 0;
   for (std::size_t i = 0; i < records.size(); ++i) {
-    const Measurement& measurement = measurements[i];
+    const Measurement& measurement = timings.measurements[i];
     if (!measurement.supported()) {
       unsupported[measurement.unsupported].insert(std::string(name_of(records[i])));
       continue;
@@ -253,15 +261,24 @@ void Simulation::note_timing(const std::vector<OpRecord>& records,
     if (!measurement.scaled) continue;
     ++timing.scaled_ops;
     least_share = std::min(least_share, measurement.share);
+    largest_error = std::max(largest_error, measurement.error);
   }
   notes_.push_back(
-      fmt::format("{} distinct ops were timed on this host; at most {} of memory was used for that",
-                  timing.timed_ops, format_bytes(static_cast<double>(memory_used_bytes))));
+      timing.kept_ops == 0
+          ? fmt::format("{} distinct ops were timed on this host, with at most {} of memory",
+                        timing.timed_ops,
+                        format_bytes(static_cast<double>(timing.memory_used_bytes)))
+          : fmt::format(
+                "{} distinct ops timed on this host, {} of them kept from earlier runs ({})",
+                timing.timed_ops, timing.kept_ops, printable(timing.store)));
+  notes_.push_back(fmt::format("the executor's own time for each op, {}, is part of the op's",
+                               format_seconds(timing.op_overhead_s)));
   if (timing.scaled_ops > 0) {
     notes_.push_back(fmt::format(
-        "{} of them were timed smaller and scaled to stay within the time budget, the least at "
-        "{:.1f} % of its work (rows marked 'scaled')",
-        timing.scaled_ops, 100 * least_share));
+        "{} of them were timed at two smaller sizes and extrapolated to stay within the time "
+        "budget, the least from {:.1f} % of its work, with up to {:.1f} % of error (rows marked "
+        "'scaled')",
+        timing.scaled_ops, 100 * least_share, 100 * largest_error));
   }
   for (const std::string& text : substituted) {
     notes_.push_back("this host lacks a dtype: " + text);
@@ -290,6 +307,7 @@ void Simulation::fill_timing(Report& report) const {
     weighted += op.total_s * *op.spread;
   }
   if (known_s > 0) timing.mean_spread = weighted / known_s;
+  report.warnings.insert(report.warnings.end(), warnings_.begin(), warnings_.end());
   for (std::string& warning : timing_warnings(timing)) {
     report.warnings.push_back(std::move(warning));
   }

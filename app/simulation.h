@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tcast/cost/device_cost.h"
 #include "tcast/cost/forecast.h"
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
@@ -16,6 +17,7 @@
 #include "tcast/report/trace_writer.h"
 
 #include "app/host_cost.h"
+#include "app/host_timing.h"
 
 namespace tcast {
 
@@ -84,12 +86,16 @@ class Simulation {
   /// Keeps a reference to the model.
   Simulation(const TransformerModel& model, const SimulationRequest& request);
 
-  /// Prices the model on a device. With `ideal`, the datasheet bound is found as well.
-  void run(const DeviceProfile& device, bool ideal);
-  /// Times every distinct op on this host.
-  void run_on_host(const TimerOptions& options, bool ideal);
+  /// Prices the model on a device, by the cost model that a plugin registered as `runner` if there
+  /// is one. With `ideal`, the datasheet bound is found as well.
+  void run(const DeviceProfile& device, bool ideal, const std::string& runner = {});
+  /// Times every distinct op on this host, or takes the times kept of it.
+  void run_on_host(const HostTimingOptions& options, bool ideal);
 
   const DeviceProfile& device() const { return device_; }
+  /// Of the pass, or of each step at half of the output; 0: not simulated.
+  double prefill_s() const { return forecast_.prefill_s; }
+  double decode_step_s() const { return forecast_.decode_step_s; }
   /// Threads that this host was timed with; 0: it was not.
   std::int64_t threads() const { return threads_; }
 
@@ -107,8 +113,7 @@ class Simulation {
   void forecast(const CostModel& cost);
   TopK sampling() const;
   void note_substitutes();
-  void note_timing(const std::vector<OpRecord>& records,
-                   const std::vector<Measurement>& measurements, std::int64_t memory_used_bytes);
+  void note_timing(const std::vector<OpRecord>& records, const HostTimings& timings);
   void fill_latency(Report& report);
   void fill_timing(Report& report) const;
   void fill_memory(Report& report);
@@ -117,13 +122,14 @@ class Simulation {
   SimulationRequest request_;
   ModelSource source_;
   DeviceProfile device_;
-  std::unique_ptr<RooflineModel> roofline_;
+  std::unique_ptr<DeviceCost> estimates_;
   std::unique_ptr<RooflineModel> ideal_;
   std::unique_ptr<MeasuredCostModel> measured_;
-  const CostModel* cost_ = nullptr;  // measured_ or roofline_
+  const CostModel* cost_ = nullptr;  // measured_ or that of estimates_
   std::unique_ptr<Forecaster> forecaster_;
   Forecast forecast_;  // for single phases only the pass of that phase and the memory are filled
   std::vector<std::string> notes_;
+  std::vector<std::string> warnings_;
   std::optional<ReportTiming> timing_;  // of this host, without the spread
   std::int64_t threads_ = 0;
 };

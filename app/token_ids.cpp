@@ -8,6 +8,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/config/exchange.h"
 
 namespace tcast {
 namespace {
@@ -72,6 +73,27 @@ TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary) {
   if (file.bad() || requests.empty()) {
     throw Error(fmt::format("{}: no token ids", printable(path)),
                 "write one line of whole numbers for each request");
+  }
+  return requests;
+}
+
+TokenIds load_token_ids(const std::string& path, std::int64_t vocabulary) {
+  const auto* const loader = token_loaders().find(file_name_of(path));
+  if (loader == nullptr) return read_token_ids(path, vocabulary);
+  TokenIds requests = loader->value(path);
+  const auto refuse = [&](const std::string& what) {
+    throw Error(fmt::format("{}: the loader '{}' ({}) returned {}", printable(path),
+                            loader->pattern, loader->place(), what));
+  };
+  if (requests.empty() || requests[0].empty()) refuse("no token ids");
+  for (const auto& request : requests) {
+    if (request.size() != requests[0].size()) refuse("requests that are not equally long");
+    for (const std::int64_t id : request) {
+      if (id < 0 || id >= vocabulary) {
+        refuse(
+            fmt::format("the token id {}, which is outside the vocabulary of {}", id, vocabulary));
+      }
+    }
   }
   return requests;
 }

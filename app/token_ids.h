@@ -12,6 +12,10 @@ namespace tcast {
 /// vocabulary, or of another length than the first request.
 TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary);
 
+/// The same by the loader that a plugin registered for files of this name, if there is one. What it
+/// returns is held to the same rules. Throws Error.
+TokenIds load_token_ids(const std::string& path, std::int64_t vocabulary);
+
 /// Prompts of random tokens, always the same for a seed.
 TokenIds random_token_ids(std::int64_t requests, std::int64_t length, std::int64_t vocabulary,
                           std::int64_t seed);

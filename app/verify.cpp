@@ -94,7 +94,7 @@ class VerifyCommand final : public Command {
     size.keeps_vocabulary = !token_ids_file_.empty();
     if (size.keeps_vocabulary) {
       const TransformerModel whole = load_model(config, model_);
-      request.prompts = read_token_ids(token_ids_file_, whole.config().get_size("vocab_size"));
+      request.prompts = load_token_ids(token_ids_file_, whole.config().get_size("vocab_size"));
       requests_ = static_cast<std::int64_t>(request.prompts.size());
       input_length_ = static_cast<std::int64_t>(request.prompts[0].size());
     } else if (requests_ == 0) {
@@ -120,7 +120,7 @@ class VerifyCommand final : public Command {
       request.decode.push_back(random_token_ids(requests_, 1, vocabulary, seed_ + 1 + step));
     }
     check_memory(model, available);
-    const auto* hook = custom_models().find(model.config().model_type());
+    const auto* hook = custom_model_of(model);
     Verification verification(model, request, hook != nullptr ? describe_pipeline(model) : "");
     model.set_observer(&verification);
     transform(model);

@@ -197,3 +197,43 @@ TEST_CASE("what cannot be executed is refused, and nothing is written") {
     CHECK(!fs::exists(logits));
   }
 }
+
+TEST_CASE("a prediction stands beside what was measured, and its parts sum to its totals") {
+  const Folder folder;
+  const Outcome outcome = run({"run", folder.file("config.json"), "--input-length", "6",
+                               "--output-length", "3", "--compare", "--time-budget", "0.5",
+                               "--store", folder.file("kept.sqlite"), "--format", "json"});
+  CHECK(outcome.err == "");
+  REQUIRE(outcome.status == 0);
+  const json report = json::parse(outcome.out);
+  const json& comparison = report.at("comparison");
+  REQUIRE(comparison.at("totals").size() == 3);
+  CHECK(comparison["totals"][0]["name"] == "prefill");
+  CHECK(comparison["totals"][1]["name"] == "decode step");
+  CHECK(comparison["totals"][2]["name"] == "total");
+  const auto sum = [](const json& rows, const char* key) {
+    double total = 0;
+    for (const json& row : rows) total += row.at(key).get<double>();
+    return total;
+  };
+  for (const char* phase : {"prefill", "decode"}) {
+    for (const char* key : {"predicted_s", "measured_s"}) {
+      const std::size_t place = std::string(phase) == "prefill" ? 0 : 1;
+      const double steps = place == 0 ? 1 : 2;
+      const double whole = comparison["totals"][place][key].get<double>() * steps;
+      CHECK(whole > 0);
+      CHECK(sum(comparison[phase]["classes"], key) == doctest::Approx(whole));
+      CHECK(sum(comparison[phase]["modules"], key) == doctest::Approx(whole));
+    }
+  }
+  CHECK(report["latency"]["prefill_s"] == comparison["totals"][0]["measured_s"]);
+
+  const Outcome text =
+      run({"run", folder.file("config.json"), "--input-length", "6", "--output-length", "1",
+           "--compare", "--time-budget", "0.5", "--store", folder.file("kept.sqlite")});
+  REQUIRE(text.status == 0);
+  CHECK(text.out.find("predicted: prefill ") == 0);
+  CHECK(text.out.find("predicted: prefill ") < text.out.find("tcast run: "));
+  CHECK(text.out.find("prefill: class") != std::string::npos);
+  CHECK(text.out.find("decode") == std::string::npos);
+}

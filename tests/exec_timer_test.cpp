@@ -16,14 +16,15 @@ struct FakeMachine {
   double time = 100;
   int runs = 0;
   std::vector<double> costs;  // of each run in turn; the last one repeats
+  double before = 0;
 
   std::vector<double> sample(double limit_s, int most) {
-    return take_samples(
-        [this] {
-          time += costs[std::min(static_cast<std::size_t>(runs), costs.size() - 1)];
-          ++runs;
-        },
-        [this] { return time; }, limit_s, most);
+    return take_samples([this] { time += before; },
+                        [this] {
+                          time += costs[std::min(static_cast<std::size_t>(runs), costs.size() - 1)];
+                          ++runs;
+                        },
+                        [this] { return time; }, limit_s, most);
   }
 };
 
@@ -116,13 +117,19 @@ TEST_CASE("samples: one warm-up, then until time or number is up") {
   }
 }
 
-TEST_CASE("runs too short for the clock are timed several at a time") {
-  FakeMachine machine{.costs = {1e-6}};
-  const std::vector<double> samples = machine.sample(1, 5);
-  CHECK(samples.size() == 5);
+TEST_CASE("samples: what is done before a run is not part of it") {
+  FakeMachine machine{.costs = {1e-6}, .before = 0.25};
+  const std::vector<double> samples = machine.sample(1.1, 5);
+  CHECK(samples.size() == 3);  // a fifth run would end after 1.25 s
   for (const double sample : samples) CHECK(sample == doctest::Approx(1e-6));
-  CHECK(machine.runs >= 2 + 5 * 19);
-  CHECK(machine.runs <= 2 + 5 * 20);
+}
+
+TEST_CASE("samples: no more than it takes to know the median well") {
+  FakeMachine machine{.costs = {0.1}};
+  CHECK(machine.sample(100, 51).size() == 7);
+  // Short ones may all have seen the same moment of the machine.
+  FakeMachine quick{.costs = {0.0005}};
+  CHECK(quick.sample(100, 51).size() == 51);
   // Not even a run that takes no time at all makes it loop for ever.
   FakeMachine still{.costs = {0}};
   CHECK(still.sample(1, 3).size() == 3);
@@ -283,13 +290,23 @@ TEST_CASE("a session of timings") {
       Gather{.rows = 5, .width = 1024, .table_rows = std::int64_t{1} << 40},
   };
   std::vector<std::size_t> progress;
-  const std::vector<Measurement> results =
-      timer.measure_all(records, [&](std::size_t done, std::size_t total, std::string_view what) {
-        CHECK(total == 10);  // two of the eleven are equal
-        CHECK_FALSE(what.empty());
-        progress.push_back(done);
-      });
-  CHECK(progress.size() == 10);
+  std::vector<std::size_t> measured;
+  TimerObserver observer;
+  observer.progress = [&](std::size_t done, std::size_t total, std::string_view what, double left) {
+    CHECK(total == 10);  // two of the eleven are equal
+    CHECK_FALSE(what.empty());
+    CHECK(left >= 0);
+    progress.push_back(done);
+  };
+  observer.measured = [&](std::size_t index, const Measurement& measurement) {
+    CHECK((measurement.seconds > 0) == measurement.supported());
+    measured.push_back(index);
+  };
+  const std::vector<Measurement> results = timer.measure_all(records, observer);
+  CHECK(progress.size() == 9);  // one cannot be timed
+  std::sort(measured.begin(), measured.end());
+  CHECK(measured.size() == 10);
+  CHECK(std::unique(measured.begin(), measured.end()) == measured.end());
   REQUIRE(results.size() == records.size());
   for (std::size_t i = 0; i < results.size(); ++i) {
     CAPTURE(i);

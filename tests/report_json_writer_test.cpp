@@ -313,17 +313,20 @@ TEST_CASE("json: how this host was timed, if it was") {
   CHECK_FALSE(read_back(report)["ops"][3].contains("spread"));
   report.timing = ReportTiming{.took_s = 9.5,
                                .timed_ops = 40,
+                               .kept_ops = 25,
                                .scaled_ops = 3,
                                .memory_used_bytes = 1024,
                                .mean_spread = 0.05,
                                .canary_drift = 0.25,
-                               .others_cpu_share = 0.5};
+                               .others_cpu_share = 0.5,
+                               .op_overhead_s = 0.125,
+                               .store = "kept.sqlite"};
   report.ops[3].spread = 0.125;
   const Json json = read_back(report);
   CHECK(json["timing"].dump() ==
-        R"({"took_s":9.5,"timed_ops":40,"scaled_ops":3,)"
+        R"({"took_s":9.5,"timed_ops":40,"kept_ops":25,"scaled_ops":3,)"
         R"("memory_used_bytes":1024,"mean_spread":0.05,"canary_drift":0.25,)"
-        R"("others_cpu_share":0.5})");
+        R"("others_cpu_share":0.5,"op_overhead_s":0.125,"store":"kept.sqlite"})");
   CHECK(json["ops"][3]["spread"] == 0.125);
   const std::vector<ReportField> fields = report_fields(report);
   CHECK(std::any_of(fields.begin(), fields.end(), [](const ReportField& field) {

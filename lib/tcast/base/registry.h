@@ -1,6 +1,8 @@
 #pragma once
 
 #include <algorithm>
+#include <compare>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -10,133 +12,173 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/export.h"
+#include "tcast/base/registration.h"
 #include "tcast/base/text.h"
-
-// Self-registration in two halves.
-//
-// First half, before main: a translation unit that registers something owns a static
-// RegistrationNode whose constructor links itself into one list and does nothing else, so there is
-// no order to depend on and nothing that could throw. Second half, in main: Registry<T>::linked()
-// walks that list, sorts it by precedence and complains, with both places, about what is wrong.
-// Precedence: custom before builtin, exact name before pattern, more literal letters before fewer;
-// the order of linking never shows.
 
 namespace tcast {
 
-/// Which folder a registration comes from; custom wins over builtin.
-enum class Origin : unsigned char { custom, builtin };
-
-/// "custom" or "builtin".
+/// "custom" or "builtin"; the name of that origin's scope too.
 TCAST_API std::string_view name_of(Origin origin);
 
-/// One registration as the linker leaves it: pointers to literals and to a value of static
-/// lifetime. `group` names the kind of thing ("custom_model", "architecture", "operator", ...).
-struct TCAST_API RegistrationNode {
-  RegistrationNode(const char* group_name, const char* const* pattern_list, int pattern_total,
-                   const void* registered, Origin where_from, const char* file_name,
-                   int line_number) noexcept;
-
-  const char* group;
-  const char* const* patterns;
-  int pattern_count;
-  const void* value;
-  Origin origin;
-  const char* file;
-  int line;
-  const RegistrationNode* next;
-};
-
-/// Head of the one list of everything that registered itself.
-TCAST_API const RegistrationNode* first_registration() noexcept;
-
-/// One name or pattern of a registry, with the place that registered it.
+/// One name or pattern of a registry, with the place and the plugin that registered it.
 template <class T>
 struct RegistryEntry {
-  std::string pattern;
+  std::string pattern{};
   T value{};
   Origin origin = Origin::builtin;
-  std::string file;
+  std::string file{};
   int line = 0;
+  std::string plugin{};
+  std::string scope{};  ///< empty: that of the origin
+  bool overrides = false;
+  std::string failure{};  ///< why it cannot be used: the plugin failed; empty: it can
 
-  std::string place() const { return fmt::format("{}:{}", file, line); }
+  std::string place() const { return line > 0 ? fmt::format("{}:{}", file, line) : file; }
+  std::string_view scope_name() const { return scope.empty() ? name_of(origin) : scope; }
 };
 
-/// Names and patterns of one group, in order of precedence. A plain value: main builds one from
-/// what was linked in, tests build their own by hand.
+/// Names and patterns of one group with what they stand for. A plain value: registry_of() makes one
+/// from what was linked in, tests make their own by hand.
+///
+/// Precedence: custom before builtin, exact name before pattern, more literal letters before fewer;
+/// the order of linking never shows. Scopes: "builtin::name" looks into that scope alone, a plain
+/// name into custom and then into its parent, builtin; from within a scope of one's own, into that
+/// first.
 template <class T>
 class Registry {
  public:
   using Entry = RegistryEntry<T>;
 
-  /// `group` and `noun` ("custom model", "architecture") appear in messages.
+  /// `noun` ("custom model", "architecture") appears in messages.
   explicit Registry(std::string noun) : noun_(std::move(noun)) {}
 
-  /// Everything of `group` that was linked in. Throws Error for duplicates and empty patterns.
-  static Registry linked(std::string_view group, std::string noun) {
-    Registry registry(std::move(noun));
-    for (const RegistrationNode* node = first_registration(); node != nullptr; node = node->next) {
-      if (group != node->group) continue;
-      if (node->pattern_count == 0) {
-        throw Error(fmt::format("{}:{}: {} registered without a name", node->file, node->line,
-                                registry.noun_),
-                    "give the registration at least one name or pattern");
-      }
-      for (int i = 0; i < node->pattern_count; ++i) {
-        registry.insert(Entry{node->patterns[i], *static_cast<const T*>(node->value), node->origin,
-                              node->file, node->line});
-      }
-    }
-    registry.sort();
-    registry.reject_duplicates();
-    return registry;
+  /// Of entries whose duplicates and ties are reported when somebody asks for their names: one bad
+  /// pair leaves the rest working.
+  Registry(std::string noun, std::vector<Entry> entries)
+      : noun_(std::move(noun)), entries_(std::move(entries)) {
+    for (Entry& entry : entries_) check(entry);
+    sort();
+    apply_overrides();
   }
 
-  /// Adds one entry. Throws Error when the same pattern of the same origin is there already.
+  /// Adds one entry. Throws Error when the same pattern of the same scope is there already and
+  /// neither of them is an override.
   void add(Entry entry) {
-    insert(std::move(entry));
+    check(entry);
+    entries_.push_back(std::move(entry));
     sort();
-    reject_duplicates();
+    apply_overrides();
+    const std::vector<std::string> found = duplicates();
+    if (!found.empty()) throw Error(found.front(), duplicate_hint);
   }
+
+  const std::string& noun() const { return noun_; }
 
   /// All entries, best first; for equal patterns custom stands before builtin.
   const std::vector<Entry>& entries() const { return entries_; }
 
-  /// Entries that match `name`, in order of precedence: the first one wins.
-  std::vector<const Entry*> candidates(std::string_view name) const {
+  /// Entries that an override of the same name took the place of.
+  const std::vector<Entry>& overridden() const { return overridden_; }
+
+  /// Entries that match `name`, in order of precedence: the first one wins. `from` is the scope
+  /// that asks.
+  std::vector<const Entry*> candidates(std::string_view name, std::string_view from = {}) const {
+    const auto [scope, rest] = split_scope(name);
     std::vector<const Entry*> found;
     for (const Entry& entry : entries_) {
-      if (matches_pattern(name, entry.pattern)) found.push_back(&entry);
+      const bool open = entry.scope.empty() || (!from.empty() && entry.scope == from);
+      if (scope.empty() ? !open : entry.scope_name() != scope) continue;
+      if (matches_pattern(rest, entry.pattern)) found.push_back(&entry);
+    }
+    if (!from.empty()) {
+      std::stable_sort(found.begin(), found.end(), [from](const Entry* a, const Entry* b) {
+        return (a->scope_name() == from) > (b->scope_name() == from);
+      });
     }
     return found;
   }
 
-  /// The winner for `name`, or null. Throws Error naming both places when two patterns match
-  /// equally well.
-  const Entry* find(std::string_view name) const {
-    const std::vector<const Entry*> found = candidates(name);
-    if (found.empty()) return nullptr;
-    if (found.size() > 1 && rank(*found[0]) == rank(*found[1])) {
-      throw Error(
-          fmt::format("{} '{}' is matched equally well by '{}' ({}) and '{}' ({})", noun_, name,
-                      found[0]->pattern, found[0]->place(), found[1]->pattern, found[1]->place()),
-          fmt::format("register the exact name '{}' in one of them", name));
+  /// The winner for `name`, or null. Throws Error naming both places when two match equally well,
+  /// and saying so when the winner's plugin failed.
+  const Entry* find(std::string_view name, std::string_view from = {}) const {
+    return best(candidates(name, from), name);
+  }
+
+  /// What find() finds, else the entry that a reference means: a registered name or pattern in any
+  /// case of letters, "plugin:name" or "plugin.name". Throws Error naming the closest when there is
+  /// none.
+  const Entry& resolve(std::string_view reference) const {
+    if (const Entry* found = find(reference)) return *found;
+    if (const Entry* found = best(same_name(entries_, {}, reference), reference)) return *found;
+    for (std::size_t i = 0; i < reference.size(); ++i) {
+      if (reference[i] != ':' && reference[i] != '.') continue;
+      const std::string_view plugin = reference.substr(0, i);
+      const std::string_view name = reference.substr(i + 1);
+      if (plugin.empty() || name.empty()) continue;
+      if (const Entry* found = best(same_name(entries_, plugin, name), reference)) return *found;
     }
-    return found[0];
+    throw Error(fmt::format("no {} '{}' is registered", noun_, printable(reference)),
+                did_you_mean(reference, references(), known_text()));
+  }
+
+  /// Whether a name is registered literally, or a pattern as such, in the scope that it names
+  /// ("scope::name") or in any that a plain name reaches.
+  bool is_taken(std::string_view name) const {
+    const auto [scope, rest] = split_scope(name);
+    for (const Entry& entry : entries_) {
+      if (scope.empty() ? !entry.scope.empty() : entry.scope_name() != scope) continue;
+      if (entry.pattern == rest) return true;
+    }
+    return false;
+  }
+
+  /// The entry whose value accepts something by its own rule: the best of those for which
+  /// `accepts(value)` holds, or null. Custom wins over builtin; two of one origin that both accept
+  /// are an Error naming both, with `what` for the thing that they accept.
+  template <class Accepts>
+  const Entry* match(Accepts accepts, std::string_view what) const {
+    const Entry* winner = nullptr;
+    for (const Entry& entry : entries_) {
+      if (!entry.scope.empty() || (winner != nullptr && winner->origin != entry.origin)) continue;
+      if (winner != nullptr && winner->file == entry.file && winner->line == entry.line) continue;
+      if (!accepts(entry.value)) continue;
+      if (winner != nullptr) {
+        throw Error(fmt::format("{} is recognised by {} '{}' ({}) and by '{}' ({})", what, noun_,
+                                winner->pattern, winner->place(), entry.pattern, entry.place()),
+                    "make one of the two predicates narrower");
+      }
+      winner = &entry;
+    }
+    if (winner != nullptr) reject_failed(*winner);
+    return winner;
   }
 
   /// Names without wildcards, sorted: what a misspelt name is compared with.
   std::vector<std::string> names() const {
     std::vector<std::string> result;
     for (const Entry& entry : entries_) {
-      if (is_literal_pattern(entry.pattern)) result.push_back(entry.pattern);
+      if (!is_literal_pattern(entry.pattern)) continue;
+      result.push_back(entry.scope.empty() ? entry.pattern : entry.scope + "::" + entry.pattern);
     }
     std::sort(result.begin(), result.end());
     result.erase(std::unique(result.begin(), result.end()), result.end());
     return result;
   }
 
+  /// One message for each name that two entries of one scope have, sorted.
+  std::vector<std::string> duplicates() const {
+    std::vector<std::string> found;
+    for (std::size_t i = 1; i < entries_.size(); ++i) {
+      if (same_key(entries_[i - 1], entries_[i])) {
+        found.push_back(duplicate_text(entries_[i - 1], entries_[i]));
+      }
+    }
+    return found;
+  }
+
   /// Why `winner` comes before `other`, as a clause: "custom comes before builtin".
   static std::string reason(const Entry& winner, const Entry& other) {
+    if (winner.scope != other.scope) return "the scope that asks comes first";
     if (winner.origin != other.origin) return "custom comes before builtin";
     if (is_literal_pattern(winner.pattern) != is_literal_pattern(other.pattern)) {
       return "an exact name comes before a pattern";
@@ -146,6 +188,9 @@ class Registry {
   }
 
  private:
+  static constexpr const char* duplicate_hint =
+      "remove one of the two registrations, rename it, or register it as overriding(\"name\")";
+
   struct Rank {
     int origin;
     int wildcard;
@@ -158,56 +203,129 @@ class Registry {
             -literal_length(entry.pattern)};
   }
 
-  void insert(Entry entry) {
+  static bool same_key(const Entry& a, const Entry& b) {
+    return a.pattern == b.pattern && a.origin == b.origin && a.scope == b.scope;
+  }
+
+  /// "scope::name" in its two parts; the first is empty for a plain name.
+  static std::pair<std::string_view, std::string_view> split_scope(std::string_view name) {
+    const std::size_t at = name.find("::");
+    if (at == std::string_view::npos || at == 0) return {{}, name};
+    return {name.substr(0, at), name.substr(at + 2)};
+  }
+
+  static bool same_letters(std::string_view a, std::string_view b) {
+    const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                      [&](char x, char y) { return lower(x) == lower(y); });
+  }
+
+  /// Entries of a plugin (empty: of any) registered under this text, whatever its letters' case.
+  static std::vector<const Entry*> same_name(const std::vector<Entry>& entries,
+                                             std::string_view plugin, std::string_view name) {
+    const auto [scope, rest] = split_scope(name);
+    std::vector<const Entry*> found;
+    for (const Entry& entry : entries) {
+      if (plugin.empty() ? (scope.empty() ? !entry.scope.empty() : entry.scope_name() != scope)
+                         : !same_letters(entry.plugin, plugin)) {
+        continue;
+      }
+      if (same_letters(entry.pattern, rest)) found.push_back(&entry);
+    }
+    return found;
+  }
+
+  std::string known_text() const {
+    const std::vector<std::string> known = names();
+    return known.empty() ? fmt::format("no {} is registered at all", noun_)
+                         : fmt::format("known are {}", join(known, ", "));
+  }
+
+  std::vector<std::string> references() const {
+    std::vector<std::string> result = names();
+    for (const Entry& entry : entries_) {
+      if (!entry.plugin.empty()) result.push_back(entry.plugin + ":" + entry.pattern);
+    }
+    return result;
+  }
+
+  std::string duplicate_text(const Entry& a, const Entry& b) const {
+    return fmt::format("{} '{}' is registered twice: {} and {}", noun_, a.pattern, a.place(),
+                       b.place());
+  }
+
+  void reject_failed(const Entry& entry) const {
+    if (entry.failure.empty()) return;
+    throw Error(fmt::format("{} '{}' belongs to the plugin '{}' ({}), which failed: {}", noun_,
+                            entry.pattern, entry.plugin, entry.place(), entry.failure),
+                "'tcast plugins' shows what is wrong; TCAST_PLUGIN_TRACE=1 prints nested causes");
+  }
+
+  const Entry* best(const std::vector<const Entry*>& found, std::string_view name) const {
+    if (found.empty()) return nullptr;
+    const Entry& winner = *found[0];
+    if (found.size() > 1 && rank(winner) == rank(*found[1]) && winner.scope == found[1]->scope) {
+      const Entry& other = *found[1];
+      if (winner.pattern == other.pattern) {
+        throw Error(duplicate_text(winner, other), duplicate_hint);
+      }
+      throw Error(fmt::format("{} '{}' is matched equally well by '{}' ({}) and '{}' ({})", noun_,
+                              printable(name), winner.pattern, winner.place(), other.pattern,
+                              other.place()),
+                  fmt::format("register the exact name '{}' in one of them", printable(name)));
+    }
+    reject_failed(winner);
+    return &winner;
+  }
+
+  /// Takes the scope off the name and complains about what cannot be a name.
+  void check(Entry& entry) const {
+    if (const auto [scope, rest] = split_scope(entry.pattern); !scope.empty()) {
+      if (scope != name_of(Origin::custom) && scope != name_of(Origin::builtin)) {
+        entry.scope = scope;
+      } else if (scope != name_of(entry.origin)) {
+        throw Error(fmt::format("{}: {} '{}' is registered from the {} folder", entry.place(),
+                                noun_, entry.pattern, name_of(entry.origin)),
+                    "leave out the scope, or choose a name of your own for it");
+      }
+      entry.pattern = std::string(rest);
+    }
     if (entry.pattern.empty()) {
       throw Error(fmt::format("{}: {} registered under an empty name", entry.place(), noun_),
                   "give the registration a name or a pattern");
     }
-    entries_.push_back(std::move(entry));
   }
 
   void sort() {
     std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
-      const Rank rank_a = rank(a);
-      const Rank rank_b = rank(b);
-      if (rank_a != rank_b) return rank_a < rank_b;
-      if (a.pattern != b.pattern) return a.pattern < b.pattern;
-      if (a.file != b.file) return a.file < b.file;
+      if (const auto order = rank(a) <=> rank(b); order != 0) return order < 0;
+      if (const int order = a.pattern.compare(b.pattern); order != 0) return order < 0;
+      if (const int order = a.scope.compare(b.scope); order != 0) return order < 0;
+      if (a.overrides != b.overrides) return a.overrides;
+      if (const int order = a.file.compare(b.file); order != 0) return order < 0;
       return a.line < b.line;
     });
   }
 
-  void reject_duplicates() const {
-    for (std::size_t i = 1; i < entries_.size(); ++i) {
-      const Entry& a = entries_[i - 1];
-      const Entry& b = entries_[i];
-      if (a.pattern == b.pattern && a.origin == b.origin) {
-        throw Error(fmt::format("{} '{}' is registered twice: {} and {}", noun_, a.pattern,
-                                a.place(), b.place()),
-                    "remove one of the two registrations or rename it");
+  /// Takes out what an override of the same name stands in for.
+  void apply_overrides() {
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      const bool replaced = kept > 0 && !entries_[i].overrides && entries_[kept - 1].overrides &&
+                            same_key(entries_[kept - 1], entries_[i]);
+      if (replaced) {
+        overridden_.push_back(std::move(entries_[i]));
+      } else {
+        if (kept != i) entries_[kept] = std::move(entries_[i]);
+        ++kept;
       }
     }
+    entries_.erase(entries_.begin() + static_cast<std::ptrdiff_t>(kept), entries_.end());
   }
 
   std::string noun_;
   std::vector<Entry> entries_;
+  std::vector<Entry> overridden_;
 };
 
 }  // namespace tcast
-
-/// Folder that the including target registers for; set per CMake target, custom by default.
-#ifndef TCAST_MODEL_ORIGIN
-#define TCAST_MODEL_ORIGIN ::tcast::Origin::custom
-#endif
-
-#define TCAST_CONCAT_INNER(a, b) a##b
-#define TCAST_CONCAT(a, b) TCAST_CONCAT_INNER(a, b)
-
-/// Links `value` (an lvalue of static lifetime) into `group` under the given names and patterns.
-/// Used by the macros of each group; not by models directly.
-#define TCAST_REGISTER_VALUE(group, value, ...)                                                \
-  static constexpr const char* TCAST_CONCAT(tcast_patterns_, __LINE__)[] = {__VA_ARGS__};      \
-  static const ::tcast::RegistrationNode TCAST_CONCAT(tcast_node_, __LINE__)(                  \
-      group, TCAST_CONCAT(tcast_patterns_, __LINE__),                                          \
-      static_cast<int>(sizeof(TCAST_CONCAT(tcast_patterns_, __LINE__)) / sizeof(const char*)), \
-      &(value), TCAST_MODEL_ORIGIN, __FILE__, __LINE__)

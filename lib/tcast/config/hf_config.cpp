@@ -11,6 +11,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/config/document.h"
+#include "tcast/config/exchange.h"
 
 namespace tcast {
 namespace {
@@ -197,7 +198,8 @@ struct HfConfig::State {
 HfConfig::HfConfig(std::shared_ptr<State> state, Node root)
     : state_(std::move(state)), root_(std::move(root)) {}
 
-HfConfig HfConfig::load(const std::string& path) {
+HfConfig HfConfig::load(const std::string& name) {
+  const std::string path = resolve_name(name);
   std::error_code failure;
   if (!std::filesystem::is_directory(path, failure)) return from_root(Node::load_json(path));
   const std::filesystem::path file = std::filesystem::path(path) / "config.json";

@@ -23,11 +23,15 @@ using ConfigSizes = std::vector<std::pair<std::string, std::int64_t>>;
 /// and nested configs share that memory, so one file belongs to one thread.
 class TCAST_API HfConfig {
  public:
-  /// Reads a config.json, or the one in the given directory. Throws Error.
+  /// Reads a config.json, or the one in the given directory; of "name@place", where no such file
+  /// is, what the name resolver `place` makes of it. Throws Error.
   static HfConfig load(const std::string& path);
 
   /// Parses a text; `file` is for messages. Throws Error.
   static HfConfig parse(std::string_view text, const std::string& file);
+
+  /// Keys and values as they are written, without marking them as read.
+  std::vector<std::pair<std::string, Node>> members() const { return root_.members(); }
 
   /// `model_type`; throws Error with what to do when it is missing (a diffusers file has
   /// `_class_name` instead and is named by that).

@@ -65,6 +65,7 @@ void read(std::vector<PipelineStep>& field, const Node& node) {
   std::vector<PipelineStep> steps;
   for (const Node& item : node.items()) {
     PipelineStep& step = steps.emplace_back();
+    step.place = item.place();
     if (item.is_map()) {
       read(step.name, item.at("type"));
       step.arguments = item;
@@ -166,6 +167,7 @@ constexpr Field<ModelProfile> profile_fields[] = {
     {"base", read_member<&ModelProfile::base>},
     {"architecture", read_member<&ModelProfile::architecture>},
     {"pipeline", read_member<&ModelProfile::pipeline>},
+    {"custom_model", read_member<&ModelProfile::custom_model>},
     {"custom_model_config", read_member<&ModelProfile::custom_model_config>},
 };
 

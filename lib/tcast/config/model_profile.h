@@ -43,6 +43,7 @@ struct MlaFieldNames {
 struct PipelineStep {
   std::string name;
   std::optional<Node> arguments;  ///< the whole map, if it was written as one (`type` is the name)
+  std::string place{};            ///< where it is written
 };
 
 /// Static metadata of a model type, from YAML (architecture.md section 5). Every field has the
@@ -70,6 +71,7 @@ struct TCAST_API ModelProfile {
   std::optional<std::string> base;          ///< build as this known architecture ...
   std::optional<Node> architecture;         ///< ... with these fields of DecoderSpec changed
   std::vector<PipelineStep> pipeline;       ///< instead of the standard nine; empty = standard
+  std::optional<std::string> custom_model;  ///< reference to the hook that transforms it
   std::optional<Node> custom_model_config;  ///< free-form map handed to the hook
   std::vector<std::string> sources;         ///< files that it was merged from, in order
 

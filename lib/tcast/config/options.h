@@ -65,6 +65,11 @@ struct ModelOptions {
   std::int64_t kv_block_size = 128;  ///< tokens per cache block, for patched attention
   double expert_skew = 0;            ///< Zipf exponent of the routing, 0 = even
   ParallelOptions parallel;
+  /// "type=hook": models of that type (a name or pattern) are transformed by the hook that the
+  /// reference names; the last one that matches counts.
+  std::vector<std::string> custom_models;
+  /// "key=value" for the hook, over the profile's custom_model_config.
+  std::vector<std::string> custom_model_config;
 };
 
 }  // namespace tcast

@@ -373,10 +373,17 @@ std::string to_yaml(const DeviceProfile& device) {
   return text;
 }
 
+const Registry<DeviceFunction>& registered_devices() {
+  return registry_of<DeviceFunction>("device");
+}
+
+bool same_device(std::string_view a, std::string_view b) { return normalized(a) == normalized(b); }
+
 std::vector<std::string> device_names() {
-  std::vector<std::string> names;
+  std::vector<std::string> names = registered_devices().names();
   for (const EmbeddedFile& file : embedded_devices()) names.emplace_back(file.key);
   std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
   return names;
 }
 
@@ -388,6 +395,13 @@ DeviceProfile load_device(std::string_view name_or_path) {
     return device;
   }
   const std::string wanted = normalized(name_or_path);
+  for (const std::string& name : registered_devices().names()) {
+    if (normalized(name) != wanted) continue;
+    const auto& entry = *registered_devices().find(name);
+    DeviceProfile device = entry.value();
+    device.file = fmt::format("{} (plugin {})", entry.place(), entry.plugin);
+    return device;
+  }
   for (const EmbeddedFile& file : embedded_devices()) {
     if (normalized(file.key) != wanted) continue;
     DeviceProfile device =
@@ -400,8 +414,9 @@ DeviceProfile load_device(std::string_view name_or_path) {
   Names comparable;
   for (const std::string& name : names) comparable.push_back(normalized(name));
   const std::string near = closest(wanted, comparable);
-  std::string hint =
-      fmt::format("known devices: {}; or give the path of a device YAML", join(names, ", "));
+  const std::string plugin = missing_plugin_hint("device", name_or_path);
+  std::string hint = fmt::format("{}{}known devices: {}; or give the path of a device YAML", plugin,
+                                 plugin.empty() ? "" : "; ", join(names, ", "));
   for (std::size_t i = 0; i < names.size() && !near.empty(); ++i) {
     if (comparable[i] == near) hint = fmt::format("did you mean '{}'? {}", names[i], hint);
   }

@@ -2,12 +2,14 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "tcast/base/export.h"
+#include "tcast/base/plugin.h"
 #include "tcast/base/units.h"
 #include "tcast/config/node.h"
 #include "tcast/device/interconnect.h"
@@ -103,10 +105,17 @@ TCAST_API DeviceProfile read_device(const Node& root);
 /// The profile as YAML that read_device() reads back to the same profile.
 TCAST_API std::string to_yaml(const DeviceProfile& device);
 
-/// Names of the devices that are compiled in, sorted.
+/// Makes a device that a plugin registered under its name.
+using DeviceFunction = std::function<DeviceProfile()>;
+TCAST_API const Registry<DeviceFunction>& registered_devices();
+
+/// Whether two names mean the same device: compared without regard to case, '-', '_' and blanks.
+TCAST_API bool same_device(std::string_view a, std::string_view b);
+
+/// Names of the devices that are compiled in or registered, sorted.
 TCAST_API std::vector<std::string> device_names();
 
-/// The device of that name, compared without regard to case, '-', '_' and blanks ("a100-80g");
+/// The device of that name (see same_device(); registered ones come first, "a100-80g");
 /// a text with a '/' or ending in .yaml or .yml is the path of a file instead. Throws Error that
 /// names the closest device and all of them.
 TCAST_API DeviceProfile load_device(std::string_view name_or_path);

@@ -77,16 +77,10 @@ class ArenaPlan {
 
 /// A cache of one layer on one rank.
 struct Cache {
-  AlignedMemory memory;
+  std::int64_t bytes = 0;
   std::vector<std::int32_t> block_table;
   CacheView view;
   bool has_scale = false;
-};
-
-/// A weight in memory, plain or packed.
-struct Weight {
-  AlignedMemory memory;
-  Buffer buffer;
 };
 
 /// How an op of a region is executed.
@@ -197,6 +191,7 @@ class Executor::Impl {
 
   void prepare(const Graph& graph) {
     TCAST_CHECK(graph.workload.executes, "a graph that is executed was traced for that");
+    outputs_.clear();  // their memory may move
     Program& program = programs_[static_cast<std::size_t>(graph.workload.phase)];
     bool same = program.bound && program.regions.size() == graph.region_count &&
                 program.calls.size() == graph.calls.size();
@@ -234,8 +229,7 @@ class Executor::Impl {
 
   struct Output {
     std::string name;
-    Shape shape;
-    std::vector<std::vector<float>> values;  ///< per rank
+    std::vector<Buffer> buffers;  ///< per rank
   };
   const Output* find_output(std::string_view name) const {
     for (const Output& output : outputs_) {
@@ -249,6 +243,15 @@ class Executor::Impl {
     return *found;
   }
 
+  std::vector<float> values_of(std::string_view name, std::int64_t rank) const {
+    const Buffer& buffer = output(name).buffers.at(static_cast<std::size_t>(rank));
+    std::vector<float> values(static_cast<std::size_t>(buffer.shape.elements()));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = float_at(buffer, static_cast<std::int64_t>(i));
+    }
+    return values;
+  }
+
   std::vector<OpTime> times() const {
     std::vector<OpTime> list;
     for (const auto& [key, time] : times_) list.push_back(time);
@@ -259,8 +262,8 @@ class Executor::Impl {
 
   ExecutorMemory memory() const {
     ExecutorMemory memory;
-    for (const auto& [key, weight] : weights_) memory.weight_bytes += weight.memory.bytes();
-    for (const auto& [key, cache] : caches_) memory.cache_bytes += cache.memory.bytes();
+    for (const auto& [key, weight] : weights_) memory.weight_bytes += weight.bytes;
+    for (const auto& [key, cache] : caches_) memory.cache_bytes += cache.bytes;
     for (const AlignedMemory& arena : arenas_) memory.activation_bytes += arena.bytes();
     for (const AlignedMemory& values : values_) memory.activation_bytes += values.bytes();
     memory.activation_bytes += scratch_.bytes();
@@ -276,12 +279,12 @@ class Executor::Impl {
   static void grow(AlignedMemory& memory, std::int64_t bytes) {
     if (memory.bytes() >= bytes) return;
     memory = AlignedMemory(bytes);
-    touch(memory);
+    touch(memory.span());
   }
 
   /// Lets the system find the pages now, and not while an op is timed.
-  static void touch(const AlignedMemory& memory) {
-    for (std::int64_t i = 0; i < memory.bytes(); i += 4096) memory.data()[i] = std::byte{0};
+  static void touch(std::span<std::byte> memory) {
+    for (std::size_t i = 0; i < memory.size(); i += 4096) memory[i] = std::byte{0};
   }
 
   DType host_dtype(DType dtype) const { return substitute_dtype(dtype, host_); }
@@ -349,7 +352,8 @@ class Executor::Impl {
       ready.kernel = std::move(result.kernel);
     }
     ready.packed_layout = ready.kernel->packed_bytes() > 0 ? ready.kernel->packed_layout() : "";
-    ready.checked = options_.arithmetic == Arithmetic::checked && has_narrow_operands(region, op);
+    ready.checked = options_.arithmetic == Arithmetic::checked &&
+                    !std::holds_alternative<CustomOp>(op.record) && has_narrow_operands(region, op);
   }
 
   /// Products: operands that the substitution made superfluous go; a weight that no kernel reads as
@@ -580,15 +584,15 @@ class Executor::Impl {
     key.dequantized = i == 1 && ready.dequantized;
     auto found = weights_.find(key);
     if (found == weights_.end()) {
-      Weight made =
+      const Buffer made =
           tensor.parameter->scale
               ? make_scales(tensor, weight, layer, rank)
               : make_weight(tensor, scale_of(region, op, ready, i), layer, rank,
                             key.dequantized ? weight_dtype(ready.record) : host_dtype(tensor.dtype),
                             packs ? ready.kernel.get() : nullptr);
-      found = weights_.emplace(std::move(key), std::move(made)).first;
+      found = weights_.emplace(std::move(key), made).first;
     }
-    Buffer buffer = found->second.buffer;
+    Buffer buffer = found->second;
     buffer.shape = tensor.shape;
     return buffer;
   }
@@ -632,36 +636,33 @@ class Executor::Impl {
     return parameter.tied_to.empty() ? path_(parameter, layer, member) : parameter.tied_to;
   }
 
-  Weight make_weight(const Tensor& tensor, const Parameter* scale, std::int64_t layer,
+  Buffer make_weight(const Tensor& tensor, const Parameter* scale, std::int64_t layer,
                      std::int64_t rank, DType dtype, Kernel* kernel) {
     const auto [first, count] = entries(tensor, rank);
     std::int64_t each = tensor.parameter->local_shape().elements();
     if (tensor.joined != nullptr) each += tensor.joined->local_shape().elements();
     const std::int64_t each_bytes = bytes_of(each, dtype);
-    AlignedMemory plain(each_bytes * count);
+    const std::int64_t bytes = each_bytes * count;
+    const AlignedMemory until_packed(kernel != nullptr ? bytes : 0);
+    const std::span<std::byte> plain =
+        kernel != nullptr ? until_packed.span() : long_lived_.take(bytes);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t member = first < 0 ? -1 : first + i;
       std::byte* place = plain.data() + i * each_bytes;
       for (const Parameter* part : {tensor.parameter, tensor.joined}) {
         if (part == nullptr) continue;
-        const std::int64_t bytes = bytes_of(part->local_shape().elements(), dtype);
+        const std::int64_t part_bytes = bytes_of(part->local_shape().elements(), dtype);
         fill(*part, scale, path_of_parameter(*part, layer, member), rank,
-             {place, bytes, dtype, {}});
-        place += bytes;
+             {place, part_bytes, dtype, {}});
+        place += part_bytes;
       }
     }
-    Weight result;
-    Buffer whole{plain.data(), plain.bytes(), dtype, {}};
-    whole.bytes = each_bytes * count;
-    if (kernel == nullptr) {
-      result.memory = std::move(plain);
-      result.buffer = whole;
-      return result;
-    }
-    result.memory = AlignedMemory(kernel->packed_bytes());
-    result.buffer = {result.memory.data(), kernel->packed_bytes(), dtype, {}};
-    kernel->pack_weight(whole, result.buffer);
-    return result;
+    const Buffer whole{plain.data(), bytes, dtype, {}};
+    if (kernel == nullptr) return whole;
+    const Buffer packed{
+        long_lived_.take(kernel->packed_bytes()).data(), kernel->packed_bytes(), dtype, {}};
+    kernel->pack_weight(whole, packed);
+    return packed;
   }
 
   void fill(const Parameter& parameter, const Parameter* scale, const std::string& path,
@@ -678,23 +679,22 @@ class Executor::Impl {
     }
   }
 
-  Weight make_scales(const Tensor& tensor, const Tensor& weight, std::int64_t layer,
+  Buffer make_scales(const Tensor& tensor, const Tensor& weight, std::int64_t layer,
                      std::int64_t rank) {
     const auto [first, count] = entries(weight, rank);
     const std::int64_t each = tensor.parameter->local_shape().elements();
-    Weight result;
-    result.memory = AlignedMemory(bytes_of(each * count, DType::f32));
-    result.buffer = {result.memory.data(), bytes_of(each * count, DType::f32), DType::f32, {}};
+    const std::int64_t bytes = bytes_of(each * count, DType::f32);
+    const Buffer scales{long_lived_.take(bytes).data(), bytes, DType::f32, {}};
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t member = first < 0 ? -1 : first + i;
       generate_quantized(*weight.parameter, *tensor.parameter,
                          path_of_parameter(*weight.parameter, layer, member), rank, {},
-                         {result.memory.data() + bytes_of(i * each, DType::f32),
+                         {scales.data + bytes_of(i * each, DType::f32),
                           bytes_of(each, DType::f32),
                           DType::f32,
                           {}});
     }
-    return result;
+    return scales;
   }
 
   // --- caches ------------------------------------------------------------------------------------
@@ -706,7 +706,7 @@ class Executor::Impl {
     // Layers are known by their number, whatever is traced before them.
     const std::int64_t layer = owner.member >= 0 ? owner.member : -1 - static_cast<int>(call);
     Cache& cache = caches_[{layer, tensor.index, rank}];
-    if (cache.memory.bytes() == 0) {
+    if (cache.bytes == 0) {
       const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
       CacheLayout& layout = cache.view.layout;
       layout.block_tokens = spec.block_size > 1 ? spec.block_size : options_.max_sequence_length;
@@ -717,9 +717,10 @@ class Executor::Impl {
       cache.view.batch = graph.workload.batch;
       cache.view.blocks_per_request = ceil_div(options_.max_sequence_length, layout.block_tokens);
       const std::int64_t blocks = cache.view.batch * cache.view.blocks_per_request;
-      cache.memory = AlignedMemory(blocks * layout.bytes_per_block());
-      touch(cache.memory);
-      cache.view.data = cache.memory.data();
+      cache.bytes = blocks * layout.bytes_per_block();
+      const std::span<std::byte> memory = long_lived_.take(cache.bytes);
+      touch(memory);
+      cache.view.data = memory.data();
       cache.block_table.resize(static_cast<std::size_t>(blocks));
       for (std::int64_t i = 0; i < blocks; ++i) {
         cache.block_table[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
@@ -793,21 +794,15 @@ class Executor::Impl {
     }
   }
 
+  /// Where the results of a pass are; they stay there until the next one.
   void keep_outputs(const Graph& graph, const Program& program) {
     outputs_.clear();
     for (const NamedValue& named : graph.outputs) {
-      Output output;
+      Output& output = outputs_.emplace_back();
       output.name = std::string(named.name);
-      output.shape = graph.values[named.value].shape;
       for (std::int64_t rank = 0; rank < options_.ranks; ++rank) {
-        const Buffer buffer = value_buffer(graph, program, named.value, rank);
-        std::vector<float>& values = output.values.emplace_back();
-        values.resize(static_cast<std::size_t>(output.shape.elements()));
-        for (std::size_t i = 0; i < values.size(); ++i) {
-          values[i] = float_at(buffer, static_cast<std::int64_t>(i));
-        }
+        output.buffers.push_back(value_buffer(graph, program, named.value, rank));
       }
-      outputs_.push_back(std::move(output));
     }
   }
 
@@ -856,7 +851,7 @@ class Executor::Impl {
       if (tensor.kind == TensorKind::cache) {
         cache = &cache_of(*graph_, call, tensor, rank, cache_dtype(ready.record));
         view = &cache->view;
-        inputs[used] = {view->data, cache->memory.bytes(), view->layout.dtype, {}};
+        inputs[used] = {view->data, cache->bytes, view->layout.dtype, {}};
       } else {
         inputs[used] = buffers[id];
       }
@@ -1202,6 +1197,7 @@ class Executor::Impl {
     if (is_new) {
       time.phase = phase;
       time.name = std::string(name_of(op.record));
+      time.op_class = class_of(op.record);
       time.module = path_of(region, op.scope);
       if (ready.kernel != nullptr) time.implementation = ready.kernel->implementation();
     }
@@ -1220,7 +1216,8 @@ class Executor::Impl {
   std::vector<AlignedMemory> values_;
   AlignedMemory scratch_;
   std::int64_t scratch_bytes_ = 0;
-  std::map<WeightKey, Weight> weights_;
+  MemoryPool long_lived_;  ///< weights and caches
+  std::map<WeightKey, Buffer> weights_;
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, Cache> caches_;
   std::vector<std::unique_ptr<RotaryRows>> rotary_;
   /// By layer, module, conversion inside it, rank.
@@ -1240,9 +1237,11 @@ void Executor::run(const Graph& graph, const std::vector<std::vector<std::int64_
   impl_->run(graph, token_ids);
 }
 std::vector<float> Executor::output(std::string_view name, std::int64_t rank) const {
-  return impl_->output(name).values.at(static_cast<std::size_t>(rank));
+  return impl_->values_of(name, rank);
 }
-Shape Executor::output_shape(std::string_view name) const { return impl_->output(name).shape; }
+Shape Executor::output_shape(std::string_view name) const {
+  return impl_->output(name).buffers.at(0).shape;
+}
 bool Executor::has_output(std::string_view name) const {
   return impl_->find_output(name) != nullptr;
 }

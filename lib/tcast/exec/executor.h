@@ -54,6 +54,7 @@ struct ExecutorOptions {
 struct OpTime {
   Phase phase = Phase::prefill;
   std::string name;
+  OpClass op_class = OpClass::custom;
   std::string module;  ///< path with '*' for list members
   std::string implementation;
   std::int64_t calls = 0;

@@ -1,6 +1,7 @@
 #include "tcast/exec/kernel.h"
 
 #include "tcast/exec/kernels.h"
+#include "tcast/exec/plugin_kernel.h"
 
 namespace tcast {
 namespace {
@@ -30,10 +31,7 @@ struct Maker {
   KernelResult operator()(const Collective&) const {
     return unsupported("communication between devices cannot be timed in one process");
   }
-  KernelResult operator()(const CustomOp& op) const {
-    return unsupported(fmt::format("operator '{}' has no kernel",
-                                   op.definition != nullptr ? op.definition->name : "?"));
-  }
+  KernelResult operator()(const CustomOp& op) const { return make_operator_kernel(op); }
 };
 
 /// substitute_dtype(), noting the change.
@@ -128,6 +126,10 @@ void Kernel::pack_weight(const Buffer&, const Buffer&) {
 }
 
 KernelResult make_kernel(const OpRecord& record, const KernelContext& context) {
+  if (context.maker != nullptr) {
+    KernelResult made = context.maker(record, context);
+    if (made.kernel != nullptr) return made;
+  }
   return std::visit(Maker{context}, record);
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -106,10 +107,18 @@ class Kernel {
   std::string packed_layout_;
 };
 
+struct KernelContext;
+struct KernelResult;
+
+/// Another maker of kernels, which is asked first (exec/plugin_kernel.h).
+using KernelMaker =
+    std::function<KernelResult(const OpRecord& record, const KernelContext& context)>;
+
 /// What kernels are made for. Set the threads (set_threads) before making any.
 struct KernelContext {
   /// The best instruction set that our own kernels may use; the host's unless a test lowers it.
   Isa isa = host_isa();
+  KernelMaker maker{};
 };
 
 /// A kernel, or the reason why there is none.
@@ -141,10 +150,11 @@ OpRecord host_substitute(const OpRecord& record, const HostDTypes& host, std::st
 /// How a timer or a test has to fill an operand.
 enum class OperandRole : std::uint8_t {
   activation,
-  weight,  ///< input 1 of matrix products: from memory, not from cache
-  cache,   ///< in full in KernelArgs::cache
-  index,   ///< whole numbers, 0 <= value < `limit`
-  counts,  ///< whole numbers that sum to `limit`
+  weight,     ///< input 1 of matrix products, tables: from memory, not from cache
+  parameter,  ///< smaller ones, such as norm weights, biases and scales: likewise
+  cache,      ///< in full in KernelArgs::cache
+  index,      ///< whole numbers, 0 <= value < `limit`
+  counts,     ///< whole numbers that sum to `limit`
 };
 
 /// One operand of a record as run() expects it, in the plain layout.

@@ -3,10 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace tcast {
 
-/// Memory for tensors, owned: aligned to a page, zero, on huge pages where the system offers them.
+/// Memory for tensors, owned: aligned to a page (of 2 MiB if it is that large), zero, on huge pages
+/// where the system offers them.
 /// Executor and timer use the same, so that what is timed is what is run.
 class AlignedMemory {
  public:
@@ -24,6 +26,18 @@ class AlignedMemory {
  private:
   std::byte* data_ = nullptr;
   std::int64_t bytes_ = 0;
+};
+
+/// Memory of many tensors that live equally long, cut from few large pieces, so that small ones lie
+/// on huge pages as well. Zero, like AlignedMemory; given back all at once.
+class MemoryPool {
+ public:
+  /// A page-aligned piece. Throws Error when the system has not that much.
+  std::span<std::byte> take(std::int64_t bytes);
+
+ private:
+  std::vector<AlignedMemory> pieces_;
+  std::int64_t used_ = 0;  ///< of the last one
 };
 
 }  // namespace tcast

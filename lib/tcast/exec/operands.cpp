@@ -2,12 +2,14 @@
 
 #include "tcast/base/error.h"
 #include "tcast/exec/kernel.h"
+#include "tcast/exec/plugin_kernel.h"
 
 namespace tcast {
 namespace {
 
 Operand activation(Shape shape, DType dtype) { return {OperandRole::activation, shape, dtype, 0}; }
 Operand weight(Shape shape, DType dtype) { return {OperandRole::weight, shape, dtype, 0}; }
+Operand parameter(Shape shape, DType dtype) { return {OperandRole::parameter, shape, dtype, 0}; }
 Operand index(std::int64_t count, std::int64_t limit) {
   return {OperandRole::index, {count}, DType::i64, limit};
 }
@@ -19,8 +21,8 @@ struct Describe {
     const Shape w{at.weight_extent};
     result.inputs = {activation({at.x_extent}, op.input),
                      op.weight_is_parameter ? weight(w, op.weight) : activation(w, op.weight)};
-    if (op.weight_scales > 0) result.inputs.push_back(activation({op.weight_scales}, DType::f32));
-    if (op.bias) result.inputs.push_back(activation({op.bias_offset + op.n}, DType::f32));
+    if (op.weight_scales > 0) result.inputs.push_back(parameter({op.weight_scales}, DType::f32));
+    if (op.bias) result.inputs.push_back(parameter({op.bias_offset + op.n}, DType::f32));
     if (op.activation_scales > 0) {
       result.inputs.push_back(activation({op.activation_scales}, DType::f32));
     }
@@ -33,9 +35,9 @@ struct Describe {
                      weight({op.experts, op.n, op.k}, op.weight),
                      {OperandRole::counts, {op.experts}, DType::i64, op.rows}};
     if (op.weight_scales > 0) {
-      result.inputs.push_back(activation({op.experts, op.weight_scales}, DType::f32));
+      result.inputs.push_back(parameter({op.experts, op.weight_scales}, DType::f32));
     }
-    if (op.bias) result.inputs.push_back(activation({op.experts, op.n}, DType::f32));
+    if (op.bias) result.inputs.push_back(parameter({op.experts, op.n}, DType::f32));
     if (op.activation_scales > 0) {
       result.inputs.push_back(activation({op.activation_scales}, DType::f32));
     }
@@ -56,13 +58,13 @@ struct Describe {
           activation({op.batch * keys, op.kv_heads * op.qk_head_dim}, op.cache));
       result.inputs.push_back(activation({op.batch * keys, op.kv_heads * op.v_head_dim}, op.cache));
     }
-    if (op.sinks) result.inputs.push_back(activation({op.heads}, op.query));
+    if (op.sinks) result.inputs.push_back(parameter({op.heads}, op.query));
     result.outputs = {activation({tokens, op.heads * op.v_head_dim}, op.query)};
     return result;
   }
   KernelOperands operator()(const Softmax& op) const {
     KernelOperands result = same({activation({op.rows, op.columns}, op.dtype)});
-    if (op.sink_heads > 0) result.inputs.push_back(activation({op.sink_heads}, op.dtype));
+    if (op.sink_heads > 0) result.inputs.push_back(parameter({op.sink_heads}, op.dtype));
     return result;
   }
   KernelOperands operator()(const Norm& op) const {
@@ -71,8 +73,8 @@ struct Describe {
       result.outputs = {activation({op.rows}, DType::f32)};
       return result;
     }
-    if (op.weight) result.inputs.push_back(activation({op.width}, op.dtype));
-    if (op.bias) result.inputs.push_back(activation({op.width}, op.dtype));
+    if (op.weight) result.inputs.push_back(parameter({op.width}, op.dtype));
+    if (op.bias) result.inputs.push_back(parameter({op.width}, op.dtype));
     if (op.stage == NormStage::scale) result.inputs.push_back(activation({op.rows}, DType::f32));
     return result;
   }
@@ -133,7 +135,7 @@ struct Describe {
   KernelOperands operator()(const Route& op) const {
     KernelOperands result;
     result.inputs = {activation({op.tokens, op.experts}, op.dtype)};
-    if (op.correction_bias) result.inputs.push_back(activation({op.experts}, DType::f32));
+    if (op.correction_bias) result.inputs.push_back(parameter({op.experts}, DType::f32));
     result.outputs = {activation({op.tokens, op.top_k}, op.dtype),
                       index(op.tokens * op.top_k, op.experts)};
     return result;
@@ -177,7 +179,10 @@ struct Describe {
     return result;
   }
   KernelOperands operator()(const Collective&) const { return none(); }
-  KernelOperands operator()(const CustomOp&) const { return none(); }
+  KernelOperands operator()(const CustomOp& op) const {
+    const auto* const entry = operator_operands().find(op.definition->name);
+    return entry == nullptr ? none() : entry->value(op);
+  }
 
  private:
   /// Records of Permute and Combine do not say how many experts there are.

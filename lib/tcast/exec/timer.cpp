@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -15,15 +14,18 @@
 #include <unistd.h>
 
 #include "tcast/base/error.h"
+#include "tcast/exec/clock.h"
 #include "tcast/exec/kernel.h"
 #include "tcast/exec/memory.h"
+#include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
+#include "tcast/exec/vector_functions.h"
 
 namespace tcast {
 namespace {
 
 constexpr std::int64_t gib = std::int64_t{1} << 30;
-constexpr int most_samples = 15;
+constexpr int most_samples = 51;
 /// Runs that a measurement should have room for: the warm-up and three samples.
 constexpr double runs_wanted = 4;
 /// Making kernels and filling operands, per operator.
@@ -32,10 +34,6 @@ constexpr double setup_s = 0.01;
 /// Parts for which an operator is first timed, so that one that is far slower than expected does
 /// not take all the time.
 constexpr double pilot_s = 0.01;
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// What the processors of this machine did since it was started, in seconds of one processor; zeros
 /// where the system does not tell.
@@ -320,6 +318,13 @@ void fill_index(const Buffer& buffer, const Operand& operand) {
   }
 }
 
+/// Other rows than before.
+void move_index(const Buffer& buffer, const Operand& operand) {
+  auto* values = static_cast<std::int64_t*>(static_cast<void*>(buffer.data));
+  const std::int64_t count = operand.shape.elements();
+  for (std::int64_t i = 0; i < count; ++i) values[i] = (values[i] + count + 1) % operand.limit;
+}
+
 void fill_counts(const Buffer& buffer, const GroupedMatMul& op) {
   auto* counts = static_cast<std::int64_t*>(static_cast<void*>(buffer.data));
   const std::int64_t active = std::clamp<std::int64_t>(op.active_experts, 1, op.experts);
@@ -462,6 +467,10 @@ OpRecord bounded(const OpRecord& record, std::int64_t memory_limit_bytes) {
 
 // --- parts without a clock -----------------------------------------------------------------------
 
+std::string signature_of(const OpRecord& record) {
+  return fmt::format("{} {}", name_of(record), describe(record));
+}
+
 ShrunkOp shrink(const OpRecord& record, double share) {
   TCAST_CHECK(share > 0, "share of an operator");
   if (share >= 1) return {record, 1};
@@ -499,31 +508,43 @@ SampleSummary summarize(std::vector<double> samples) {
   return summary;
 }
 
-std::vector<double> take_samples(const std::function<void()>& run,
+namespace {
+
+/// The standard error of the median, from the interquartile range of normal samples, is below 1 %
+/// after samples long enough to have seen the machine's ups and downs.
+bool is_known_well(const std::vector<double>& samples) {
+  constexpr std::size_t least_samples = 7;
+  constexpr double long_enough_s = 0.05;
+  if (samples.size() < least_samples) return false;
+  const SampleSummary summary = summarize(samples);
+  const double count = summary.samples;
+  return summary.median * count > long_enough_s && 0.93 * summary.spread / std::sqrt(count) < 0.01;
+}
+
+}  // namespace
+
+std::vector<double> take_samples(const std::function<void()>& before,
+                                 const std::function<void()>& run,
                                  const std::function<double()>& clock, double limit_s, int most) {
-  // A sample this long is not disturbed by reading the clock.
-  constexpr double long_enough_s = 20e-6;
-  const double start = clock();
-  run();
-  double last = clock();
-  const double warm_up = last - start;
+  const double begin = clock();
+  const auto timed = [&] {
+    before();
+    const double start = clock();
+    run();
+    return clock() - start;
+  };
+  const double warm_up = timed();
   // What it warms up is nothing against a run this long.
   constexpr double long_run_s = 0.005;
   if (warm_up > std::max(limit_s, long_run_s)) return {warm_up};
   std::vector<double> samples;
-  int repeats = 1;
   while (static_cast<int>(samples.size()) < most) {
-    for (int i = 0; i < repeats; ++i) run();
+    const double start = clock();
+    samples.push_back(timed());
     const double now = clock();
-    const double taken = now - last;
-    last = now;
-    if (samples.empty() && repeats == 1 && taken < long_enough_s && warm_up < limit_s) {
-      // Too short: not a sample, but it tells how many runs make one.
-      repeats = static_cast<int>(std::clamp(long_enough_s / std::max(taken, 1e-7), 2.0, 200.0));
-      continue;
-    }
-    samples.push_back(taken / repeats);
-    if (now - start + taken > limit_s) break;
+    // No sample that would end too late is begun.
+    if (now - begin + (now - start) > limit_s) break;
+    if (is_known_well(samples)) break;
   }
   return samples;
 }
@@ -555,7 +576,7 @@ class OpTimer::Impl {
   }
 
   std::vector<Measurement> measure_all(std::span<const OpRecord> records,
-                                       const TimerProgress& progress) {
+                                       const TimerObserver& observer) {
     // The canaries at begin and end are part of the budget, unless it is too small for them.
     const double budget = options_.time_budget_s;
     const double deadline = now_s() + std::max(budget - 2 * speed_.took_s, budget / 2);
@@ -563,9 +584,11 @@ class OpTimer::Impl {
     std::vector<std::size_t> job_of;
     std::map<std::string, std::size_t> known;
     for (const OpRecord& record : records) {
-      std::string key = fmt::format("{} {}", name_of(record), describe(record));
-      const auto [place, is_new] = known.emplace(std::move(key), jobs.size());
-      if (is_new) jobs.push_back(prepare(record, place->first));
+      const auto [place, is_new] = known.emplace(signature_of(record), jobs.size());
+      if (is_new) {
+        jobs.push_back(prepare(record, place->first));
+        jobs.back().first_record = job_of.size();
+      }
       job_of.push_back(place->second);
     }
     // Quick ones first: they tell how far off the rough estimates are, per class of operators.
@@ -576,15 +599,23 @@ class OpTimer::Impl {
     });
     for (std::size_t i = 0; i < order.size(); ++i) {
       Job& job = jobs[order[i]];
-      if (progress) progress(i, order.size(), job.name);
-      if (!job.result.supported()) continue;
+      if (!job.result.supported()) {
+        if (observer.measured) observer.measured(job.first_record, job.result);
+        continue;
+      }
       std::vector<double> wishes;
       for (std::size_t j = i; j < order.size(); ++j) {
         const Job& other = jobs[order[j]];
         wishes.push_back(other.result.supported() ? runs_wanted * expected_s(other) + setup_s : 0);
       }
-      const double allowed = share_budget(wishes, deadline - now_s())[0];
+      const double left = deadline - now_s();
+      if (observer.progress) {
+        const double wished = std::accumulate(wishes.begin(), wishes.end(), 0.0);
+        observer.progress(i, order.size(), job.name, std::max(0.0, std::min(left, wished)));
+      }
+      const double allowed = share_budget(wishes, left)[0];
       time(job, std::max(allowed, setup_s), deadline);
+      if (observer.measured) observer.measured(job.first_record, job.result);
     }
     std::vector<Measurement> results;
     results.reserve(job_of.size());
@@ -603,7 +634,14 @@ class OpTimer::Impl {
     OpRecord record;
     OpClass op_class = OpClass::custom;
     double rough_s = 0;
+    std::size_t first_record = 0;  ///< of the equal ones that it stands for
     Measurement result;
+  };
+
+  /// A time of a part of an operator.
+  struct Part {
+    double share = 1;
+    double seconds = 0;
   };
 
   Job prepare(const OpRecord& record, const std::string& name) const {
@@ -612,12 +650,19 @@ class OpTimer::Impl {
     job.op_class = class_of(record);
     job.result.threads = options_.threads;
     job.result.onednn_version = onednn_version();
+    job.result.budget_s = options_.time_budget_s;
     job.record =
         bounded(host_substitute(record, {}, &job.result.substituted), options_.memory_limit_bytes);
     job.rough_s = rough_s(job.record);
     // Asks for the smallest version only: primitives of the real size are made when timed.
     const KernelResult probe = make_kernel(shrink(job.record, 1e-6).record);
-    if (probe.kernel == nullptr) job.result.unsupported = probe.unsupported;
+    if (probe.kernel == nullptr) {
+      job.result.unsupported = probe.unsupported;
+    } else if (const auto* custom = std::get_if<CustomOp>(&job.record);
+               custom != nullptr && operator_operands().find(custom->definition->name) == nullptr) {
+      job.result.unsupported =
+          fmt::format("operator '{}' does not describe its operands", custom->definition->name);
+    }
     return job;
   }
 
@@ -640,23 +685,42 @@ class OpTimer::Impl {
     double expected = expected_s(job);
     if (expected > 4 * pilot_s) {
       Job pilot = job;
-      time_part(pilot, pilot_s / expected, start, pilot_s, deadline);
+      const Part part = time_part(pilot, pilot_s / expected, start, pilot_s, deadline);
       // A small part is less efficient and more easily disturbed: only gross mistakes count.
       constexpr double gross = 8;
-      if (pilot.result.seconds > gross * expected) expected = pilot.result.seconds;
+      if (part.seconds > gross * expected * part.share) expected = part.seconds / part.share;
     }
-    double share = std::min(1.0, allowed_s / (runs_wanted * expected));
+    const double share = std::min(1.0, allowed_s / (runs_wanted * expected));
     // Nearly all of it is not worth an extrapolation.
-    if (share > 0.7) share = 1;
-    time_part(job, share, start, allowed_s, deadline);
+    const bool whole = share > 0.7;
+    const Part part =
+        time_part(job, whole ? 1 : share, start, whole ? allowed_s : 0.6 * allowed_s, deadline);
     if (!job.result.supported()) return;
+    job.result.seconds = part.seconds / part.share;
+    job.result.share = part.share;
+    job.result.scaled = part.share < 1;
+    if (job.result.scaled) extrapolate(job, part, start, allowed_s, deadline);
     // Later operators of the class are expected to be off by the same factor.
     double& factor = correction_[static_cast<std::size_t>(job.op_class)];
     factor = std::clamp(job.result.seconds / job.rough_s, 0.1, 1000.0);
   }
 
+  /// Continues the line through `part` and half of it to the whole operator.
+  void extrapolate(Job& job, const Part& part, double start, double allowed_s, double deadline) {
+    Job half = job;
+    const Part small = time_part(half, part.share / 2, start, allowed_s, deadline);
+    if (!half.result.supported() || small.share > 0.8 * part.share) return;
+    const double slope = (part.seconds - small.seconds) / (part.share - small.share);
+    // Noise may make a line that no operator follows.
+    const double least = 0.5 * part.seconds / part.share;
+    const double proportional = part.seconds / part.share;
+    job.result.seconds =
+        std::clamp(part.seconds + slope * (1 - part.share), least, 2 * proportional);
+    job.result.error = std::abs(job.result.seconds - proportional) / job.result.seconds;
+  }
+
   /// Times about `share` of a job until `allowed_s` after `start`.
-  void time_part(Job& job, double share, double start, double allowed_s, double deadline) {
+  Part time_part(Job& job, double share, double start, double allowed_s, double deadline) {
     ShrunkOp op = shrink(job.record, share);
     KernelResult made;
     for (;;) {
@@ -664,7 +728,7 @@ class OpTimer::Impl {
         made = make_kernel(op.record);
         if (made.kernel == nullptr) {
           job.result.unsupported = std::move(made.unsupported);
-          return;
+          return {};
         }
         if (fits(op.record, made.kernel.get())) break;
       }
@@ -673,18 +737,16 @@ class OpTimer::Impl {
       if (share < 1e-9) {
         job.result.unsupported = fmt::format("its operands take more than {} MiB of memory",
                                              options_.memory_limit_bytes >> 20);
-        return;
+        return {};
       }
       op = shrink(job.record, share);
     }
     const std::vector<double> samples = sample(*made.kernel, op.record, start, allowed_s, deadline);
     const SampleSummary summary = summarize(samples);
-    job.result.seconds = summary.median / op.share;
     job.result.spread = summary.spread;
     job.result.samples = summary.samples;
     job.result.implementation = made.kernel->implementation();
-    job.result.share = op.share;
-    job.result.scaled = op.share < 1;
+    return {op.share, summary.median};
   }
 
   /// Whether operands, and packed weight and scratch once there is a kernel, keep to the limit.
@@ -711,7 +773,8 @@ class OpTimer::Impl {
       return operand.bytes();
     };
     const auto is_cold = [](const Operand& operand) {
-      return operand.role == OperandRole::weight || operand.role == OperandRole::cache;
+      return operand.role == OperandRole::weight || operand.role == OperandRole::parameter ||
+             operand.role == OperandRole::cache;
     };
     std::int64_t warm_bytes = round_up(kernel.scratch_bytes(), 4096);
     std::int64_t cold_bytes = 0;
@@ -752,24 +815,65 @@ class OpTimer::Impl {
     if (cache) cache->view.block_table = cache->table;
 
     const KernelArgs args{inputs, outputs, scratch, cache ? &cache->view : nullptr};
-    const auto run = [&] {
-      std::byte* place = cold_bytes > 0 ? next_cold(cold_bytes) : nullptr;
+    const auto before = [&] {
+      if (options_.poll) options_.poll();
+      std::byte* place = next_cold(cold_bytes);
       for (std::size_t i = 0; i < inputs.size(); ++i) {
+        if (operands.inputs[i].role == OperandRole::index &&
+            std::holds_alternative<Gather>(record)) {
+          move_index(inputs[i], operands.inputs[i]);
+        }
         if (!is_cold(operands.inputs[i])) continue;
         inputs[i].data = place;
         if (operands.inputs[i].role == OperandRole::cache) cache->view.data = place;
         place += round_up(inputs[i].bytes, 4096);
       }
-      kernel.run(args);
+      stream();
+      for (std::size_t i = 0; i < inputs.size(); ++i) {
+        if (operands.inputs[i].role == OperandRole::activation) rewrite(inputs[i]);
+      }
     };
+    const auto run = [&] { kernel.run(args); };
     const double limit = std::min(start + allowed_s, deadline) - now_s();
-    return take_samples(run, now_s, limit, most_samples);
+    return take_samples(before, run, now_s, limit, most_samples);
+  }
+
+  /// Reads memory as other layers' weights are read, so that the inner caches hold that.
+  void stream() {
+    const std::int64_t bytes =
+        std::min(cold_filled_, 2 * host_.l2_bytes * std::max(1, options_.threads));
+    const auto* values =
+        static_cast<const float*>(static_cast<const void*>(next_cold(round_up(bytes, 64))));
+    const auto& functions = vector_functions(host_.isa);
+    std::vector<float> sums(static_cast<std::size_t>(options_.threads));
+    parallel_ranges(bytes / 4, 4096, [&](std::int64_t begin, std::int64_t end, int thread) {
+      sums[static_cast<std::size_t>(thread)] = functions.total(values + begin, end - begin);
+    });
+    streamed_ += sums[0];
+  }
+
+  /// Writes a buffer as products write theirs: threads take turns along its rows, so that whoever
+  /// reads it then has part of it from another core.
+  static void rewrite(const Buffer& buffer) {
+    constexpr std::int64_t line = 64;
+    constexpr std::int64_t run = 16;  // lines
+    const std::int64_t lines = ceil_div(buffer.bytes, line);
+    const std::int64_t threads = current_threads();
+    parallel_ranges(threads, 1, [&](std::int64_t begin, std::int64_t end, int) {
+      for (std::int64_t thread = begin; thread < end; ++thread) {
+        for (std::int64_t first = thread * run; first < lines; first += threads * run) {
+          for (std::int64_t i = first; i < std::min(first + run, lines); ++i) {
+            volatile std::byte* place = buffer.data + i * line;
+            *place = *place;
+          }
+        }
+      }
+    });
   }
 
   /// Sees to it that the cold region is large enough that a piece of `bytes` has left the caches
   /// when its turn comes again, as far as the memory limit allows.
   void reserve_cold(std::int64_t bytes, std::int64_t warm_bytes) {
-    if (bytes == 0) return;
     const std::int64_t wanted = bytes + 2 * host_.last_level_bytes;
     const std::int64_t size =
         round_up(std::max(bytes, std::min(wanted, options_.memory_limit_bytes - warm_bytes)), 4096);
@@ -800,6 +904,7 @@ class OpTimer::Impl {
   AlignedMemory cold_;
   std::int64_t cold_filled_ = 0;
   std::int64_t cold_place_ = 0;
+  float streamed_ = 0;  ///< of no use, but nobody may leave the reading out
   std::array<double, op_class_count> correction_ = [] {
     std::array<double, op_class_count> ones{};
     ones.fill(1.0);
@@ -815,8 +920,8 @@ Measurement OpTimer::measure(const OpRecord& record) {
 }
 
 std::vector<Measurement> OpTimer::measure_all(std::span<const OpRecord> records,
-                                              const TimerProgress& progress) {
-  return impl_->measure_all(records, progress);
+                                              const TimerObserver& observer) {
+  return impl_->measure_all(records, observer);
 }
 
 TimingConditions OpTimer::conditions() { return impl_->conditions(); }

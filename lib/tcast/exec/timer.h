@@ -23,10 +23,13 @@ struct Measurement {
   int threads = 0;
   std::string implementation;
   std::string onednn_version;
-  /// The operator was timed at `share` of its work, to keep within time or memory, and the time
-  /// divided by that.
+  /// The operator was timed at two smaller sizes, the larger one `share` of its work, to keep
+  /// within time or memory, and the line through them continued. `error`: how far that is from
+  /// growing in proportion, as a part of the time.
   bool scaled = false;
   double share = 1;
+  double error = 0;
+  double budget_s = 0;  ///< of the session that it was taken in
   /// dtypes that this host lacks and what stood in for them ("f8_e4m3 -> bf16"); empty if none.
   std::string substituted;
 
@@ -46,15 +49,28 @@ struct TimerOptions {
   /// For operands and the memory that keeps them out of the caches; 0: a quarter of what is
   /// available, at most 2 GiB.
   std::int64_t memory_limit_bytes = 0;
+  /// Called between samples, if set; may throw to end the session.
+  std::function<void()> poll{};
 };
 
-/// Called before an operator is timed: how many are done, of how many, and which comes now.
-using TimerProgress =
-    std::function<void(std::size_t done, std::size_t total, std::string_view what)>;
+/// What a session of timings tells while it runs. Either may be empty.
+struct TimerObserver {
+  /// Before an operator is timed: how many are done, of how many, which comes now, and how long
+  /// the rest may take. May throw to end the session.
+  std::function<void(std::size_t done, std::size_t total, std::string_view what, double left_s)>
+      progress;
+  /// After it was timed: index of the first of the equal records.
+  std::function<void(std::size_t index, const Measurement& measurement)> measured;
+};
 
-/// Times operators by running their kernels on this host. Weights and caches come from memory, as
-/// in a real pass over all layers: every run takes others, out of a region larger than the
-/// last-level cache holds. Activations are warm, packing of weights is left out.
+/// What an operator is known by: two records with equal names cost the same on the same host.
+std::string signature_of(const OpRecord& record);
+
+/// Times operators by running their kernels on this host as a pass over all layers would. Weights
+/// and caches come from memory: every run takes others, out of a region larger than the last-level
+/// cache holds. Activations were just written, by all threads in turns; results have meanwhile been
+/// driven out of the inner caches by other layers' weights.
+/// Packing of weights is left out.
 class OpTimer {
  public:
   /// Sets the threads of the process (set_threads) and takes the canary.
@@ -69,7 +85,7 @@ class OpTimer {
   /// Times all of them within the budget, each distinct one (by name and description) once. The
   /// results are in the order of the records.
   std::vector<Measurement> measure_all(std::span<const OpRecord> records,
-                                       const TimerProgress& progress = {});
+                                       const TimerObserver& observer = {});
 
   /// Takes the canary again, as long as the first time, and tells what has changed since the timer
   /// was made.
@@ -110,10 +126,12 @@ struct SampleSummary {
 /// Median and interquartile range / median of at least one sample.
 SampleSummary summarize(std::vector<double> samples);
 
-/// Runs `run` after a warm-up until `limit_s` is spent, at least once and at most `most` times, and
-/// returns seconds per run. Runs too short for the clock are timed several at a time. A warm-up
-/// that takes long and more than the limit is itself the only sample.
-std::vector<double> take_samples(const std::function<void()>& run,
+/// Calls `run` after a warm-up until the median is known well or `limit_s` is spent, at least once
+/// and at most `most` times, and returns the seconds of each. `before` is called before each run,
+/// and is not part of its time. A warm-up that takes long and more than the limit is itself the
+/// only sample.
+std::vector<double> take_samples(const std::function<void()>& before,
+                                 const std::function<void()>& run,
                                  const std::function<double()>& clock, double limit_s, int most);
 
 }  // namespace tcast

@@ -14,10 +14,7 @@
 namespace tcast {
 namespace {
 
-struct ActivationName {
-  const char* name;
-  ElementwiseKind kind;
-};
+using ActivationName = std::pair<const char*, ElementwiseKind>;
 
 // HuggingFace's ACT2FN names of the activations that have a gated form here.
 constexpr ActivationName activation_names[] = {
@@ -26,11 +23,26 @@ constexpr ActivationName activation_names[] = {
     {"gelu_new", ElementwiseKind::gelu_tanh}, {"gelu_tanh", ElementwiseKind::gelu_tanh},
 };
 
-std::optional<ElementwiseKind> find_activation(const std::string& name) {
-  for (const ActivationName& known : activation_names) {
-    if (name == known.name) return known.kind;
+std::vector<RegistryEntry<ElementwiseKind>> core_activations() {
+  std::vector<RegistryEntry<ElementwiseKind>> entries;
+  for (const auto& [name, kind] : activation_names) {
+    entries.push_back({name, kind, Origin::builtin, "lib/tcast/model/decoder_spec.cpp"});
   }
-  return std::nullopt;
+  return entries;
+}
+
+}  // namespace
+
+const Registry<ElementwiseKind>& activations() {
+  return registry_of<ElementwiseKind>("activation", core_activations);
+}
+
+namespace {
+
+std::optional<ElementwiseKind> find_activation(const std::string& name) {
+  const auto* const entry = activations().find(name);
+  if (entry == nullptr) return std::nullopt;
+  return entry->value;
 }
 
 ElementwiseKind read_activation(const HfConfig& config, const DecoderDefaults& defaults) {
@@ -38,8 +50,7 @@ ElementwiseKind read_activation(const HfConfig& config, const DecoderDefaults& d
   const auto name = config.get_or<std::string>(key, defaults.activation);
   const std::optional<ElementwiseKind> kind = find_activation(name);
   if (!kind) {
-    std::vector<std::string> known;
-    for (const ActivationName& activation : activation_names) known.emplace_back(activation.name);
+    const std::vector<std::string> known = activations().names();
     config.fail(key, fmt::format("'{}' is not an activation that tcast knows", name),
                 did_you_mean(name, known, fmt::format("known are {}", join(known, ", "))));
   }
@@ -156,7 +167,9 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                 {"hidden_act",
                  [&](const Node& value) {
                    const std::optional<ElementwiseKind> kind = find_activation(value.as_string());
-                   if (!kind) value.fail_expected("silu, gelu or gelu_pytorch_tanh");
+                   if (!kind) {
+                     value.fail_expected("one of " + join(activations().names(), ", "));
+                   }
                    spec.activation = *kind;
                  }},
                 {"tie_word_embeddings", to(spec.tie_word_embeddings)},

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tcast/base/export.h"
+#include "tcast/base/plugin.h"
 #include "tcast/config/hf_config.h"
 #include "tcast/config/model_profile.h"
 #include "tcast/config/options.h"
@@ -18,6 +19,10 @@
 #include "tcast/model/rope.h"
 
 namespace tcast {
+
+/// Activations by the name that configs use ("silu", "gelu_new"): tcast's own, and further names
+/// that plugins registered for them.
+TCAST_API const Registry<ElementwiseKind>& activations();
 
 /// What an architecture function has at hand.
 struct ArchitectureContext {

@@ -1,7 +1,9 @@
 #include "tcast/model/transformer_model.h"
 
 #include <algorithm>
+#include <deque>
 #include <limits>
+#include <mutex>
 #include <utility>
 
 #include <fmt/format.h>
@@ -19,12 +21,25 @@ TransformerModel::TransformerModel(HfConfig config, ModelProfile profile, ModelO
       profile_(std::move(profile)),
       options_(std::move(options)),
       root_(std::move(root)),
-      assumptions_(std::move(assumptions)) {}
+      assumptions_(std::move(assumptions)),
+      custom_model_config_("custom_model_config: ") {
+  if (profile_.custom_model_config) custom_model_config_ = Arguments(*profile_.custom_model_config);
+  for (const std::string& text : options_.custom_model_config) {
+    custom_model_config_.merge_text(text, "--custom-model-config");
+  }
+}
 
 void TransformerModel::wrap_root(
     const std::function<std::unique_ptr<Module>(std::unique_ptr<Module>)>& wrap) {
-  root_ = wrap(std::move(root_));
-  TCAST_CHECK(root_ != nullptr, "a wrapper returns the new root");
+  std::unique_ptr<Module> wrapped = wrap(std::move(root_));
+  if (wrapped == nullptr) {
+    // The old one is gone, too: what follows finds an empty tree, not a null pointer.
+    root_ = std::make_unique<ModuleList>();
+    throw Error(
+        "wrap_root was given a function that returns no module: the model has lost its root",
+        "return the wrapper, or the module that the function was given");
+  }
+  root_ = std::move(wrapped);
 }
 
 Module* TransformerModel::find(std::string_view path) {
@@ -175,36 +190,49 @@ void TransformerModel::trace(const Workload& workload, Graph& graph) const {
 // --- registries ----------------------------------------------------------------------------------
 
 const Registry<ArchitectureFunction>& architectures() {
-  static const auto registry =
-      Registry<ArchitectureFunction>::linked("architecture", "architecture");
-  return registry;
+  return registry_of<ArchitectureFunction>("architecture");
 }
 
 const Registry<ModuleClassFunction>& module_classes() {
-  static const auto registry =
-      Registry<ModuleClassFunction>::linked("module_class", "module class");
-  return registry;
+  return registry_of<ModuleClassFunction>("module_class");
 }
 
-const Registry<OperatorFunction>& operators() {
-  static const auto registry = Registry<OperatorFunction>::linked("operator", "operator");
-  return registry;
+const Registry<OperatorFunction>& operators() { return registry_of<OperatorFunction>("operator"); }
+
+const Registry<ArchitecturePredicate>& architecture_predicates() {
+  return registry_of<ArchitecturePredicate>("architecture_predicate");
+}
+
+const Registry<ProfileFunction>& profiles() { return registry_of<ProfileFunction>("profile"); }
+
+std::string recognise(const HfConfig& config) {
+  const auto* const entry = architecture_predicates().match(
+      [&](const ArchitecturePredicate& recognises) { return recognises(config); },
+      fmt::format("the config {}", config.file()));
+  return entry == nullptr ? "" : entry->pattern;
 }
 
 const OperatorDefinition& find_operator(const std::string& name) {
-  // Ops point at their definition, so definitions live as long as the registry.
-  static const std::vector<OperatorDefinition> definitions = [] {
-    std::vector<OperatorDefinition> list;
-    for (const auto& entry : operators().entries()) {
-      list.push_back({entry.pattern.c_str(), entry.value});
-    }
-    return list;
-  }();
-  for (const OperatorDefinition& definition : definitions) {
-    if (name == definition.name) return definition;
+  // Ops point at their definition, so definitions live as long as the program.
+  struct Known {
+    std::string name;
+    OperatorDefinition definition;
+  };
+  static std::mutex mutex;
+  static std::deque<Known> definitions;
+  const auto* const entry = operators().find(name);
+  if (entry == nullptr) {
+    const std::string hint = missing_plugin_hint("operator", name);
+    throw Error(fmt::format("no operator '{}' is registered", printable(name)),
+                hint.empty() ? did_you_mean(name, operators().names()) : hint);
   }
-  throw Error(fmt::format("no operator '{}' is registered", printable(name)),
-              did_you_mean(name, operators().names()));
+  const std::lock_guard lock(mutex);
+  for (const Known& known : definitions) {
+    if (known.name == name && known.definition.work == entry->value) return known.definition;
+  }
+  Known& fresh = definitions.emplace_back(Known{name, {nullptr, entry->value}});
+  fresh.definition.name = fresh.name.c_str();
+  return fresh.definition;
 }
 
 // --- profiles ------------------------------------------------------------------------------------
@@ -228,6 +256,11 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
     profile.merge(Node::parse_yaml(std::string_view(best->text, best->size), best->name));
     profile.sources.back() += " (builtin)";
   }
+  if (const auto* const entry = tcast::profiles().find(builtin)) {
+    const ProfileText text = entry->value();
+    profile.merge(Node::parse_yaml(text.text, text.file));
+    profile.sources.back() += fmt::format(" (plugin {})", entry->plugin);
+  }
   for (const std::string& file : files) {
     const Node yaml = Node::load_yaml(file);
     const std::optional<Node> pattern = yaml.find("model_type");
@@ -249,6 +282,11 @@ namespace {
 [[noreturn]] void fail_unknown(const HfConfig& config, const std::string& model_type) {
   const std::vector<std::string> known = architectures().names();
   const std::string near = closest(model_type, known);
+  const std::string plugin = missing_plugin_hint("architecture", model_type);
+  if (!plugin.empty()) {
+    config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)),
+                plugin);
+  }
   std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
   hint +=
       "see 'tcast models' for what is known; describe the type in a profile with 'base:' "
@@ -256,6 +294,15 @@ namespace {
       "so "
       "with --assume-base TYPE";
   config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)), hint);
+}
+
+/// What plugins have to say of single keys.
+void validate_types(const HfConfig& config) {
+  const auto& validators = type_validators();
+  if (validators.entries().empty()) return;
+  for (const auto& [key, value] : config.members()) {
+    if (const auto* const entry = validators.find(key)) entry->value(value);
+  }
 }
 
 /// Other towers than the language model mean that a text-only tree would be a wrong answer.
@@ -276,11 +323,25 @@ void refuse_other_towers(const HfConfig& config, const std::string& model_type) 
 TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
                              const std::string& assume_base) {
   const std::string model_type = config.model_type();
+  validate_types(config);
   refuse_other_towers(config, model_type);
   std::string build_as = model_type;
   std::vector<std::string> assumptions;
   const bool registered = architectures().find(model_type) != nullptr;
-  if (profile.base) {
+  const std::string recognised =
+      registered || profile.base || !assume_base.empty() ? "" : recognise(config);
+  if (!recognised.empty()) {
+    if (architectures().find(recognised) == nullptr) {
+      throw Error(fmt::format("{}: the config is recognised as '{}', which is not a known "
+                              "architecture",
+                              config.file(), printable(recognised)),
+                  did_you_mean(recognised, architectures().names()));
+    }
+    build_as = recognised;
+    assumptions.push_back(
+        fmt::format("model type '{}' is recognised as '{}' by what its config has",
+                    printable(model_type), recognised));
+  } else if (profile.base) {
     build_as = *profile.base;
     if (architectures().find(build_as) == nullptr) {
       throw Error(
@@ -303,9 +364,15 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
   }
   std::unique_ptr<Module> root =
       architectures().find(build_as)->value({config, profile, options, assumptions});
-  TCAST_CHECK(root != nullptr, "an architecture returns a tree");
-  return {std::move(config), std::move(profile), std::move(options), std::move(root),
-          std::move(assumptions)};
+  if (root == nullptr) {
+    throw Error(fmt::format("the architecture '{}' ({}) returned no tree",
+                            architectures().find(build_as)->pattern,
+                            architectures().find(build_as)->place()));
+  }
+  TransformerModel model(std::move(config), std::move(profile), std::move(options), std::move(root),
+                         std::move(assumptions));
+  model.set_recognised_as(recognised);
+  return model;
 }
 
 }  // namespace tcast

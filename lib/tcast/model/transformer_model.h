@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "tcast/base/export.h"
-#include "tcast/base/registry.h"
+#include "tcast/base/plugin.h"
+#include "tcast/config/arguments.h"
 #include "tcast/config/hf_config.h"
 #include "tcast/config/model_profile.h"
 #include "tcast/config/options.h"
@@ -80,6 +81,23 @@ struct UnfulfilledRequest {
   std::string_view step;  ///< the standard step whose business it is
 };
 
+/// The names that somebody gives to what has HuggingFace's names in the tree.
+class TCAST_API ModelNames {
+ public:
+  ModelNames() = default;
+  ModelNames(const ModelNames&) = delete;
+  ModelNames& operator=(const ModelNames&) = delete;
+  virtual ~ModelNames() = default;
+
+  /// The name under which users know the parameter or module at `path`
+  /// ("model.layers.3.mlp.gate_proj.weight"): what --quantize-ignore may name as well.
+  virtual std::string parameter_name(const std::string& path) const { return path; }
+
+  /// The name that the parameter at `path` has in the checkpoint: what its generated values depend
+  /// on.
+  virtual std::string checkpoint_name(const std::string& path) const { return path; }
+};
+
 /// A model on its way from published to deployed form: config, profile, options, the tree, and what
 /// the steps so far reported. What a step or a custom hook receives.
 class TCAST_API TransformerModel {
@@ -104,6 +122,17 @@ class TCAST_API TransformerModel {
   std::vector<StepReport>& reports() { return reports_; }
   std::vector<std::string>& assumptions() { return assumptions_; }
   const std::vector<std::string>& assumptions() const { return assumptions_; }
+  /// What the profile's custom_model_config and --custom-model-config say, the latter over the
+  /// former.
+  const Arguments& custom_model_config() const { return custom_model_config_; }
+  /// The registered model type that the config was recognised as, where its own is unknown; else
+  /// empty.
+  const std::string& recognised_as() const { return recognised_as_; }
+  void set_recognised_as(std::string model_type) { recognised_as_ = std::move(model_type); }
+  /// Names that the model's hook gives; null before bind_custom_model() and where there is no hook.
+  const std::shared_ptr<ModelNames>& names() const { return names_; }
+  void set_names(std::shared_ptr<ModelNames> names) { names_ = std::move(names); }
+
   void set_observer(StepObserver* observer) { observer_ = observer; }
   StepObserver* observer() const { return observer_; }
 
@@ -131,33 +160,52 @@ class TCAST_API TransformerModel {
   std::unique_ptr<Module> root_;
   std::vector<std::string> assumptions_;
   std::vector<StepReport> reports_;
+  Arguments custom_model_config_;
+  std::string recognised_as_;
+  std::shared_ptr<ModelNames> names_;
   StepObserver* observer_ = nullptr;
   std::uint32_t fulfilled_ = 0;
 };
 
 /// Builds the tree that HuggingFace's class would build from a config.
-using ArchitectureFunction = std::unique_ptr<Module> (*)(const ArchitectureContext&);
+using ArchitectureFunction = std::function<std::unique_ptr<Module>(const ArchitectureContext&)>;
+
+/// Whether a config describes models of the registered type that the predicate is registered under,
+/// although its model_type is another one.
+using ArchitecturePredicate = std::function<bool(const HfConfig& config)>;
+
+/// A model profile as YAML text with its place.
+struct ProfileText {
+  std::string text;
+  std::string file;
+};
+using ProfileFunction = std::function<ProfileText()>;
 
 /// A module class that profiles may name: makes the module that takes `original`'s place and
 /// content.
-using ModuleClassFunction = std::unique_ptr<Module> (*)(Module& original,
-                                                        const ModelProfile& profile,
-                                                        const ModelOptions& options);
+using ModuleClassFunction = std::function<std::unique_ptr<Module>(
+    Module& original, const ModelProfile& profile, const ModelOptions& options)>;
 
 /// Work of a registered operator.
 using OperatorFunction = OpWork (*)(const CustomOp& op);
 
-/// Everything that is registered under these groups, built on first use. Throws Error when
-/// registrations contradict each other.
+/// What is registered under these groups; see registry_of().
 TCAST_API const Registry<ArchitectureFunction>& architectures();
 TCAST_API const Registry<ModuleClassFunction>& module_classes();
 TCAST_API const Registry<OperatorFunction>& operators();
+TCAST_API const Registry<ArchitecturePredicate>& architecture_predicates();
+TCAST_API const Registry<ProfileFunction>& profiles();
+
+/// The registered model type whose predicate recognises a config, or "". Throws Error when two of
+/// one origin do.
+TCAST_API std::string recognise(const HfConfig& config);
+
 /// The registered operator of that name, to put into a CustomOp. Throws Error with the closest
 /// name.
 TCAST_API const OperatorDefinition& find_operator(const std::string& name);
 
-/// Merges the builtin profile of `model_type` (exact, else the most specific wildcard) and the
-/// given files, later ones over earlier ones. Throws Error.
+/// Merges the builtin profile of `model_type` (exact, else the most specific wildcard), the one
+/// that a plugin registered, and the given files, later ones over earlier ones. Throws Error.
 /// `builtin_type`, if given, is the type whose builtin profile is taken instead (a model type that
 /// is built as another one).
 TCAST_API ModelProfile load_profile(const std::string& model_type,

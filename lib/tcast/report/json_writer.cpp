@@ -89,12 +89,15 @@ Json timing_to_json(const ReportTiming& timing) {
   Json json;
   json["took_s"] = finite(timing.took_s, "took_s");
   json["timed_ops"] = timing.timed_ops;
+  json["kept_ops"] = timing.kept_ops;
   json["scaled_ops"] = timing.scaled_ops;
   json["memory_used_bytes"] = timing.memory_used_bytes;
   json["mean_spread"] =
       number_or_null(timing.mean_spread.has_value(), timing.mean_spread.value_or(0), "mean_spread");
   json["canary_drift"] = finite(timing.canary_drift, "canary_drift");
   json["others_cpu_share"] = finite(timing.others_cpu_share, "others_cpu_share");
+  json["op_overhead_s"] = finite(timing.op_overhead_s, "op_overhead_s");
+  json["store"] = timing.store.empty() ? Json() : Json(timing.store);
   return json;
 }
 

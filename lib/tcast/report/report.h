@@ -39,11 +39,14 @@ struct ReportOp {
 struct ReportTiming {
   double took_s = 0;
   std::int64_t timed_ops = 0;   ///< distinct ones
+  std::int64_t kept_ops = 0;    ///< of them, whose times were kept from earlier
   std::int64_t scaled_ops = 0;  ///< of them, timed on a smaller size
   std::int64_t memory_used_bytes = 0;
   std::optional<double> mean_spread{};  ///< of the rows that have one, weighted by their times
   double canary_drift = 0;              ///< change of the machine's speed from begin to end
   double others_cpu_share = 0;  ///< of the processors' time meanwhile, that other processes took
+  double op_overhead_s = 0;     ///< of the executor, part of the time of every op
+  std::string store{};          ///< file of the kept times; empty: none
 };
 
 /// Memory of one device, in bytes.

@@ -203,7 +203,9 @@ bool holds_products(const Module& module) {
          dynamic_cast<const GroupedFusedExperts*>(&module) != nullptr;
 }
 
-ModuleFilter::ModuleFilter(const std::vector<std::string>& patterns, const std::string& where) {
+ModuleFilter::ModuleFilter(const std::vector<std::string>& patterns, const std::string& where,
+                           KnownAs known_as)
+    : known_as_(std::move(known_as)) {
   for (const std::string& text : patterns) {
     Pattern& pattern = patterns_.emplace_back(Pattern{text});
     if (is_regex(text)) {
@@ -214,9 +216,14 @@ ModuleFilter::ModuleFilter(const std::vector<std::string>& patterns, const std::
   }
 }
 
+bool ModuleFilter::matches(const Pattern& pattern, std::string_view path) const {
+  return pattern.matches(path) ||
+         (known_as_ != nullptr && pattern.matches(known_as_(std::string(path))));
+}
+
 std::string_view ModuleFilter::match(std::string_view path) const {
   for (const Pattern& pattern : patterns_) {
-    if (pattern.matches(path)) return pattern.text;
+    if (matches(pattern, path)) return pattern.text;
   }
   return {};
 }
@@ -225,7 +232,7 @@ void ModuleFilter::split_lists(Module& root) const {
   for (const Pattern& pattern : patterns_) {
     const IndexView view(pattern.text, pattern.literal);
     if (!view.depends_on_index()) continue;
-    Splitter splitter(view, [&](const std::string& path) { return pattern.matches(path); });
+    Splitter splitter(view, [&](const std::string& path) { return matches(pattern, path); });
     splitter.split(root, "");
   }
 }

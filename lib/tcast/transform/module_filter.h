@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <regex>
 #include <string>
@@ -20,9 +21,14 @@ bool holds_products(const Module& module);
 /// expression that must match from the start of the path.
 class ModuleFilter {
  public:
+  using KnownAs = std::function<std::string(const std::string& path)>;
+
   /// Throws Error naming `where` for a regular expression that does not compile, that cannot be
   /// matched in polynomial time (back references), or that is longer than 1,000 letters.
-  ModuleFilter(const std::vector<std::string>& patterns, const std::string& where);
+  /// `known_as`, if set, gives another name of a path that patterns may mean as well; it keeps the
+  /// numbers of list entries.
+  ModuleFilter(const std::vector<std::string>& patterns, const std::string& where,
+               KnownAs known_as = {});
 
   /// The first pattern that a member path matches, or "".
   std::string_view match(std::string_view path) const;
@@ -41,7 +47,10 @@ class ModuleFilter {
     bool matches(std::string_view path) const;
   };
 
+  bool matches(const Pattern& pattern, std::string_view path) const;
+
   std::vector<Pattern> patterns_;
+  KnownAs known_as_;
 };
 
 }  // namespace tcast

@@ -52,9 +52,11 @@ ModuleClassFunction find_module_class(const std::string& name, const char* field
   const auto* entry = module_classes().find(name);
   if (entry == nullptr) {
     const std::vector<std::string> known = module_classes().names();
+    const std::string plugin = missing_plugin_hint("module_class", name);
     throw Error(
         fmt::format("profile: {}: no module class '{}' is registered", field, printable(name)),
-        did_you_mean(name, known, fmt::format("known are {}", join(known, ", "))));
+        plugin.empty() ? did_you_mean(name, known, fmt::format("known are {}", join(known, ", ")))
+                       : plugin);
   }
   return entry->value;
 }

@@ -1,6 +1,11 @@
 #include <memory>
 
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
 #include "tcast/model/attention.h"
+#include "tcast/transform/named_class.h"
 #include "tcast/transform/pipeline.h"
 #include "tcast/transform/steps.h"
 
@@ -22,8 +27,14 @@ DType dtype_of(const Module& module) {
 
 }  // namespace
 
-TransformerModel& patch_attention(TransformerModel& model) {
-  return run_step(model, "patch_attention", [](TransformerModel& m, StepReport& report) {
+TransformerModel& patch_attention(TransformerModel& model) { return patch_attention(model, ""); }
+
+TransformerModel& patch_attention(TransformerModel& model, const std::string& implementation) {
+  return run_step(model, "patch_attention", [&](TransformerModel& m, StepReport& report) {
+    const ModuleClassFunction make =
+        implementation.empty()
+            ? nullptr
+            : find_module_class(implementation, "patch_attention.implementation");
     const DType dtype = dtype_of(m.root());
     std::int64_t attentions = 0;
     rewrite(m.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
@@ -44,7 +55,17 @@ TransformerModel& patch_attention(TransformerModel& model) {
       CacheOptions options;
       options.dtype = dtype;
       options.block_size = m.options().kv_block_size;
-      std::unique_ptr<Module> paged = attention->make_paged(options);
+      std::unique_ptr<Module> paged;
+      if (make == nullptr) {
+        paged = attention->make_paged(options);
+      } else {
+        paged = make(*attention, m.profile(), m.options());
+        if (dynamic_cast<AttentionModule*>(paged.get()) == nullptr) {
+          throw Error(fmt::format("patch_attention: implementation: '{}' made no attention of {}",
+                                  printable(implementation), where),
+                      "its module class must return an AttentionModule");
+        }
+      }
       if (paged == nullptr) {
         report.skipped.push_back({where, "'" + from + "' keeps a paged cache already"});
         return nullptr;

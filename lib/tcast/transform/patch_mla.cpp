@@ -44,14 +44,17 @@ std::string missing_fields(const Module& module, const MlaFieldNames& names) {
 }  // namespace
 
 TransformerModel& patch_mla(TransformerModel& model) {
-  return run_step(model, "patch_mla", [](TransformerModel& m, StepReport& report) {
+  return patch_mla(model, model.profile().mla_module_class_type);
+}
+
+TransformerModel& patch_mla(TransformerModel& model, const std::string& implementation) {
+  return run_step(model, "patch_mla", [&](TransformerModel& m, StepReport& report) {
     const ModelProfile& profile = m.profile();
     if (!profile.mla_module_name) {
       report.skipped.push_back({"", "the profile names no latent attention (mla_module_name)"});
       return;
     }
-    const ModuleClassFunction make =
-        find_module_class(profile.mla_module_class_type, "mla_module_class_type");
+    const ModuleClassFunction make = find_module_class(implementation, "mla_module_class_type");
     replace_named_class(
         m, report, *profile.mla_module_name, "mla_module_name",
         [&](Module& module, const std::string&, std::string& reason) -> std::unique_ptr<Module> {
@@ -64,7 +67,7 @@ TransformerModel& patch_mla(TransformerModel& model) {
           std::unique_ptr<Module> made = make(module, profile, m.options());
           if (dynamic_cast<AttentionModule*>(made.get()) == nullptr) {
             throw Error(fmt::format("profile: mla_module_class_type: '{}' is no attention class",
-                                    profile.mla_module_class_type));
+                                    printable(implementation)));
           }
           return made;
         });

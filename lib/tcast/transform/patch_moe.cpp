@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 #include "tcast/model/moe.h"
 #include "tcast/transform/named_class.h"
 #include "tcast/transform/pipeline.h"
@@ -28,7 +29,11 @@ std::optional<std::int64_t> configured_experts(const TransformerModel& model) {
 }  // namespace
 
 TransformerModel& patch_moe(TransformerModel& model) {
-  return run_step(model, "patch_moe", [](TransformerModel& m, StepReport& report) {
+  return patch_moe(model, model.profile().custom_expert_module_type);
+}
+
+TransformerModel& patch_moe(TransformerModel& model, const std::string& experts) {
+  return run_step(model, "patch_moe", [&](TransformerModel& m, StepReport& report) {
     const ModelProfile& profile = m.profile();
     if (!profile.moe_module_name) {
       report.skipped.push_back({"", "the profile names no mixture of experts (moe_module_name)"});
@@ -36,7 +41,7 @@ TransformerModel& patch_moe(TransformerModel& model) {
     }
     const MoeFieldNames& names = profile.moe_field_names;
     const ModuleClassFunction make_experts =
-        find_module_class(profile.custom_expert_module_type, "custom_expert_module_type");
+        find_module_class(experts, "custom_expert_module_type");
     const std::optional<std::int64_t> configured = configured_experts(m);
     replace_named_class(
         m, report, *profile.moe_module_name, "moe_module_name",
@@ -61,7 +66,7 @@ TransformerModel& patch_moe(TransformerModel& model) {
             if (dynamic_cast<ExpertsModule*>(made.get()) == nullptr) {
               throw Error(
                   fmt::format("profile: custom_expert_module_type: '{}' is no class of experts",
-                              profile.custom_expert_module_type));
+                              printable(experts)));
             }
             module.replace_child(i, std::move(made));
           }

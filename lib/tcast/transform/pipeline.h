@@ -1,21 +1,58 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "tcast/base/export.h"
-#include "tcast/base/registry.h"
+#include "tcast/base/plugin.h"
+#include "tcast/config/arguments.h"
 #include "tcast/model/transformer_model.h"
 
 namespace tcast {
 
-/// Transforms a model in place of the nine steps; may call any of them.
-using CustomModelHook = void (*)(TransformerModel& model);
+/// A hook as an object: derive from it, override the stages that differ and inherit the rest. One
+/// object is made for each model; its stages are called in the order in which they stand here.
+class TCAST_API CustomModel : public ModelNames {
+ public:
+  /// Complains (throws Error) about a model that the hook is not made for, before it is changed.
+  virtual void validate(const TransformerModel& model) const;
 
-/// Every registered hook. Throws Error when registrations contradict each other.
+  /// Transforms the model in place of the nine steps; may call any of them. What it does unless
+  /// overridden: the profile's pipeline, else the nine steps.
+  virtual TransformerModel& transform(TransformerModel& model);
+};
+
+/// What is registered for model types: a function that transforms the model, or how to make a hook
+/// object.
+struct CustomModelHook {
+  std::function<void(TransformerModel& model)> function{};
+  std::function<std::unique_ptr<CustomModel>()> make{};
+
+  friend bool operator==(const CustomModelHook& hook, std::nullptr_t) {
+    return hook.function == nullptr && hook.make == nullptr;
+  }
+};
+
+/// Every registered hook, patch (vl_patch_method) and step; the nine standard steps are among the
+/// latter.
 TCAST_API const Registry<CustomModelHook>& custom_models();
+using PatchFunction = std::function<void(TransformerModel& model)>;
+TCAST_API const Registry<PatchFunction>& patches();
+using StepFunction =
+    std::function<TransformerModel&(TransformerModel& model, const Arguments& arguments)>;
+TCAST_API const Registry<StepFunction>& registered_steps();
+
+/// The hook that transforms a model: the one that --custom-model names for its type, else the
+/// profile's custom_model, else the one registered for its type, else for the type that its config
+/// was recognised as; null when there is none. Throws Error for references to nothing.
+TCAST_API const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& model);
+
+/// Makes the hook's object, which knows names, and gives it to the model; transform() does it
+/// otherwise.
+TCAST_API void bind_custom_model(TransformerModel& model);
 
 /// One of the nine standard steps.
 struct StepInfo {
@@ -39,6 +76,9 @@ TCAST_API TransformerModel& run_step(
 /// How a model is going to be transformed, in words: "the nine standard steps", "the hook
 /// 'bailing_moe' (builtin_model/bailing_moe.cpp:40)", "the pipeline of <profile>".
 TCAST_API std::string describe_pipeline(const TransformerModel& model);
+
+/// Runs the steps of the profile's pipeline, or the nine steps when it has none.
+TCAST_API TransformerModel& run_profile_steps(TransformerModel& model);
 
 /// Transforms a model: by the hook that is registered for its type, else by its profile's pipeline,
 /// else by the nine steps. Throws Error when a requested transformation was left undone (decision

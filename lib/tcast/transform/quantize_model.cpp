@@ -74,7 +74,11 @@ void quantize_linears(TransformerModel& m, StepReport& report) {
   }
   // The user's own ones first, so that a mistake in them is reported as theirs.
   const ModuleFilter own(m.options().quantize_ignore, "--quantize-ignore");
-  const ModuleFilter ignore(plan.ignore, plan.source);
+  ModuleFilter::KnownAs known_as;
+  if (m.names() != nullptr) {
+    known_as = [&m](const std::string& path) { return m.names()->parameter_name(path); };
+  }
+  const ModuleFilter ignore(plan.ignore, plan.source, known_as);
   ignore.split_lists(m.root());
   const std::set<const Module*> gates = routers(m.root(), m.profile().moe_field_names);
   walk(m.root(), [&](Module& module, const ModulePath& path) {
@@ -102,7 +106,7 @@ void quantize_linears(TransformerModel& m, StepReport& report) {
   });
   if (report.changed_modules > 0) m.fulfil(Request::quantize_linear);
   for (const std::string& pattern : m.options().quantize_ignore) {
-    const ModuleFilter one({pattern}, "--quantize-ignore");
+    const ModuleFilter one({pattern}, "--quantize-ignore", known_as);
     bool matched = false;
     walk(m.root(), [&](const Module& module, const ModulePath& path) {
       if (matched || !holds_products(module)) return;

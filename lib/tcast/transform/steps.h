@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "tcast/base/export.h"
 #include "tcast/model/transformer_model.h"
 
@@ -25,13 +27,28 @@ TCAST_API TransformerModel& patch_rotary_emb(TransformerModel& model);
 /// Attention becomes one fused operator over a paged KV cache.
 TCAST_API TransformerModel& patch_attention(TransformerModel& model);
 
+/// The same with another fused attention: the module class that is registered as `implementation`
+/// takes the place of every attention. It must be an AttentionModule.
+TCAST_API TransformerModel& patch_attention(TransformerModel& model,
+                                            const std::string& implementation);
+
 /// Modules of the profile's mla_module_name become its mla_module_class_type: latent cache,
 /// absorbed in decode, expanded in prefill.
 TCAST_API TransformerModel& patch_mla(TransformerModel& model);
 
+/// The same with another module class than the profile's mla_module_class_type.
+TCAST_API TransformerModel& patch_mla(TransformerModel& model, const std::string& implementation);
+
 /// Modules of the profile's moe_module_name become fused: routing, permutation, grouped experts of
 /// its custom_expert_module_type, combination.
 TCAST_API TransformerModel& patch_moe(TransformerModel& model);
+
+/// The same with another module class than the profile's custom_expert_module_type.
+TCAST_API TransformerModel& patch_moe(TransformerModel& model, const std::string& experts);
+
+/// The registered patch that the profile's vl_patch_method names, as a step of that name; nothing
+/// when it names none. The standard steps call it before patch_rotary_emb.
+TCAST_API TransformerModel& apply_vl_patch(TransformerModel& model);
 
 /// Linears (quantize_linear) and the KV cache to the requested or the checkpoint's own scheme.
 TCAST_API TransformerModel& quantize_model(TransformerModel& model);

@@ -1,0 +1,181 @@
+#include "app/comparison.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/report/text_table.h"
+
+#include "app/simulation.h"
+
+namespace tcast {
+namespace {
+
+constexpr Phase phases[] = {Phase::prefill, Phase::decode};
+
+const char* name_of(Phase phase) { return phase == Phase::prefill ? "prefill" : "decode"; }
+
+std::string error_text(double predicted_s, double measured_s) {
+  return measured_s > 0 ? fmt::format("{:+.1f} %", 100 * (predicted_s / measured_s - 1)) : "-";
+}
+
+}  // namespace
+
+Prediction predict_run(const TransformerModel& model, std::int64_t batch_size,
+                       std::int64_t input_length, std::int64_t output_length,
+                       const HostTimingOptions& options) {
+  SimulationRequest request;
+  request.batch_size = batch_size;
+  request.input_length = input_length;
+  request.output_length = output_length;
+  Simulation simulation(model, request);
+  simulation.run_on_host(options, false);
+  Report report;
+  simulation.fill(report);
+  Prediction prediction;
+  prediction.prefill_s = report.latency.prefill_s;
+  prediction.decode_step_s = report.latency.decode_step_s;
+  prediction.steps = output_length - 1;
+  for (ReportOp& op : report.ops) {
+    if (op.phase == "sampling") continue;  // choosing tokens is not part of a pass
+    if (op.phase == name_of(Phase::decode)) op.total_s *= static_cast<double>(prediction.steps);
+    prediction.ops.push_back(std::move(op));
+  }
+  prediction.notes = report.assumptions;
+  prediction.notes.insert(prediction.notes.end(), report.warnings.begin(), report.warnings.end());
+  return prediction;
+}
+
+void choose_evenly(const RoutingCall& call) {
+  const std::int64_t top_k = call.op.top_k;
+  void* const data = call.experts.data;
+  for (std::int64_t i = 0; i < call.tokens * top_k; ++i) {
+    const std::int64_t expert = (call.first_token * top_k + i) % call.op.experts;
+    if (call.experts.dtype == DType::i64) {
+      static_cast<std::int64_t*>(data)[i] = expert;
+    } else {
+      static_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(expert);
+    }
+  }
+}
+
+Comparison::Comparison(Prediction prediction, double prefill_s, const std::vector<double>& decode_s,
+                       const std::vector<OpTime>& ops)
+    : prediction_(std::move(prediction)),
+      prefill_s_(prefill_s),
+      decode_s_(std::accumulate(decode_s.begin(), decode_s.end(), 0.0)),
+      ops_(ops) {}
+
+std::string Comparison::predicted_text(const Prediction& prediction) {
+  std::string text = fmt::format("predicted: prefill {}", format_seconds(prediction.prefill_s));
+  if (prediction.steps > 0) {
+    text += fmt::format(", decode step {}, {} steps and prefill {}",
+                        format_seconds(prediction.decode_step_s), prediction.steps,
+                        format_seconds(prediction.total_s()));
+  }
+  text += "\n";
+  for (const std::string& note : prediction.notes) text += "  " + note + "\n";
+  return text;
+}
+
+template <class PredictedKey, class MeasuredKey>
+std::vector<Comparison::Row> Comparison::sums(Phase phase, const PredictedKey& predicted_key,
+                                              const MeasuredKey& measured_key) const {
+  std::map<std::string, Row> rows;
+  for (const ReportOp& op : prediction_.ops) {
+    if (op.phase == name_of(phase)) rows[predicted_key(op)].predicted_s += op.total_s;
+  }
+  double inside_s = 0;
+  for (const OpTime& op : ops_) {
+    if (op.phase != phase) continue;
+    rows[measured_key(op)].measured_s += op.total_s;
+    inside_s += op.total_s;
+  }
+  const double whole_s = phase == Phase::prefill ? prefill_s_ : decode_s_;
+  rows["(between ops)"].measured_s = std::max(0.0, whole_s - inside_s);
+  std::vector<Row> list;
+  for (auto& [name, row] : rows) {
+    row.name = name;
+    list.push_back(row);
+  }
+  std::stable_sort(list.begin(), list.end(),
+                   [](const Row& a, const Row& b) { return a.measured_s > b.measured_s; });
+  return list;
+}
+
+std::vector<Comparison::Row> Comparison::totals() const {
+  std::vector<Row> rows = {{"prefill", prediction_.prefill_s, prefill_s_}};
+  if (prediction_.steps > 0) {
+    const auto steps = static_cast<double>(prediction_.steps);
+    rows.push_back({"decode step", prediction_.decode_step_s, decode_s_ / steps});
+    rows.push_back({"total", prediction_.total_s(), prefill_s_ + decode_s_});
+  }
+  return rows;
+}
+
+std::vector<Comparison::Row> Comparison::by_class(Phase phase) const {
+  // Names of ops tell their class: both sides have the same ones.
+  std::map<std::string, std::string> classes;
+  for (const OpTime& op : ops_) classes[op.name] = tcast::name_of(op.op_class);
+  return sums(
+      phase,
+      [&](const ReportOp& op) {
+        const auto found = classes.find(op.name);
+        return found == classes.end() ? op.name : found->second;
+      },
+      [](const OpTime& op) { return std::string(tcast::name_of(op.op_class)); });
+}
+
+std::vector<Comparison::Row> Comparison::by_module(Phase phase) const {
+  return sums(
+      phase, [](const ReportOp& op) { return op.module; },
+      [](const OpTime& op) { return op.module; });
+}
+
+std::string Comparison::text() const {
+  const auto table_of = [](const std::string& title, const std::vector<Row>& rows) {
+    TextTable table({{title}, {"predicted", true}, {"measured", true}, {"error", true}});
+    for (const Row& row : rows) {
+      table.add_row({row.name, row.predicted_s > 0 ? format_seconds(row.predicted_s) : "-",
+                     row.measured_s > 0 ? format_seconds(row.measured_s) : "-",
+                     row.predicted_s > 0 ? error_text(row.predicted_s, row.measured_s) : "-"});
+    }
+    return table.text() + "\n";
+  };
+  std::string text = table_of("predicted and measured", totals());
+  for (const Phase phase : phases) {
+    if (phase == Phase::decode && prediction_.steps == 0) continue;
+    const char* steps = phase == Phase::decode ? ", all steps" : "";
+    text += table_of(fmt::format("{}{}: class", name_of(phase), steps), by_class(phase));
+    text += table_of(fmt::format("{}{}: module", name_of(phase), steps), by_module(phase));
+  }
+  return text;
+}
+
+nlohmann::ordered_json Comparison::json() const {
+  const auto list = [](const std::vector<Row>& rows) {
+    auto json = nlohmann::ordered_json::array();
+    for (const Row& row : rows) {
+      json.push_back(
+          {{"name", row.name}, {"predicted_s", row.predicted_s}, {"measured_s", row.measured_s}});
+    }
+    return json;
+  };
+  nlohmann::ordered_json json;
+  json["totals"] = list(totals());
+  for (const Phase phase : phases) {
+    if (phase == Phase::decode && prediction_.steps == 0) continue;
+    json[name_of(phase)] = {{"classes", list(by_class(phase))},
+                            {"modules", list(by_module(phase))}};
+  }
+  json["notes"] = prediction_.notes;
+  return json;
+}
+
+}  // namespace tcast

@@ -1,0 +1,190 @@
+#include "app/host_timing.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/exec/executor_overhead.h"
+#include "tcast/exec/host_key.h"
+#include "tcast/exec/kernel.h"
+#include "tcast/exec/measurement_store.h"
+
+#include "app/interrupt.h"
+#include "app/progress.h"
+
+namespace tcast {
+namespace {
+
+/// Under what the executor's overhead is kept, beside the ops.
+constexpr const char* overhead_key = "executor overhead per op";
+
+/// Whether a kept measurement is as good as one that would be taken now.
+bool is_good_enough(const Measurement& kept, double budget_s) {
+  constexpr int enough_samples = 3;
+  if (!kept.supported()) return true;
+  if (!kept.scaled && kept.samples >= enough_samples) return true;
+  return kept.budget_s >= budget_s;
+}
+
+/// One session: what is known, and what is still to be timed.
+class Session {
+ public:
+  Session(const std::vector<OpRecord>& records, const HostTimingOptions& options)
+      : records_(records), options_(options) {
+    result_.host = host_features();
+    result_.threads = options.timer.threads > 0 ? options.timer.threads : result_.host.threads;
+    key_ = host_key(result_.threads);
+    result_.measurements.resize(records.size());
+    for (std::size_t i = 0; i < records.size(); ++i) {
+      std::vector<std::size_t>& equal = places_[signature_of(records[i])];
+      if (equal.empty()) missing_.push_back(i);
+      equal.push_back(i);
+    }
+    open_store();
+  }
+
+  HostTimings run() {
+    look_up();
+    if (!is_complete()) time();
+    for (const auto& [name, places] : places_) {
+      for (const std::size_t place : places) {
+        result_.measurements[place] = result_.measurements[places.front()];
+      }
+    }
+    if (store_) {
+      store_->flush();
+      if (!store_->warning().empty()) result_.warnings.push_back(store_->warning());
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void open_store() {
+    if (!options_.store.enabled) return;
+    const bool named = !options_.store.file.empty();
+    const std::string file = named ? options_.store.file : default_store_file();
+    if (file.empty()) {
+      result_.warnings.emplace_back(
+          "measurements are not kept: neither XDG_CACHE_HOME nor HOME names a directory");
+      return;
+    }
+    try {
+      store_ = std::make_unique<MeasurementStore>(file);
+      result_.store_file = file;
+    } catch (const Error& error) {
+      if (named) throw;
+      result_.warnings.push_back(fmt::format("measurements are not kept: {}", error.what()));
+    }
+  }
+
+  void look_up() {
+    if (!store_) return;
+    std::vector<std::size_t> missing;
+    for (const std::size_t i : missing_) {
+      const std::optional<Measurement> kept = store_->find(key_, signature_of(records_[i]));
+      if (kept && is_good_enough(*kept, options_.timer.time_budget_s)) {
+        result_.measurements[i] = *kept;
+        ++result_.kept;
+      } else {
+        missing.push_back(i);
+      }
+    }
+    missing_ = std::move(missing);
+    if (const auto overhead = store_->find(key_, overhead_key)) {
+      result_.op_overhead_s = overhead->seconds;
+    }
+    if (const auto session = store_->session(key_)) {
+      result_.speed = session->speed;
+      result_.conditions = {0, session->canary_drift, session->others_cpu_share};
+    }
+  }
+
+  bool is_complete() const {
+    return missing_.empty() && result_.op_overhead_s > 0 && result_.speed.read_bytes_per_s > 0;
+  }
+
+  void time() {
+    const InterruptGuard interrupts;
+    std::optional<Progress> progress;
+    if (options_.err != nullptr) progress.emplace(*options_.err);
+    std::optional<MeasurementStore::Turn> turn;
+    if (store_) {
+      bool waited = false;
+      turn.emplace(store_->take_turn([&] {
+        throw_if_interrupted();
+        waited = true;
+        if (progress) progress->show("waiting for another tcast that is timing");
+      }));
+      // What the other one has timed need not be timed again.
+      if (waited) look_up();
+      if (is_complete()) return;
+    }
+    TimerOptions settings = options_.timer;
+    settings.poll = throw_if_interrupted;
+    OpTimer timer(settings);
+    result_.speed = timer.speed();
+    result_.op_overhead_s = measure_executor_overhead_s();
+    keep_overhead(timer);
+    std::vector<OpRecord> records;
+    for (const std::size_t i : missing_) records.push_back(records_[i]);
+    TimerObserver observer;
+    observer.progress = [&](std::size_t done, std::size_t total, std::string_view what,
+                            double left_s) {
+      throw_if_interrupted();
+      if (progress) progress->show(done, total, what, left_s);
+    };
+    observer.measured = [&](std::size_t index, const Measurement& measurement) {
+      if (store_) store_->put(key_, signature_of(records[index]), measurement);
+    };
+    const std::vector<Measurement> timed = timer.measure_all(records, observer);
+    for (std::size_t i = 0; i < timed.size(); ++i) result_.measurements[missing_[i]] = timed[i];
+    result_.memory_used_bytes = timer.memory_used_bytes();
+    result_.conditions = timer.conditions();
+    if (store_) {
+      store_->put_session(key_, {timer.speed(), result_.conditions->canary_drift,
+                                 result_.conditions->others_cpu_share});
+    }
+  }
+
+  void keep_overhead(const OpTimer& timer) {
+    if (!store_) return;
+    Measurement overhead;
+    overhead.seconds = result_.op_overhead_s;
+    overhead.samples = 1;
+    overhead.threads = timer.threads();
+    overhead.implementation = "tcast";
+    overhead.onednn_version = onednn_version();
+    store_->put(key_, overhead_key, overhead);
+  }
+
+  const std::vector<OpRecord>& records_;
+  const HostTimingOptions& options_;
+  std::string key_;
+  HostTimings result_;
+  std::map<std::string, std::vector<std::size_t>> places_;  ///< of equal records
+  std::vector<std::size_t> missing_;
+  std::unique_ptr<MeasurementStore> store_;
+};
+
+}  // namespace
+
+std::string default_store_file() {
+  for (const auto& [name, below] :
+       {std::pair{"XDG_CACHE_HOME", "/tcast/"}, std::pair{"HOME", "/.cache/tcast/"}}) {
+    const char* value = std::getenv(name);
+    // A relative path is to be ignored, says the standard of the XDG directories.
+    if (value != nullptr && value[0] == '/')
+      return value + std::string(below) + "measurements.sqlite";
+  }
+  return {};
+}
+
+HostTimings time_on_host(const std::vector<OpRecord>& records, const HostTimingOptions& options) {
+  return Session(records, options).run();
+}
+
+}  // namespace tcast

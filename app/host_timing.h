@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstddef>
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tcast/exec/host.h"
+#include "tcast/exec/timer.h"
+
+namespace tcast {
+
+/// Where measurements of this host are kept.
+struct StoreInputs {
+  std::string file;     ///< empty: default_store_file()
+  bool enabled = true;  ///< else everything is timed anew, and forgotten
+};
+
+/// measurements.sqlite under the user's cache directory; empty when the environment names none.
+std::string default_store_file();
+
+struct HostTimingOptions {
+  TimerOptions timer;
+  StoreInputs store{.file = {}, .enabled = false};
+  /// Where a terminal shows the progress, if it is one; null: nowhere.
+  std::ostream* err = nullptr;
+};
+
+/// What is known of ops on this host, timed now or kept from earlier.
+struct HostTimings {
+  HostFeatures host;
+  int threads = 0;
+  HostSpeed speed;
+  double op_overhead_s = 0;  ///< the executor's own, for each op: measure_executor_overhead_s()
+  std::vector<Measurement> measurements;  ///< of the records, in their order
+  std::size_t kept = 0;                   ///< of the distinct ones, how many came from the store
+  /// Of this session of timings or, when all came from the store, of the last one.
+  std::optional<TimingConditions> conditions;
+  std::int64_t memory_used_bytes = 0;
+  std::string store_file;             ///< empty: none
+  std::vector<std::string> warnings;  ///< of the store
+};
+
+/// Looks the records up in the store and times those that it does not have, one process at a time;
+/// what is timed is kept at once. A default store that cannot be used is a warning; one that the
+/// user named throws Error. Throws Interrupted after Ctrl-C, with what was timed so far kept.
+HostTimings time_on_host(const std::vector<OpRecord>& records, const HostTimingOptions& options);
+
+}  // namespace tcast

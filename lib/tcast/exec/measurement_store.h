@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tcast/exec/host.h"
+#include "tcast/exec/timer.h"
+
+namespace tcast {
+
+/// A kept measurement: where it holds, of what, and when it was taken.
+struct StoredMeasurement {
+  std::string host;  ///< host_key()
+  std::string op;    ///< name and description
+  Measurement measurement;
+  std::int64_t taken_at = 0;  ///< seconds since 1970, UTC
+};
+
+/// The last session of timings under one host key: how fast the machine was, and how disturbed.
+struct StoredSession {
+  HostSpeed speed;
+  double canary_drift = 0;
+  double others_cpu_share = 0;
+};
+
+/// What a store holds for one host key.
+struct StoredHost {
+  std::string host;
+  std::int64_t measurements = 0;
+  std::int64_t newest = 0;  ///< seconds since 1970, UTC
+  std::optional<StoredSession> session;
+};
+
+/// Measurements that outlive the process: one SQLite file, used by any number of processes at a
+/// time. Every change is a transaction, so that a process killed at any moment leaves a sound file.
+/// All members throw Error, with the file's name, when the file cannot be read or written.
+class MeasurementStore {
+ public:
+  /// Opens the file, or makes it with the folders above it. A file that is something else, or
+  /// broken, also when that shows only later, is renamed ("FILE.set-aside-1") and a new one made.
+  explicit MeasurementStore(const std::string& path);
+  MeasurementStore(const MeasurementStore&) = delete;
+  MeasurementStore& operator=(const MeasurementStore&) = delete;
+  ~MeasurementStore();
+
+  const std::string& path() const;
+  /// What was set aside and why, or nothing.
+  const std::string& warning() const;
+
+  std::optional<Measurement> find(std::string_view host, std::string_view op) const;
+  /// Keeps a measurement in the place of an older one. Written for good by flush(), which is also
+  /// called now and then, and by the destructor.
+  void put(std::string_view host, std::string_view op, const Measurement& measurement);
+  void flush();
+
+  std::optional<StoredSession> session(std::string_view host) const;
+  void put_session(std::string_view host, const StoredSession& session);
+
+  std::vector<StoredHost> hosts() const;
+  /// In the order of host and op.
+  void for_each(const std::function<void(const StoredMeasurement&)>& visit) const;
+  /// Everything as JSON, a line each, and back. A line that is no measurement is an Error that
+  /// names it, and then nothing is changed. Returns how many there were.
+  std::string export_text() const;
+  std::int64_t import_text(std::string_view text, std::string_view source);
+  /// Forgets everything; returns how many measurements that were.
+  std::int64_t clear();
+  /// Reads the whole file; what SQLite finds wrong with it, or nothing.
+  std::string check() const;
+
+  /// Held while ops are timed, by one process at a time, so that processes do not measure each
+  /// other. The system releases it when its process ends, however it ends.
+  class Turn {
+   public:
+    Turn(Turn&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+    Turn& operator=(Turn&&) = delete;
+    ~Turn();
+
+   private:
+    friend class MeasurementStore;
+    explicit Turn(int file) : file_(file) {}
+    int file_;
+  };
+  /// Waits for the turn. `waits`, if set, is called every 0.1 s while another process has it.
+  Turn take_turn(const std::function<void()>& waits) const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tcast

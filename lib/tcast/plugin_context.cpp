@@ -1,0 +1,67 @@
+#include "tcast/plugin_context.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "tcast/base/embedded.h"
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+
+namespace tcast {
+
+bool PluginContext::is_taken(std::string_view group, std::string_view name) const {
+  if (setup_.is_taken(group, name)) return true;
+  const auto has = [name](const auto& list) {
+    return std::any_of(list.begin(), list.end(),
+                       [name](const auto& one) { return one.key == name; });
+  };
+  if (group == "profile") return has(embedded_profiles());
+  if (group == "device") {
+    const auto devices = embedded_devices();
+    return std::any_of(devices.begin(), devices.end(),
+                       [name](const EmbeddedFile& one) { return same_device(one.key, name); });
+  }
+  if (group == "step") {
+    const auto steps = standard_steps();
+    return std::any_of(steps.begin(), steps.end(),
+                       [name](const StepInfo& step) { return step.name == name; });
+  }
+  return false;
+}
+
+void PluginContext::add_profile(const std::string& pattern, std::string yaml, const char* file,
+                                int line) {
+  ProfileText text{std::move(yaml), fmt::format("{}:{}", file, line)};
+  add("profile", {pattern}, ProfileFunction([text = std::move(text)] { return text; }), false, file,
+      line);
+}
+
+void PluginContext::add_profiles(const std::string& folder, const char* file, int line) {
+  namespace fs = std::filesystem;
+  std::error_code failure;
+  std::vector<std::string> paths;
+  for (const auto& entry : fs::directory_iterator(folder, failure)) {
+    if (entry.path().extension() == ".yaml") paths.push_back(entry.path().string());
+  }
+  if (failure) {
+    throw Error(fmt::format("{}:{}: the folder {} cannot be read: {}", file, line,
+                            printable(folder, 4096), failure.message()));
+  }
+  // A folder has no order of its own.
+  std::sort(paths.begin(), paths.end());
+  for (const std::string& path : paths) {
+    const std::string pattern = Node::load_yaml(path).at("model_type").as_string();
+    add("profile", {pattern}, ProfileFunction([path] {
+          std::ifstream stream(path, std::ios::binary);
+          return ProfileText{{std::istreambuf_iterator<char>(stream), {}}, path};
+        }),
+        false, file, line);
+  }
+}
+
+}  // namespace tcast

@@ -1,0 +1,165 @@
+// Times of this host: taken once, kept, and taken again only where that makes them better.
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "tcast/exec/executor_overhead.h"
+#include "tcast/exec/host_key.h"
+#include "tcast/exec/measurement_store.h"
+
+#include "app/comparison.h"
+#include "app/host_timing.h"
+
+namespace {
+
+using namespace tcast;
+namespace fs = std::filesystem;
+
+/// A file that is gone with its object, with what stands beside it.
+class File {
+ public:
+  File() : folder_(fs::temp_directory_path() / ("tcast-timing-" + std::to_string(++count))) {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File() { fs::remove_all(folder_); }
+  std::string name() const { return (folder_ / "kept.sqlite").string(); }
+
+ private:
+  static inline int count = 0;
+  fs::path folder_;
+};
+
+HostTimingOptions options(const std::string& store, double budget_s) {
+  HostTimingOptions options;
+  options.timer.time_budget_s = budget_s;
+  options.timer.threads = 1;
+  options.store = {.file = store, .enabled = true};
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("host timing: what was timed once is kept") {
+  const File file;
+  const MatMul product{.m = 4, .n = 64, .k = 32};
+  const std::vector<OpRecord> records = {product, Norm{.rows = 4, .width = 64}, product,
+                                         Collective{.bytes = 100, .group_size = 2}};
+  const HostTimings first = time_on_host(records, options(file.name(), 0.5));
+  REQUIRE(first.measurements.size() == 4);
+  CHECK(first.kept == 0);
+  CHECK(first.threads == 1);
+  CHECK(first.op_overhead_s > 0);
+  CHECK(first.op_overhead_s < 1e-3);
+  CHECK(first.speed.read_bytes_per_s > 0);
+  CHECK(first.conditions);
+  CHECK(first.measurements[0].seconds > 0);
+  CHECK(first.measurements[2].seconds == first.measurements[0].seconds);
+  CHECK_FALSE(first.measurements[3].supported());
+
+  const HostTimings second = time_on_host(records, options(file.name(), 0.5));
+  CHECK(second.kept == 3);
+  CHECK(second.memory_used_bytes == 0);
+  CHECK(second.op_overhead_s == first.op_overhead_s);
+  CHECK(second.speed.read_bytes_per_s == first.speed.read_bytes_per_s);
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    CHECK(second.measurements[i].seconds == first.measurements[i].seconds);
+    CHECK(second.measurements[i].implementation == first.measurements[i].implementation);
+    CHECK(second.measurements[i].unsupported == first.measurements[i].unsupported);
+  }
+  // Another number of threads is another machine.
+  HostTimingOptions more = options(file.name(), 0.5);
+  more.timer.threads = 2;
+  CHECK(time_on_host(records, more).kept == 0);
+  // Without a store nothing is looked up.
+  HostTimingOptions none = options(file.name(), 0.5);
+  none.store.enabled = false;
+  CHECK(time_on_host(records, none).kept == 0);
+}
+
+TEST_CASE("host timing: a larger budget takes poor measurements again") {
+  struct Row {
+    const char* what;
+    double share;
+    int samples;
+    double budget_s;
+    double asked_s;
+    bool kept;
+  };
+  const Row rows[] = {
+      {"good", 1, 3, 0.1, 1, true},
+      {"few samples", 1, 2, 0.1, 0.5, false},
+      {"scaled", 0.5, 9, 0.1, 0.5, false},
+      {"scaled, as much time", 0.5, 9, 0.5, 0.5, true},
+      {"scaled, less time", 0.5, 9, 1, 0.5, true},
+  };
+  const Norm norm{.rows = 4, .width = 64};
+  for (const Row& row : rows) {
+    CAPTURE(row.what);
+    const File file;
+    {
+      MeasurementStore store(file.name());
+      Measurement m;
+      m.seconds = 123;
+      m.samples = row.samples;
+      m.share = row.share;
+      m.budget_s = row.budget_s;
+      store.put(host_key(1), signature_of(norm), m);
+    }
+    const HostTimings timings = time_on_host({norm}, options(file.name(), row.asked_s));
+    CHECK(timings.kept == (row.kept ? 1u : 0u));
+    CHECK((timings.measurements[0].seconds == 123) == row.kept);
+  }
+}
+
+TEST_CASE("host timing: the executor's own time is small and not nothing") {
+  const double overhead_s = measure_executor_overhead_s();
+  CHECK(overhead_s > 1e-9);
+  CHECK(overhead_s < 1e-3);
+}
+
+TEST_CASE("experts are dealt evenly") {
+  struct Row {
+    std::int64_t tokens, experts, top_k, first;
+    std::int64_t least, most;
+  };
+  for (const Row& row : {Row{8, 4, 2, 0, 4, 4}, Row{1, 8, 2, 0, 0, 1}, Row{5, 8, 3, 2, 1, 2},
+                         Row{7, 7, 7, 3, 7, 7}}) {
+    Route op;
+    op.tokens = row.tokens;
+    op.experts = row.experts;
+    op.top_k = row.top_k;
+    for (const DType dtype : {DType::i32, DType::i64}) {
+      std::vector<std::int64_t> room(static_cast<std::size_t>(row.tokens * row.top_k), -1);
+      RoutingCall call{op, "mlp", 0, 0, row.first, row.tokens, {}, {}, {}, {}};
+      call.experts = {static_cast<std::byte*>(static_cast<void*>(room.data())),
+                      bytes_of(row.tokens * row.top_k, dtype),
+                      dtype,
+                      {}};
+      choose_evenly(call);
+      const auto* narrow = static_cast<const std::int32_t*>(static_cast<const void*>(room.data()));
+      std::map<std::int64_t, std::int64_t> rows_of;
+      for (std::int64_t token = 0; token < row.tokens; ++token) {
+        std::map<std::int64_t, int> chosen;
+        for (std::int64_t k = 0; k < row.top_k; ++k) {
+          const auto i = static_cast<std::size_t>(token * row.top_k + k);
+          const std::int64_t expert = dtype == DType::i64 ? room[i] : narrow[i];
+          CHECK(expert >= 0);
+          CHECK(expert < row.experts);
+          ++chosen[expert];
+          ++rows_of[expert];
+        }
+        CHECK(static_cast<std::int64_t>(chosen.size()) == row.top_k);  // none twice
+      }
+      for (std::int64_t expert = 0; expert < row.experts; ++expert) {
+        CHECK(rows_of[expert] >= row.least);
+        CHECK(rows_of[expert] <= row.most);
+      }
+    }
+  }
+}

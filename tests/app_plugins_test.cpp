@@ -1,0 +1,777 @@
+// Plugins as users meet them on the command line: selection, set-up functions, hooks by reference
+// and with configuration, pipelines, runners, writers, resolvers, loaders; and what goes wrong.
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "tcast/custom_model.h"
+
+#include "app/cli.h"
+#include "error_of.h"
+#include "linked_plugins.h"
+
+using namespace tcast;
+
+TCAST_PLUGIN("plugged", 1);
+
+TCAST_REGISTER_ARCHITECTURE("plugged", "plugged_[0-9]")
+(const tcast::ArchitectureContext& context) {
+  return tcast::architectures().find("builtin::llama")->value(context);
+}
+
+TCAST_REGISTER_ARCHITECTURE_PREDICATE("plugged")
+(const tcast::HfConfig& config) { return config.has("plugged_marker"); }
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+/// Overrides single stages and inherits the transformation.
+class PluggedModel : public tcast::CustomModel {
+ public:
+  void validate(const tcast::TransformerModel& model) const override {
+    if (!model.custom_model_config().get_or<bool>("allowed", true)) {
+      throw tcast::Error("plugged models are not allowed here", "set allowed: true");
+    }
+  }
+  /// blocks.3.attn for model.layers.3.self_attn
+  std::string parameter_name(const std::string& path) const override {
+    std::string name = path;
+    for (const auto& [from, to] : {std::pair{"model.layers.", "blocks."}, {"self_attn", "attn"}}) {
+      const std::size_t at = name.find(from);
+      if (at != std::string::npos) name.replace(at, std::string(from).size(), to);
+    }
+    return name;
+  }
+  std::string checkpoint_name(const std::string& path) const override {
+    return path.rfind("model.", 0) == 0 ? "transformer." + path.substr(6) : path;
+  }
+};
+
+}  // namespace
+
+TCAST_REGISTER_CUSTOM_MODEL_CLASS(PluggedModel, "Plugged_Hook");
+
+TCAST_REGISTER_CUSTOM_MODEL("plugged_function")
+(tcast::TransformerModel& model) {
+  const tcast::Arguments& config = model.custom_model_config();
+  if (config.get_or<std::int64_t>("depth", 1) > 9) config.node("depth")->fail("too deep");
+  tcast::run_standard_steps(model);
+}
+
+TCAST_REGISTER_STEP("plugged_step")
+(tcast::TransformerModel& model, const tcast::Arguments& arguments) {
+  const auto note = arguments.get<std::string>("note");
+  return tcast::run_step(model, "plugged_step",
+                         [&](tcast::TransformerModel&, tcast::StepReport& report) {
+                           report.warnings.push_back("note: " + note);
+                         });
+}
+
+namespace {
+
+/// A paged attention under another name.
+class PluggedAttention : public tcast::ModuleOf<PluggedAttention, tcast::GroupedQueryAttention> {
+ public:
+  explicit PluggedAttention(tcast::Module& original)
+      : ModuleOf("PluggedAttention", dynamic_cast<tcast::GroupedQueryAttention&>(original)) {}
+  tcast::Value forward(tcast::Trace& trace, tcast::Value hidden) const override {
+    const tcast::AttentionConfig& c = config();
+    Projected p = project(trace, hidden);
+    p.q = tcast::fused_rotary(trace, p.q, local_heads(), c.head_dim, rotary_part());
+    p.k = tcast::fused_rotary(trace, p.k, local_kv_heads(), c.head_dim, rotary_part());
+    const tcast::CacheSpec spec =
+        tcast::cache_spec(local_kv_heads(), c.head_dim, c.head_dim, c.span, {trace.dtype(p.k), 16});
+    const tcast::Value cache = tcast::append_to_cache(trace, {p.k, p.v}, spec);
+    tcast::Attention op =
+        tcast::paged_attention(trace.workload(), spec, local_heads(), trace.dtype(p.q));
+    op.scale = c.scale;
+    return call(trace, names().o_proj,
+                trace.emit(op, {p.q, cache},
+                           {trace.workload().tokens(), local_heads() * c.head_dim}, op.query));
+  }
+  std::unique_ptr<tcast::Module> make_paged(const tcast::CacheOptions&) override { return nullptr; }
+  bool set_cache_dtype(tcast::DType) override { return false; }
+};
+
+}  // namespace
+
+TCAST_REGISTER_MODULE(PluggedAttention, "plugged_flash");
+
+TCAST_REGISTER_PATCH("plugged_patch")
+(tcast::TransformerModel& model) { model.root().set_attribute("patched", true); }
+
+TCAST_REGISTER_ACTIVATION(tcast::ElementwiseKind::silu, "plugged_swish");
+
+TCAST_REGISTER_OPERATOR("plugged_half")
+(const tcast::CustomOp& op) {
+  tcast::OpWork work;
+  work.vector_flops = static_cast<double>(op.sizes[0]);
+  work.read_bytes = 2.0 * static_cast<double>(op.sizes[0]);
+  work.write_bytes = work.read_bytes;
+  return work;
+}
+
+TCAST_REGISTER_OPERATOR_KERNEL("plugged_half")
+(const tcast::CustomOp& op, const tcast::KernelArgs& args) {
+  for (std::int64_t i = 0; i < op.sizes[0]; ++i) {
+    tcast::write_element(args.outputs[0], i, tcast::read_element(args.inputs[0], i) / 2);
+  }
+}
+
+namespace {
+
+struct Run {
+  int status = 0;
+  std::string out;
+  std::string err;
+};
+
+Run run(const std::vector<std::string>& arguments) {
+  std::vector<const char*> argv = {"tcast"};
+  for (const std::string& one : arguments) argv.push_back(one.c_str());
+  std::ostringstream out;
+  std::ostringstream err;
+  Run result;
+  result.status = run_cli(static_cast<int>(argv.size()), argv.data(), out, err);
+  result.out = out.str();
+  result.err = err.str();
+  return result;
+}
+
+/// A folder that goes away.
+class Scratch {
+ public:
+  Scratch() {
+    std::string name = (fs::temp_directory_path() / "tcast-plugins-XXXXXX").string();
+    REQUIRE(mkdtemp(name.data()) != nullptr);
+    folder_ = name;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  std::string write(const std::string& name, const std::string& text) const {
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name) << text;
+    return path(name);
+  }
+  /// A tiny Llama of the given type, with further members.
+  std::string config(const std::string& model_type, const std::string& more = "") const {
+    return write(model_type + ".json",
+                 fmt::format(R"({{"model_type": "{}", "hidden_size": 32, "num_hidden_layers": 2,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64,
+ "rms_norm_eps": 1e-6, "max_position_embeddings": 128, "torch_dtype": "float32",
+ "tie_word_embeddings": false, "hidden_act": "silu"{}}})",
+                             model_type, more));
+  }
+
+ private:
+  fs::path folder_;
+};
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+json simulated(const std::string& config, std::vector<std::string> more = {}) {
+  std::vector<std::string> arguments = {"simulate",        config, "--device",       "TEST_DEVICE",
+                                        "--format",        "json", "--input-length", "16",
+                                        "--output-length", "4"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const Run result = run(arguments);
+  INFO(result.err);
+  REQUIRE(result.status == 0);
+  return json::parse(result.out);
+}
+
+/// What simulating says when it fails.
+std::string refusal(const std::string& config, std::vector<std::string> more) {
+  std::vector<std::string> arguments = {"simulate", config, "--device", "TEST_DEVICE"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const Run result = run(arguments);
+  CHECK(result.status != 0);
+  return result.err;
+}
+
+// --- the command that lists them -----------------------------------------------------------------
+
+TEST_CASE("plugins: the list, as a table and as JSON") {
+  const Run table = run({"plugins"});
+  REQUIRE(table.status == 0);
+  CHECK(contains(table.out, "plugged "));
+  CHECK(contains(table.out, "loaded"));
+  CHECK(contains(table.out, "builtin_model/llama.cpp:6"));
+  const json list = json::parse(run({"plugins", "--format", "json", "--plugins=-plugged"}).out);
+  CHECK(list.at("schema") == 1);
+  bool found = false;
+  for (const json& plugin : list.at("plugins")) {
+    if (plugin.at("name") != "plugged") continue;
+    found = true;
+    CHECK(plugin.at("state") == "disabled");
+    CHECK(plugin.at("reason") == "not selected by --plugins");
+    CHECK(plugin.at("file") == "tests/app_plugins_test.cpp");
+    CHECK(plugin.at("interface_version") == 1);
+    CHECK(plugin.at("registers").size() >= 10);
+    CHECK(plugin.at("registers")[0].at("group") == "activation");
+  }
+  CHECK(found);
+}
+
+TEST_CASE("plugins: selection decides what a command knows") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  CHECK(simulated(config).at("model").at("model_type") == "plugged");
+  CHECK(contains(refusal(config, {"--plugins=-plugged"}),
+                 "unknown model type 'plugged'\n  hint: the plugin 'plugged' "
+                 "(tests/app_plugins_test.cpp:"));
+  CHECK(contains(refusal(config, {"--plugins="}), "is not selected by --plugins"));
+  CHECK(simulated(config, {"--plugins", "llama,plugged"}).at("model").at("model_type") ==
+        "plugged");
+  CHECK(run({"steps", "--plugins", "lama"}).err ==
+        "tcast: error: --plugins: unknown plugin 'lama'\n  hint: did you mean 'llama'?\n");
+  // The environment, which the command line overrules.
+  setenv("TCAST_PLUGINS", "llama", 1);
+  CHECK(contains(refusal(config, {}), "is not selected by TCAST_PLUGINS"));
+  CHECK(simulated(config, {"--plugins", "llama,plugged"}).at("model").at("model_type") ==
+        "plugged");
+  unsetenv("TCAST_PLUGINS");
+}
+
+// --- hooks ---------------------------------------------------------------------------------------
+
+TEST_CASE("hooks: mapped by --custom-model and by profiles, in every way to refer to them") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  CHECK(simulated(config).at("pipeline") == "the nine standard steps");
+  for (const char* reference : {"plugged_function", "PLUGGED_FUNCTION", "plugged:plugged_function",
+                                "plugged.plugged_function", "custom::plugged_function"}) {
+    CAPTURE(reference);
+    const json report = simulated(config, {"--custom-model", fmt::format("plugged={}", reference)});
+    CHECK(contains(report.at("pipeline"),
+                   "the hook 'plugged_function' (tests/app_plugins_test.cpp:"));
+    CHECK(report.at("inputs").at("custom_models") == fmt::format("plugged={}", reference));
+  }
+  // A pattern of types; the last one that matches counts; one for another type is noted.
+  CHECK(contains(simulated(config, {"--custom-model", "plug*=bailing_moe", "--custom-model",
+                                    "plugged=plugged_hook"})
+                     .at("pipeline"),
+                 "the hook 'Plugged_Hook'"));
+  const json other = simulated(config, {"--custom-model", "llama=plugged_function"});
+  CHECK(other.at("pipeline") == "the nine standard steps");
+  CHECK(contains(other.at("assumptions").dump(),
+                 "--custom-model llama=plugged_function is not used: the model type is 'plugged'"));
+  const std::string profile = scratch.write("p.yaml", "custom_model: plugged.plugged_function\n");
+  CHECK(contains(simulated(config, {"--profile", profile}).at("pipeline"), "'plugged_function'"));
+
+  CHECK(
+      contains(refusal(config, {"--custom-model", "plugged=plugged_functoin"}),
+               "--custom-model: no custom model 'plugged_functoin' is registered\n  hint: did you "
+               "mean 'plugged_function'?"));
+  CHECK(contains(refusal(config, {"--custom-model", "plugged"}),
+                 "--custom-model: expected TYPE=HOOK, got 'plugged'"));
+  CHECK(contains(refusal(config, {"--profile", scratch.write("q.yaml", "custom_model: nobody\n")}),
+                 "q.yaml: custom_model: no custom model 'nobody' is registered"));
+}
+
+TEST_CASE("hooks: custom_model_config is typed and located, and unread keys are reported") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  const std::string profile = scratch.write("p.yaml",
+                                            "custom_model: plugged_function\n"
+                                            "custom_model_config:\n"
+                                            "  depth: 3\n"
+                                            "  colour: red\n");
+  const json report = simulated(config, {"--profile", profile});
+  CHECK(contains(report.at("assumptions").dump(),
+                 "keys of custom_model_config that the hook did not read: " + profile +
+                     ":4:11: custom_model_config.colour"));
+  CHECK(contains(refusal(config, {"--profile", profile, "--custom-model-config", "depth=deep"}),
+                 "--custom-model-config:1:8: depth: expected a whole number, got the string "
+                 "\"deep\""));
+  CHECK(contains(refusal(config, {"--profile", profile, "--custom-model-config", "depth=12"}),
+                 "--custom-model-config:1:8: depth: too deep"));
+  CHECK(contains(refusal(config, {"--profile", profile, "--custom-model-config", "depth"}),
+                 "--custom-model-config: expected key=value, got 'depth'"));
+  CHECK(contains(refusal(config, {"--custom-model-config", "depth=1"}),
+                 "--custom-model-config is for a hook, but plugged has none"));
+}
+
+TEST_CASE("hooks: an object overrides single stages and inherits the rest") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  const std::vector<std::string> hook = {"--custom-model", "plugged=plugged_hook"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), hook.begin(), hook.end());
+    return more;
+  };
+  // Inherited: the nine steps.
+  CHECK(simulated(config, hook).at("steps").size() == 9);
+  // Validation.
+  CHECK(contains(refusal(config, with({"--custom-model-config", "allowed=false"})),
+                 "plugged models are not allowed here\n  hint: set allowed: true"));
+  // Names for users' patterns.
+  const json quantized = simulated(config, with({"--quantize-linear", "w8a8_dynamic",
+                                                 "--quantize-ignore", "blocks.1.attn.q_proj"}));
+  bool skipped = false;
+  for (const json& step : quantized.at("steps")) {
+    for (const json& skip : step.at("skipped")) {
+      skipped = skipped || skip.at("path") == "model.layers.1.self_attn.q_proj";
+    }
+  }
+  CHECK(skipped);
+  // Names in the checkpoint: other weights, so other logits; the same rule gives the same ones.
+  const auto logits = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"run", config, "--input-length", "4", "--output-length", "2",
+                               "--threads", "1", "--format", "json"});
+    const Run result = run(more);
+    INFO(result.err);
+    REQUIRE(result.status == 0);
+    return json::parse(result.out).at("tokens");
+  };
+  std::vector<json> tokens = {logits({}), logits(hook), logits(hook)};
+  CHECK(tokens[1] == tokens[2]);
+  CHECK(run(with({"verify", config, "--threads", "1"})).status == 0);
+}
+
+TEST_CASE("hooks: what goes wrong in one names it") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  LinkedPlugins linked(true);
+  using Hook = std::function<void(TransformerModel&)>;
+  int line = 0;
+  const auto add = [&](const char* name, Hook hook) {
+    linked.add("custom_model", {name}, CustomModelHook{std::move(hook), {}},
+               "custom_model/nasty.cpp", ++line);
+  };
+  add("throwing", [](TransformerModel&) { throw std::runtime_error("out of ideas"); });
+  add("odd", [](TransformerModel&) { throw 42; });  // NOLINT
+  add("rootless", [](TransformerModel& model) {
+    model.wrap_root([](std::unique_ptr<Module>) { return nullptr; });
+  });
+  add("rootless_in_secret", [](TransformerModel& model) {
+    try {
+      model.wrap_root([](std::unique_ptr<Module>) { return nullptr; });
+    } catch (const Error&) {
+      return;
+    }
+  });
+  add("childless", [](TransformerModel& model) { model.root().replace_child(0, nullptr); });
+  linked.add("custom_model", {"nothing"},
+             CustomModelHook{{}, [] { return std::unique_ptr<CustomModel>(); }},
+             "custom_model/nasty.cpp", 9);
+  linked.link();
+  struct {
+    const char* hook;
+    const char* message;
+  } const cases[] = {
+      {"throwing", "the hook 'throwing' (custom_model/nasty.cpp:1) failed: out of ideas"},
+      {"odd",
+       "the hook 'odd' (custom_model/nasty.cpp:2) failed: it threw something that is no "
+       "std::exception"},
+      {"rootless", "wrap_root was given a function that returns no module"},
+      {"rootless_in_secret",
+       "the hook 'rootless_in_secret' (custom_model/nasty.cpp:4) left the model without a root"},
+      {"childless", "hook 'childless' left"},
+      {"nothing", "the hook 'nothing' (custom_model/nasty.cpp:9) made no object"},
+  };
+  for (const auto& one : cases) {
+    CAPTURE(one.hook);
+    const std::string text =
+        refusal(config, {"--custom-model", fmt::format("plugged={}", one.hook)});
+    INFO(text);
+    CHECK(contains(text, std::string("error: ") + one.message));
+  }
+  // The rest works.
+  CHECK(simulated(config).at("pipeline") == "the nine standard steps");
+}
+
+TEST_CASE("nasty plugins are warnings, errors with --strict, and errors when they are needed") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  LinkedPlugins linked(true);
+  linked.name("custom_model/old.cpp", "old", 7);
+  linked.add("custom_model", {"plugged_3"},
+             CustomModelHook{[](TransformerModel& model) { run_standard_steps(model); }, {}},
+             "custom_model/old.cpp", 2);
+  linked.add("setup", {"custom_model"}, SetupFunction([](SetupContext& context) {
+               PluginContext(context).add_custom_model({"plugged_4"}, [](TransformerModel&) {});
+               try {
+                 throw std::runtime_error("disk full");
+               } catch (...) {
+                 std::throw_with_nested(std::runtime_error("cannot cache"));
+               }
+             }),
+             "custom_model/broken.cpp", 3);
+  linked.link();
+  const std::vector<std::string> arguments = {"simulate", config, "--device", "TEST_DEVICE"};
+  const Run plain = run(arguments);
+  CHECK(plain.status == 0);
+  CHECK(
+      plain.err ==
+      "tcast: warning: plugin 'broken' (custom_model/broken.cpp:3) failed: its set-up function "
+      "(custom_model/broken.cpp:3) threw: cannot cache\n"
+      "tcast: warning: plugin 'old' (custom_model/old.cpp:1) failed: it was written for version 7 "
+      "of the plugin interface, this tcast has version 1\n");
+  setenv("TCAST_PLUGIN_TRACE", "1", 1);
+  CHECK(contains(run(arguments).err,
+                 "  custom_model/broken.cpp:3: in the set-up function of plugin 'broken'\n  cannot "
+                 "cache\n  caused by: disk full\n"));
+  unsetenv("TCAST_PLUGIN_TRACE");
+  CHECK(contains(refusal(config, {"--strict"}),
+                 "error: plugin 'old' (custom_model/old.cpp:1) failed"));
+  CHECK(contains(refusal(config, {"--strict", "--plugins=-old"}), "error: plugin 'broken'"));
+  CHECK(run({"simulate", config, "--device", "TEST_DEVICE", "--plugins=-old,-broken", "--strict"})
+            .err.empty());
+  // The model at hand needs one.
+  CHECK(contains(refusal(scratch.config("plugged_3"), {}),
+                 "error: custom model 'plugged_3' belongs to the plugin 'old' "
+                 "(custom_model/old.cpp:2), which failed: it was written for version 7"));
+  CHECK(contains(refusal(scratch.config("plugged_4"), {}),
+                 "error: custom model 'plugged_4' belongs to the plugin 'broken'"));
+  CHECK(contains(refusal(config, {"--custom-model", "plugged=broken:anything"}),
+                 "hint: the plugin 'broken' might register it, but failed"));
+  CHECK(contains(run({"plugins"}).out, "old failed: it was written for version 7"));
+}
+
+// --- profiles ------------------------------------------------------------------------------------
+
+TEST_CASE("profiles: pipelines of registered steps with arguments") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  const auto profile = [&](const std::string& pipeline) {
+    return std::vector<std::string>{"--profile",
+                                    scratch.write("p.yaml", "pipeline: [" + pipeline + "]\n")};
+  };
+  const json report = simulated(
+      config, profile("wrap_model, {type: patch_attention, implementation: PluggedAttention}, "
+                      "{type: plugged_step, note: hello}"));
+  CHECK(report.at("steps").size() == 3);
+  CHECK(contains(report.at("steps")[1].at("changed").dump(), "PluggedAttention"));
+  CHECK(contains(report.at("warnings").dump(), "plugged_step: note: hello"));
+  CHECK(contains(report.at("pipeline"), "the pipeline of "));
+  // By its alias, too, and with the same function.
+  std::vector<std::string> verify = {"verify", config, "--threads", "1"};
+  for (const std::string& one : profile("wrap_model, patch_rotary_emb, {type: patch_attention, "
+                                        "implementation: plugged_flash}")) {
+    verify.push_back(one);
+  }
+  CHECK(run(verify).status == 0);
+  struct {
+    const char* pipeline;
+    const char* message;
+  } const cases[] = {
+      {"wrap_modle",
+       "p.yaml:1:12: pipeline[0]: unknown step 'wrap_modle'\n  hint: did you mean "
+       "'wrap_model'?"},
+      {"{type: plugged_step}", "p.yaml:1:12: pipeline[0]: expected the argument 'note'"},
+      {"{type: plugged_step, note: 3}",
+       "p.yaml:1:39: pipeline[0].note: expected a string, got the "
+       "number 3"},
+      {"wrap_model, {type: patch_attention, implementation: Flash}",
+       "no module class 'Flash' is registered"},
+      {"wrap_model, {type: patch_attention, implementation: GroupedExperts}",
+       "'GroupedExperts' made no attention"},
+      {"{type: wrap_model, deep: 1}",
+       "p.yaml:1:37: pipeline[0].deep: the step 'wrap_model' takes no argument 'deep'"},
+      {"{type: plugged_step, note: a, nota: b}",
+       "pipeline[0].nota: the step 'plugged_step' takes no argument 'nota'\n  hint: did you mean "
+       "'note'?"},
+  };
+  for (const auto& one : cases) {
+    CAPTURE(one.pipeline);
+    const std::string text = refusal(config, profile(one.pipeline));
+    INFO(text);
+    CHECK(contains(text, one.message));
+  }
+}
+
+TEST_CASE("profiles: patches, activations, and architectures by what a config has") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  const std::string patched = scratch.write("p.yaml", "vl_patch_method: plugged_patch\n");
+  const json report = simulated(config, {"--profile", patched});
+  REQUIRE(report.at("steps").size() == 10);
+  CHECK(report.at("steps")[3].at("step") == "plugged_patch");
+  CHECK(contains(
+      refusal(config, {"--profile", scratch.write("q.yaml", "vl_patch_method: nobodys\n")}),
+      "q.yaml: vl_patch_method: no patch 'nobodys' is registered"));
+
+  const std::string swish = scratch.write("s.yaml", "architecture: {hidden_act: plugged_swish}\n");
+  CHECK(simulated(config, {"--profile", swish}).at("latency") == simulated(config).at("latency"));
+  CHECK(contains(
+      refusal(config,
+              {"--profile", scratch.write("t.yaml", "architecture: {hidden_act: swoosh}\n")}),
+      "expected one of gelu, gelu_new, gelu_pytorch_tanh, gelu_tanh, plugged_swish, silu, "
+      "swish, got the string \"swoosh\""));
+
+  const json recognised =
+      simulated(scratch.config("never_heard_of", R"(, "plugged_marker": true)"));
+  CHECK(contains(recognised.at("assumptions").dump(),
+                 "model type 'never_heard_of' is recognised as 'plugged' by what its config has"));
+  CHECK(contains(refusal(scratch.config("never_heard_of_2"), {}), "unknown model type"));
+}
+
+// --- set-up functions ----------------------------------------------------------------------------
+
+TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validators") {
+  const Scratch scratch;
+  const std::string config = scratch.config("llama");
+  // The order in which the files of a folder were made changes nothing.
+  scratch.write("cards/z.yaml", "model_type: carded\nbase: llama\n");
+  scratch.write("cards/a.yaml", "model_type: carded_*\nbase: qwen2\n");
+  scratch.write("cards/readme.txt", "no card");
+  struct Depth {
+    std::int64_t layers = 0;
+  };
+  static std::string folder;
+  static std::int64_t depth = 0;
+  folder = scratch.path("");
+  LinkedPlugins linked(true);
+  linked.add("setup", {"*"}, SetupFunction([](SetupContext& setup) {
+               PluginContext context(setup);
+               context.add_profiles(folder + "cards");
+               context.add_name_resolver(
+                   "mycluster", [](const std::string& name) { return folder + name + ".json"; });
+               if (!context.is_taken("device", "H200")) throw std::logic_error("it is compiled in");
+               context.add_device("my_npu", [] {
+                 DeviceProfile device = load_device("TEST_DEVICE");
+                 device.name = "my_npu";
+                 return device;
+               });
+               context.add_value_converter<Depth>([](const Node& node) {
+                 if (node.as_string() != "deep") node.fail("expected deep");
+                 return Depth{42};
+               });
+               context.add_type_validator("rope_th*", [](const Node& node) {
+                 if (node.as_number() < 1000) node.fail("a theta this small is a typing error");
+               });
+               context.add_custom_model({"carded"}, [](TransformerModel& model) {
+                 depth = model.custom_model_config().get<Depth>("depth").layers;
+                 run_standard_steps(model);
+               });
+               context.add_report_writer("markdown", [](const Report& report) {
+                 return "# " + report.model_type + "\n";
+               });
+             }),
+             "custom_model/cluster.cpp");
+  linked.link();
+  const auto on = [](const std::string& device, const std::string& what,
+                     std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {"simulate", what, "--device", device});
+    return run(more);
+  };
+  CHECK(on("my-npu", config).status == 0);
+  CHECK(contains(run({"devices"}).out, "my_npu"));
+  CHECK(contains(run({"profiles"}).out, "carded_*"));
+  CHECK(on("TEST_DEVICE", "llama@mycluster").status == 0);
+  CHECK(contains(on("TEST_DEVICE", "llama@mycluter").err,
+                 "llama@mycluter: no such file, and no name resolver 'mycluter' is registered\n  "
+                 "hint: did you mean 'mycluster'?"));
+  const Run carded =
+      on("TEST_DEVICE", scratch.config("carded"), {"--custom-model-config", "depth=deep"});
+  INFO(carded.err);
+  CHECK(carded.status == 0);
+  CHECK(depth == 42);
+  CHECK(contains(
+      on("TEST_DEVICE", scratch.config("carded"), {"--custom-model-config", "depth=d"}).err,
+      "--custom-model-config:1:8: depth: expected deep"));
+  CHECK(on("TEST_DEVICE", scratch.config("carded_2")).status == 0);
+  CHECK(contains(on("TEST_DEVICE", scratch.config("llama", ", \"rope_theta\": 10")).err,
+                 "llama.json:4:119: rope_theta: a theta this small is a typing error"));
+  CHECK(on("TEST_DEVICE", scratch.config("llama"), {"--format", "markdown"}).out == "# llama\n");
+  CHECK(contains(on("TEST_DEVICE", config, {"--format", "markdwon"}).err,
+                 "did you mean 'markdown'?"));
+}
+
+TEST_CASE("set-up: tensors into and out of run") {
+  const Scratch scratch;
+  const std::string config = scratch.config("llama");
+  scratch.write("prompt.hex", "0a 0b 0c");
+  LinkedPlugins linked(true);
+  linked.add("setup", {"token_loader", "logits_dumper"}, SetupFunction([](SetupContext& setup) {
+               PluginContext context(setup);
+               context.add_token_loader("*.hex", [](const std::string& path) {
+                 std::ifstream file(path);
+                 std::vector<std::vector<std::int64_t>> requests(1);
+                 for (std::string word; file >> word;) {
+                   requests[0].push_back(std::stoll(word, nullptr, 16));
+                 }
+                 return requests;
+               });
+               context.add_logits_dumper("*.txt", [](const std::vector<std::int64_t>& shape,
+                                                     const std::vector<float>& values) {
+                 return fmt::format("{} {}", fmt::join(shape, "x"), values.size());
+               });
+             }),
+             "custom_model/files.cpp");
+  linked.link();
+  const Run result = run({"run", config, "--threads", "1", "--output-length", "2", "--token-ids",
+                          scratch.path("prompt.hex"), "--dump-logits", scratch.path("out.txt"),
+                          "--format", "json"});
+  INFO(result.err);
+  REQUIRE(result.status == 0);
+  CHECK(json::parse(result.out).at("inputs").at("input_length") == 3);
+  std::ifstream out(scratch.path("out.txt"));
+  std::string text;
+  std::getline(out, text);
+  CHECK(text == "2x1x64 128");
+  scratch.write("big.hex", "ffff");
+  CHECK(contains(run({"run", config, "--token-ids", scratch.path("big.hex")}).err,
+                 "the token id 65535, which is outside the vocabulary of 64"));
+}
+
+// --- operators, costs, runners -------------------------------------------------------------------
+
+/// Everything takes a second.
+class Slow final : public CostModel {
+ public:
+  OpEstimate estimate(const OpRecord&) const override {
+    OpEstimate estimate;
+    estimate.total_s = 1;
+    return estimate;
+  }
+  std::string explain(const OpRecord&) const override { return "a second\n"; }
+};
+
+double seconds_of(const json& report, const std::string& op) {
+  double seconds = 0;
+  for (const json& row : report.at("ops")) {
+    if (row.at("name") == op) seconds += row.at("total_s").get<double>();
+  }
+  return seconds;
+}
+
+TEST_CASE("costs: for all devices, for one, with fallback to the default") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  const json before = simulated(config);
+  LinkedPlugins linked(true);
+  linked.add("operator_cost", {"rms_norm@test device"},
+             OperatorCost([](const OpRecord&, const OperatorCostContext& context) {
+               OpEstimate estimate = context.fallback;
+               estimate.total_s *= 3;
+               return estimate;
+             }),
+             "custom_model/costs.cpp", 1);
+  linked.add("operator_cost", {"rms_*", "silu_mul"},
+             OperatorCost([](const OpRecord&, const OperatorCostContext& context) {
+               OpEstimate estimate = context.fallback;
+               estimate.total_s *= 5;
+               return estimate;
+             }),
+             "custom_model/costs.cpp", 2);
+  linked.link();
+  const json after = simulated(config);
+  CHECK(seconds_of(after, "rms_norm") == doctest::Approx(3 * seconds_of(before, "rms_norm")));
+  CHECK(seconds_of(after, "silu_mul") == doctest::Approx(5 * seconds_of(before, "silu_mul")));
+  // Registering for one device disables nothing.
+  CHECK(seconds_of(after, "matmul") == doctest::Approx(seconds_of(before, "matmul")));
+  const auto on_h200 = [&] {
+    return json::parse(run({"simulate", config, "--device", "h200", "--format", "json"}).out);
+  };
+  const double with = seconds_of(on_h200(), "rms_norm");
+  const double without = seconds_of(json::parse(run({"simulate", config, "--device", "h200",
+                                                     "--format", "json", "--plugins=-costs"})
+                                                    .out),
+                                    "rms_norm");
+  CHECK(with == doctest::Approx(5 * without));
+  CHECK(contains(run({"simulate", config, "--device", "h200", "--explain", "silu_mul"}).out,
+                 "by the cost of 'silu_mul' (custom_model/costs.cpp:2)"));
+}
+
+TEST_CASE("runners: another cost model, another executor") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  static int made = 0;
+  made = 0;
+  LinkedPlugins linked(true);
+  linked.add(
+      "cost_model", {"slow"},
+      CostModelFunction([](const DeviceProfile&, const CostModel&) -> std::unique_ptr<CostModel> {
+        return std::make_unique<Slow>();
+      }),
+      "custom_model/slow.cpp");
+  linked.add("executor", {"counting"}, KernelMaker([](const OpRecord&, const KernelContext&) {
+               ++made;
+               return KernelResult{nullptr, "only counts"};
+             }),
+             "custom_model/slow.cpp", 2);
+  linked.link();
+  const json report = simulated(config, {"--runner", "slow"});
+  CHECK(report.at("latency").at("prefill_s").get<double>() > 10);
+  CHECK(report.at("inputs").at("runner") == "slow");
+  CHECK(contains(refusal(config, {"--runner", "slwo"}),
+                 "--runner: no cost model 'slwo' is registered"));
+  const Run counted = run({"run", config, "--runner", "counting", "--threads", "1",
+                           "--input-length", "4", "--output-length", "2"});
+  INFO(counted.err);
+  CHECK(counted.status == 0);
+  CHECK(made > 10);
+  CHECK(
+      contains(run({"run", config, "--runner", "cuonting"}).err,
+               "--runner: no executor 'cuonting' is registered\n  hint: did you mean 'counting'?"));
+}
+
+/// Halves twice what it is given.
+class Halves : public ModuleOf<Halves> {
+ public:
+  explicit Halves(std::unique_ptr<Module> inner) : ModuleOf("Halves") {
+    add_child("", std::move(inner));
+  }
+  Halves(const Halves&) = default;
+  Value forward(Trace& trace, Value input) const override {
+    const Value logits = (*children()[0])(trace, input);
+    CustomOp op;
+    op.definition = &find_operator("plugged_half");
+    op.sizes[0] = trace.shape(logits).elements();
+    op.dtype = trace.dtype(logits);
+    return trace.emit(op, {logits}, trace.shape(logits), trace.dtype(logits));
+  }
+};
+
+TEST_CASE("operators: one with a kernel is priced and executed") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  LinkedPlugins linked(true);
+  linked.add("custom_model", {"halving"},
+             CustomModelHook{[](TransformerModel& model) {
+                               run_standard_steps(model);
+                               model.wrap_root([](std::unique_ptr<Module> root) {
+                                 return std::make_unique<Halves>(std::move(root));
+                               });
+                             },
+                             {}},
+             "custom_model/halving.cpp");
+  linked.link();
+  CHECK(seconds_of(simulated(config, {"--custom-model", "plugged=halving"}), "plugged_half") > 0);
+  const auto run_with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"run", config, "--threads", "1", "--input-length", "4",
+                               "--output-length", "2", "--format", "json"});
+    const Run result = run(more);
+    INFO(result.err);
+    REQUIRE(result.status == 0);
+    return json::parse(result.out);
+  };
+  const json plain = run_with({});
+  const json halved = run_with({"--custom-model", "plugged=halving"});
+  CHECK(plain.at("tokens") == halved.at("tokens"));
+  CHECK(contains(halved.at("ops").dump(), "plugin:plugged"));
+}
+
+}  // namespace
