@@ -20,8 +20,9 @@ namespace tcast {
 namespace {
 
 constexpr const CommandInfo* commands[] = {
-    &simulate_command, &run_command_info, &verify_command,  &inspect_command,  &models_command,
-    &plugins_command,  &steps_command,    &devices_command, &profiles_command, &store_command};
+    &simulate_command,    &run_command_info,  &verify_command,   &inspect_command,
+    &profile_ops_command, &calibrate_command, &models_command,   &plugins_command,
+    &steps_command,       &devices_command,   &profiles_command, &store_command};
 
 void print_overview(std::ostream& out) {
   out << "tcast: memory and latency of large models from a HuggingFace config.json alone\n\n"

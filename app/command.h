@@ -34,10 +34,12 @@ struct CommandInfo {
 };
 
 // One per file of this folder; cli.cpp lists them in the order of the help.
+extern const CommandInfo calibrate_command;
 extern const CommandInfo devices_command;
 extern const CommandInfo inspect_command;
 extern const CommandInfo models_command;
 extern const CommandInfo plugins_command;
+extern const CommandInfo profile_ops_command;
 extern const CommandInfo profiles_command;
 extern const CommandInfo run_command_info;
 extern const CommandInfo simulate_command;

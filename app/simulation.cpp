@@ -394,6 +394,42 @@ std::vector<TraceEvent> Simulation::trace_events() const {
   return events;
 }
 
+std::vector<DistinctOp> Simulation::distinct_ops() const {
+  std::vector<DistinctOp> ops;
+  for (const auto& [phase, pass] : {std::pair{Phase::prefill, &forecast_.prefill},
+                                    std::pair{Phase::decode, &forecast_.decode}}) {
+    std::map<std::string, std::size_t> known;
+    for (const OpRow& row : pass->ops) {
+      if (row.estimate.total_s == 0) continue;
+      const Region& region = pass->graph.regions[row.region];
+      const Op& op = region.ops[row.op];
+      const auto [at, is_new] = known.try_emplace(
+          fmt::format("{} {}", name_of(op.record), describe(op.record)), ops.size());
+      if (is_new) {
+        DistinctOp& fresh = ops.emplace_back();
+        fresh.phase = phase;
+        fresh.record = op.record;
+        fresh.estimate = row.estimate;
+        if (measured_ != nullptr) fresh.measurement = measured_->find(op.record);
+      }
+      DistinctOp& target = ops[at->second];
+      target.calls += row.calls;
+      std::string path = path_of(region, op.scope);
+      if (std::find(target.modules.begin(), target.modules.end(), path) == target.modules.end()) {
+        target.modules.push_back(std::move(path));
+      }
+    }
+  }
+  const auto total_s = [](const DistinctOp& op) {
+    return static_cast<double>(op.calls) *
+           (op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s);
+  };
+  std::stable_sort(ops.begin(), ops.end(), [&](const DistinctOp& a, const DistinctOp& b) {
+    return a.phase != b.phase ? a.phase < b.phase : total_s(a) > total_s(b);
+  });
+  return ops;
+}
+
 std::string Simulation::explain(std::string_view op_name) const {
   std::string text;
   std::set<std::string> known;

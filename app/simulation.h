@@ -68,6 +68,17 @@ class ModelSource final : public GraphSource {
   std::int64_t extra_tokens_;
 };
 
+/// A distinct op of a pass, over all places where it runs.
+struct DistinctOp {
+  Phase phase = Phase::prefill;
+  OpRecord record{};
+  std::vector<std::string> modules{};  ///< paths with '*' for list members, in order of execution
+  std::int64_t calls = 0;
+  OpEstimate estimate{};                     ///< of one call
+  const Measurement* measurement = nullptr;  ///< where the estimate was timed; lives as long as the
+                                             ///< simulation
+};
+
 /// One simulation of a transformed model: run it on a device or on this host, then ask for what it
 /// found.
 class Simulation {
@@ -92,6 +103,8 @@ class Simulation {
   void fill(Report& report);
   /// The ops of each phase on a time line, in order of execution.
   std::vector<TraceEvent> trace_events() const;
+  /// Each phase's distinct ops, those whose kernels take the most time in total first.
+  std::vector<DistinctOp> distinct_ops() const;
   /// How the estimates of an op (by its name in the op table) come about. Throws Error with the
   /// closest name when the model has no such op.
   std::string explain(std::string_view op_name) const;

@@ -226,6 +226,61 @@ TEST_CASE("an explanation goes from the formula to the seconds") {
                         "datasheet, nothing in the way)\n") != std::string::npos);
 }
 
+TEST_CASE("activations come from the cache as far as they fit, weights never") {
+  DeviceProfile device = round_device(hard);
+  device.cache_bytes = 1'000'000;
+  device.cache_bandwidth_bytes_per_s = 4e11;
+  const RooflineModel model(device);
+  struct Row {
+    OpRecord record;
+    double seconds;
+  };
+  const Row rows[] = {
+      // 600 KB of activations, all in the cache.
+      {Copy{.read_elements = 150'000, .written_elements = 150'000}, 6e5 / 4e11},
+      // 6 MB, of which 1 MB.
+      {Copy{.read_elements = 1'500'000, .written_elements = 1'500'000}, 1e6 / 4e11 + 5e6 / 1e11},
+      // A weight of 2 MB, 4 KB of activations.
+      {MatMul{.m = 1, .n = 1000, .k = 1000}, 2e6 / 1e11 + 4e3 / 4e11},
+      // The same size, computed a moment ago.
+      {MatMul{.m = 1, .n = 1000, .k = 1000, .weight_is_parameter = false},
+       1e6 / 4e11 + 1.004e6 / 1e11},
+      // 512 keys and values of 128 each, 2 bytes; a query and a result.
+      {Attention{.context_length = 511, .qk_head_dim = 128, .v_head_dim = 128},
+       512 * 512 / 1e11 + 512 / 4e11},
+      {Gather{.rows = 100, .width = 500}, 1e5 / 1e11 + (1e5 + 800) / 4e11},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(describe(row.record));
+    CHECK(model.estimate(row.record).memory_s == doctest::Approx(row.seconds).epsilon(1e-9));
+    CHECK(RooflineModel(device, {.ideal = true}).estimate(row.record).total_s <=
+          model.estimate(row.record).total_s);
+  }
+  CHECK(model.explain(rows[1].record)
+            .find("  cache: of 6e+06 B of activations, up to 977 KiB at 4e+11 B/s take as long as "
+                  "5.25e+06 B from memory\n") != std::string::npos);
+}
+
+TEST_CASE("products have the efficiencies of their dtype, other operators those of the class") {
+  DeviceProfile device = round_device(hard, 0.5, 0.25);
+  device.matrix[DType::i8] = 2e12;
+  ClassEfficiency& matmul = device.efficiency[static_cast<std::size_t>(OpClass::matmul)];
+  matmul.products[static_cast<std::size_t>(DType::bf16)] = DTypeEfficiency{0.75, 0.125};
+  const RooflineModel model(device);
+  const MatMul bf16{.m = 100, .n = 1000, .k = 1000};
+  CHECK(model.estimate(bf16).compute_s == doctest::Approx(2e8 / 0.75e12));
+  CHECK(model.estimate(bf16).memory_s == doctest::Approx(2.4e6 / 0.125e11));
+  // f16 has no units of its own here: what holds for bf16 holds for it.
+  const MatMul f16{.m = 100, .n = 1000, .k = 1000, .compute = DType::f16};
+  CHECK(model.estimate(f16).compute_s == doctest::Approx(2e8 / 0.75e12));
+  const MatMul i8{.m = 100, .n = 1000, .k = 1000, .compute = DType::i8};
+  CHECK(model.estimate(i8).compute_s == doctest::Approx(2e8 / 1e12));
+  CHECK(model.estimate(i8).memory_s == doctest::Approx(2.4e6 / 0.25e11));
+  CHECK(model.explain(bf16).find("  matrix units: 2e+08 / (0.75 * 1e+12 bf16) = 267 us\n"
+                                 "  memory: 2.4e+06 B / (0.125 * 1e+11 B/s) = 192 us\n") !=
+        std::string::npos);
+}
+
 TEST_CASE("a collective beyond the interconnect is an error") {
   const RooflineModel model(round_device(2));
   CHECK_THROWS_WITH_AS(static_cast<void>(model.estimate(Collective{.bytes = 8, .group_size = 16})),

@@ -239,6 +239,10 @@ void check_equal(const DeviceProfile& a, const DeviceProfile& b) {
   CHECK(a.memory_bytes == b.memory_bytes);
   CHECK(a.memory_bandwidth_bytes_per_s == b.memory_bandwidth_bytes_per_s);
   CHECK(a.memory_basis == b.memory_basis);
+  CHECK(a.cache_bytes == b.cache_bytes);
+  CHECK(a.cache_bandwidth_bytes_per_s == b.cache_bandwidth_bytes_per_s);
+  CHECK(a.cache_basis == b.cache_basis);
+  CHECK(a.cache_source == b.cache_source);
   for (int i = 0; i < op_class_count; ++i) {
     const ClassEfficiency& x = a.efficiency_of(static_cast<OpClass>(i));
     const ClassEfficiency& y = b.efficiency_of(static_cast<OpClass>(i));
@@ -246,6 +250,7 @@ void check_equal(const DeviceProfile& a, const DeviceProfile& b) {
     CHECK(x.memory == y.memory);
     CHECK(x.overhead_s == y.overhead_s);
     CHECK(x.smooth_max == y.smooth_max);
+    CHECK(x.products == y.products);
     CHECK(x.basis == y.basis);
     CHECK(x.source == y.source);
   }
@@ -266,11 +271,60 @@ TEST_CASE("a profile written as YAML is read back the same") {
   odd.description = "says \"hello\", has a \\ and a line\nbreak: # all of it";
   odd.matrix = {};
   odd.interconnect = {};
+  odd.cache_bytes = 1 << 20;
+  odd.cache_bandwidth_bytes_per_s = 4 * odd.memory_bandwidth_bytes_per_s;
+  odd.cache_basis = Source::calibrated;
+  odd.cache_source = "a cache";
+  odd.efficiency[0].products[static_cast<std::size_t>(DType::i8)] = DTypeEfficiency{0.25, 0.125};
   check_equal(odd, read(to_yaml(odd)));
   for (const std::string& name : device_names()) {
     CAPTURE(name);
     const DeviceProfile device = load_device(name);
     check_equal(device, read(to_yaml(device)));
+  }
+}
+
+TEST_CASE("products of few rows are like others unless the profile tells them apart") {
+  const DeviceProfile same = read(example);
+  CHECK(same.efficiency_of(OpClass::matvec).compute == same.efficiency_of(OpClass::matmul).compute);
+  CHECK(same.efficiency_of(OpClass::matvec).source == same.efficiency_of(OpClass::matmul).source);
+  CHECK(same.efficiency_of(OpClass::grouped_matvec).source ==
+        same.efficiency_of(OpClass::grouped_matmul).source);
+  CHECK(same.efficiency_of(OpClass::decode_attention).source ==
+        same.efficiency_of(OpClass::attention).source);
+  const DeviceProfile other = read(
+      with("  matmul:\n", "  matvec: {memory: 0.125, basis: assumed, source: guess}\n  matmul:\n"));
+  CHECK(other.efficiency_of(OpClass::matvec).memory == 0.125);
+  CHECK(other.efficiency_of(OpClass::matmul).memory == same.efficiency_of(OpClass::matmul).memory);
+}
+
+TEST_CASE("a cache and products by dtype are read, and refused when they make no sense") {
+  const std::string memory = "memory:\n";
+  const auto with_cache = [&](const std::string& text) {
+    return with(memory, memory + "  cache: {" + text + ", basis: measured, source: s}\n");
+  };
+  const DeviceProfile device = read(with_cache("size_bytes: 1000, bandwidth_bytes_per_s: 9e12"));
+  CHECK(device.cache_bytes == 1000);
+  CHECK(device.cache_bandwidth_bytes_per_s == 9e12);
+  CHECK(read(example).cache_bytes == 0);
+  for (const char* wrong : {"size_bytes: 0, bandwidth_bytes_per_s: 9e12", "size_bytes: 1000",
+                            "size_bytes: 1000, bandwidth_bytes_per_s: 1", "bandwidth: 3",
+                            "size_bytes: -1, bandwidth_bytes_per_s: 9e12"}) {
+    CAPTURE(wrong);
+    CHECK_THROWS_AS(static_cast<void>(read(with_cache(wrong))), Error);
+  }
+  const auto with_products = [&](const std::string& text) {
+    return with("  matmul:\n", "  matmul:\n    products: {" + text + "}\n");
+  };
+  const ClassEfficiency matmul =
+      read(with_products("i8: {compute: 0.5, memory: 0.25}")).efficiency_of(OpClass::matmul);
+  CHECK(matmul.of_products(DType::i8) == DTypeEfficiency{0.5, 0.25});
+  CHECK(matmul.of_products(DType::bf16) == DTypeEfficiency{matmul.compute, matmul.memory});
+  for (const char* wrong : {"i9: {compute: 0.5, memory: 0.25}", "i8: {compute: 0.5}",
+                            "i8: {compute: 1.5, memory: 0.25}", "i8: {compute: 0, memory: 0.25}",
+                            "i8: 3", "i8: {compute: 0.5, memory: 0.25, overhead_s: 1}"}) {
+    CAPTURE(wrong);
+    CHECK_THROWS_AS(static_cast<void>(read(with_products(wrong))), Error);
   }
 }
 

@@ -37,6 +37,14 @@ struct Counter {
   void vector(const char*, Number flops) { work.vector_flops += flops; }
   void read(const char*, Number bytes_read) { work.read_bytes += bytes_read; }
   void write(const char*, Number bytes_written) { work.write_bytes += bytes_written; }
+  void read_cold(const char*, Number bytes_read) {
+    work.read_bytes += bytes_read;
+    work.cold_bytes += bytes_read;
+  }
+  void write_cold(const char*, Number bytes_written) {
+    work.write_bytes += bytes_written;
+    work.cold_bytes += bytes_written;
+  }
   void add(const OpWork& other) { work = other; }
 
   OpWork work;
@@ -99,6 +107,8 @@ struct Writer {
   void write(const char* what, const Number& bytes_written) {
     line(fmt::format("write {}", what), bytes_written, " B");
   }
+  void read_cold(const char* what, const Number& bytes_read) { read(what, bytes_read); }
+  void write_cold(const char* what, const Number& bytes_written) { write(what, bytes_written); }
   void add(const OpWork&) {
     lines.emplace_back("the definition of the operator", "gives its work");
   }
@@ -135,7 +145,11 @@ void work(Form& f, const MatMul& op) {
   const auto k = f.size("k", static_cast<double>(op.k));
   f.matrix("multiply-adds", 2.0 * batch * m * n * k, op.compute);
   f.read("x", batch * m * k * f.bytes(op.input));
-  f.read(op.weight_is_parameter ? "weight" : "second operand", batch * n * k * f.bytes(op.weight));
+  if (op.weight_is_parameter) {
+    f.read_cold("weight", batch * n * k * f.bytes(op.weight));
+  } else {
+    f.read("second operand", batch * n * k * f.bytes(op.weight));
+  }
   if (op.weight_scales > 0) {
     f.read("weight scales",
            f.size("weight_scales", static_cast<double>(op.weight_scales)) * f.bytes(DType::f32));
@@ -168,7 +182,7 @@ void work(Form& f, const GroupedMatMul& op) {
   const auto k = f.size("k", static_cast<double>(op.k));
   f.matrix("multiply-adds", 2.0 * rows * n * k, op.compute);
   f.read("x", rows * k * f.bytes(op.input));
-  f.read("weights of experts with tokens", active * n * k * f.bytes(op.weight));
+  f.read_cold("weights of experts with tokens", active * n * k * f.bytes(op.weight));
   if (op.weight_scales > 0) {
     f.read("weight scales", active *
                                 f.size("weight_scales", static_cast<double>(op.weight_scales)) *
@@ -217,7 +231,7 @@ void work(Form& f, const Attention& op) {
   if (needs_dequantization(op.cache, op.query))
     f.vector("dequantize the cache", batch * keys * row);
   f.read("q", batch * query * heads * qk * f.bytes(op.query));
-  f.read("keys and values", batch * keys * row * f.bytes(op.cache));
+  f.read_cold("keys and values", batch * keys * row * f.bytes(op.cache));
   if (op.sinks) f.read("sinks", heads * f.bytes(op.query));
   f.write("result", batch * query * heads * v * f.bytes(op.query));
 }
@@ -353,7 +367,7 @@ void work(Form& f, const Gather& op) {
   const auto rows = f.size("rows", static_cast<double>(op.rows));
   const auto width = f.size("width", static_cast<double>(op.width));
   f.read("indices", rows * f.bytes(DType::i64));
-  f.read("rows", rows * width * f.bytes(op.dtype));
+  f.read_cold("rows", rows * width * f.bytes(op.dtype));
   f.write("rows", rows * width * f.bytes(op.dtype));
 }
 
@@ -364,7 +378,7 @@ void work(Form& f, const CacheAppend& op) {
   if (op.cache != op.input) f.vector("scale and round", 2.0 * tokens * width);
   f.read("slots", tokens * f.bytes(DType::i64));
   f.read("new values", tokens * width * f.bytes(op.input));
-  f.write("cache", tokens * width * f.bytes(op.cache));
+  f.write_cold("cache", tokens * width * f.bytes(op.cache));
 }
 
 template <class Form>
@@ -374,7 +388,7 @@ void work(Form& f, const CacheRead& op) {
                         f.size("kv_heads", static_cast<double>(op.kv_heads)) *
                         f.size("head_dim", static_cast<double>(op.head_dim));
   if (needs_dequantization(op.cache, op.output)) f.vector("dequantize", elements);
-  f.read("cache", elements * f.bytes(op.cache));
+  f.read_cold("cache", elements * f.bytes(op.cache));
   f.write("copy", elements * f.bytes(op.output));
 }
 

@@ -62,7 +62,13 @@ RooflineModel::RooflineModel(const DeviceProfile& device, RooflineOptions option
     for (int d = 0; d < dtype_count; ++d) {
       const auto dtype = static_cast<DType>(d);
       const auto at = static_cast<std::size_t>(d);
-      rates.seconds_per_matrix_flop[at] = 1 / (compute * device_.matrix_peak(dtype).flops_per_s);
+      const EffectivePeak peak = device_.matrix_peak(dtype);
+      // What holds for products in a dtype also holds for those that have to run in it.
+      const DTypeEfficiency product =
+          options_.ideal ? DTypeEfficiency{} : efficiency.of_products(peak.dtype);
+      rates.seconds_per_matrix_flop[at] = 1 / (product.compute * peak.flops_per_s);
+      rates.seconds_per_product_byte[at] =
+          1 / (product.memory * device_.memory_bandwidth_bytes_per_s);
       rates.seconds_per_vector_flop[at] = 1 / (compute * device_.vector_peak(dtype).flops_per_s);
     }
     const double memory = options_.ideal ? 1 : efficiency.memory;
@@ -72,6 +78,16 @@ RooflineModel::RooflineModel(const DeviceProfile& device, RooflineOptions option
         options_.ideal ? std::numeric_limits<double>::infinity() : efficiency.smooth_max;
     rates.source = options_.ideal ? Source::datasheet : efficiency.basis;
   }
+}
+
+/// Bytes from memory that would take as long as those of the operator, of which what is in the
+/// cache goes at that one's bandwidth.
+double RooflineModel::priced_bytes(const OpWork& work) const {
+  const double warm = work.warm_bytes();
+  if (device_.cache_bytes == 0 || warm <= 0) return work.bytes();
+  const double cached = std::min(warm, static_cast<double>(device_.cache_bytes));
+  return work.bytes() - cached +
+         cached * device_.memory_bandwidth_bytes_per_s / device_.cache_bandwidth_bytes_per_s;
 }
 
 OpEstimate RooflineModel::estimate(const OpRecord& record) const {
@@ -92,7 +108,11 @@ OpEstimate RooflineModel::estimate(const OpRecord& record) const {
       work.vector_flops *
       rates.seconds_per_vector_flop[static_cast<std::size_t>(work.vector_dtype)];
   result.compute_s = std::max(matrix_s, vector_s);
-  result.memory_s = work.bytes() * rates.seconds_per_byte;
+  result.memory_s =
+      priced_bytes(work) *
+      (work.matrix_flops > 0
+           ? rates.seconds_per_product_byte[static_cast<std::size_t>(work.matrix_dtype)]
+           : rates.seconds_per_byte);
   result.overhead_s = rates.overhead_s;
   const double parts[4] = {matrix_s, vector_s, result.memory_s, result.network_s};
   result.total_s = smooth_max(parts, rates.exponent) + result.overhead_s;
@@ -122,26 +142,35 @@ std::string RooflineModel::explain(const OpRecord& record) const {
                               .basis = Source::datasheet,
                               .source = "peaks of the datasheet, nothing in the way"};
   const ClassEfficiency& used = options_.ideal ? ideal : profile;
+  const DTypeEfficiency product = used.of_products(device_.matrix_peak(work.matrix_dtype).dtype);
 
   const auto compute_line = [&](std::string_view unit, double flops, DType dtype,
-                                EffectivePeak peak) {
+                                EffectivePeak peak, double efficiency) {
     if (flops <= 0) return;
     const std::string as = peak.dtype == dtype
                                ? ""
                                : fmt::format(" (no {} mode: runs as {})", short_name_of(dtype),
                                              short_name_of(peak.dtype));
-    text += fmt::format("  {}: {:.6g} / ({:g} * {:.6g} {}{}) = {}\n", unit, flops, used.compute,
+    text += fmt::format("  {}: {:.6g} / ({:g} * {:.6g} {}{}) = {}\n", unit, flops, efficiency,
                         peak.flops_per_s, short_name_of(peak.dtype), as,
-                        format_seconds(flops / (used.compute * peak.flops_per_s)));
+                        format_seconds(flops / (efficiency * peak.flops_per_s)));
   };
   compute_line("matrix units", work.matrix_flops, work.matrix_dtype,
-               device_.matrix_peak(work.matrix_dtype));
+               device_.matrix_peak(work.matrix_dtype), product.compute);
   compute_line("vector units", work.vector_flops, work.vector_dtype,
-               device_.vector_peak(work.vector_dtype));
+               device_.vector_peak(work.vector_dtype), used.compute);
   if (work.bytes() > 0) {
-    text +=
-        fmt::format("  memory: {:.6g} B / ({:g} * {:.6g} B/s) = {}\n", work.bytes(), used.memory,
-                    device_.memory_bandwidth_bytes_per_s, format_seconds(estimated.memory_s));
+    const double memory = work.matrix_flops > 0 ? product.memory : used.memory;
+    const double bytes = priced_bytes(work);
+    if (bytes < work.bytes()) {
+      text += fmt::format(
+          "  cache: of {:.6g} B of activations, up to {} at {:.6g} B/s take as long as {:.6g} B "
+          "from memory\n",
+          work.warm_bytes(), format_bytes(static_cast<double>(device_.cache_bytes)),
+          device_.cache_bandwidth_bytes_per_s, bytes - work.cold_bytes);
+    }
+    text += fmt::format("  memory: {:.6g} B / ({:g} * {:.6g} B/s) = {}\n", bytes, memory,
+                        device_.memory_bandwidth_bytes_per_s, format_seconds(estimated.memory_s));
   }
   if (const auto* collective = std::get_if<Collective>(&record)) {
     text += explain_collective(device_.interconnect, *collective, options_.ideal);

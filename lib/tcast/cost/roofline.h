@@ -52,8 +52,9 @@ struct RooflineOptions {
 /// The roofline of a device profile (device/device_profile.h):
 /// t = (matrix^q + vector^q + memory^q + network^q)^(1/q) + overhead, where
 /// matrix = flops / (efficiency * peak), vector = flops / (efficiency * vector peak),
-/// memory = bytes / (efficiency * bandwidth), network as in cost/collectives.h.
-/// Matrix and vector units work at the same time, so their times are not added up.
+/// memory = bytes / (efficiency * bandwidth), network as in cost/collectives.h. Of a device with a
+/// cache, activations that fit into it come from there, at its bandwidth; of more than fit, the
+/// part that fits. Matrix and vector units work at the same time, so their times are not added up.
 class TCAST_API RooflineModel final : public CostModel {
  public:
   explicit RooflineModel(const DeviceProfile& device, RooflineOptions options = {});
@@ -66,11 +67,14 @@ class TCAST_API RooflineModel final : public CostModel {
   struct Rates {
     std::array<double, dtype_count> seconds_per_matrix_flop{};
     std::array<double, dtype_count> seconds_per_vector_flop{};
-    double seconds_per_byte = 0;
+    std::array<double, dtype_count> seconds_per_product_byte{};
+    double seconds_per_byte = 0;  ///< of operators that are no products
     double overhead_s = 0;
     double exponent = 0;  ///< q; infinity is the plain maximum
     Source source = Source::assumed;
   };
+
+  double priced_bytes(const OpWork& work) const;
 
   DeviceProfile device_;
   RooflineOptions options_;

@@ -97,7 +97,8 @@ PeakFlops read_peaks(const Node& node) {
 
 /// Fields that a class does not give are those of `base`; its basis and source never are.
 ClassEfficiency read_class(const Node& node, const ClassEfficiency* base) {
-  reject_unknown(node, {"compute", "memory", "overhead_s", "smooth_max", "basis", "source"});
+  reject_unknown(node,
+                 {"compute", "memory", "overhead_s", "smooth_max", "products", "basis", "source"});
   ClassEfficiency result;
   if (base != nullptr) result = *base;
   const auto field = [&](std::string_view key, double& target, double (*read)(const Node&)) {
@@ -113,6 +114,19 @@ ClassEfficiency read_class(const Node& node, const ClassEfficiency* base) {
   field("smooth_max", result.smooth_max, [](const Node& value) {
     return number_in(value, 1, true, INFINITY, "an exponent of at least 1 (.inf: plain maximum)");
   });
+  if (const auto products = node.find("products")) {
+    Names known;
+    for (int i = 0; i < dtype_count; ++i) {
+      known.emplace_back(short_name_of(static_cast<DType>(i)));
+    }
+    reject_unknown(*products, known);
+    for (std::size_t i = 0; i < known.size(); ++i) {
+      const auto given = products->find(known[i]);
+      if (!given) continue;
+      reject_unknown(*given, {"compute", "memory"});
+      result.products[i] = DTypeEfficiency{share(given->at("compute")), share(given->at("memory"))};
+    }
+  }
   result.basis = read_basis(node);
   result.source = read_source(node);
   return result;
@@ -129,6 +143,14 @@ void read_efficiency(const Node& node, DeviceProfile& device) {
     const auto given = node.find(name_of(static_cast<OpClass>(i)));
     device.efficiency[static_cast<std::size_t>(i)] = given ? read_class(*given, &base) : base;
   }
+  // Profiles that do not tell products of few rows from others mean both.
+  const auto same = [&](OpClass few, OpClass many) {
+    if (node.find(name_of(few))) return;
+    device.efficiency[static_cast<std::size_t>(few)] = device.efficiency_of(many);
+  };
+  same(OpClass::matvec, OpClass::matmul);
+  same(OpClass::grouped_matvec, OpClass::grouped_matmul);
+  same(OpClass::decode_attention, OpClass::attention);
 }
 
 Interconnect read_interconnect(const Node& node) {
@@ -197,11 +219,21 @@ std::string peaks_text(std::string_view name, const PeakFlops& peaks) {
 }
 
 std::string class_text(std::string_view name, const ClassEfficiency& values) {
-  return fmt::format(
-      "  {}:\n    compute: {}\n    memory: {}\n    overhead_s: {}\n    smooth_max: {}\n"
-      "    basis: {}\n    source: {}\n",
-      name, number_text(values.compute), number_text(values.memory), number_text(values.overhead_s),
-      number_text(values.smooth_max), name_of(values.basis), quoted(values.source));
+  std::string text = fmt::format(
+      "  {}:\n    compute: {}\n    memory: {}\n    overhead_s: {}\n    smooth_max: {}\n", name,
+      number_text(values.compute), number_text(values.memory), number_text(values.overhead_s),
+      number_text(values.smooth_max));
+  std::string products;
+  for (int i = 0; i < dtype_count; ++i) {
+    const auto dtype = static_cast<DType>(i);
+    const auto& given = values.products[static_cast<std::size_t>(i)];
+    if (!given) continue;
+    products += fmt::format("      {}: {{compute: {}, memory: {}}}\n", short_name_of(dtype),
+                            number_text(given->compute), number_text(given->memory));
+  }
+  if (!products.empty()) text += "    products:\n" + products;
+  return text + fmt::format("    basis: {}\n    source: {}\n", name_of(values.basis),
+                            quoted(values.source));
 }
 
 // --- names ---------------------------------------------------------------------------------------
@@ -278,13 +310,26 @@ DeviceProfile read_device(const Node& root) {
   }
 
   const Node memory = root.at("memory");
-  reject_unknown(memory, {"size_bytes", "bandwidth_bytes_per_s", "basis", "source"});
+  reject_unknown(memory, {"size_bytes", "bandwidth_bytes_per_s", "basis", "source", "cache"});
   const Node size = memory.at("size_bytes");
   device.memory_bytes = size.as_int();
   if (device.memory_bytes <= 0) size.fail_expected("a size above 0");
   device.memory_bandwidth_bytes_per_s = rate(memory.at("bandwidth_bytes_per_s"));
   device.memory_basis = read_basis(memory);
   device.memory_source = read_source(memory);
+  if (const auto cache = memory.find("cache")) {
+    reject_unknown(*cache, {"size_bytes", "bandwidth_bytes_per_s", "basis", "source"});
+    const Node cache_size = cache->at("size_bytes");
+    device.cache_bytes = cache_size.as_int();
+    if (device.cache_bytes <= 0) cache_size.fail_expected("a size above 0");
+    const Node bandwidth = cache->at("bandwidth_bytes_per_s");
+    device.cache_bandwidth_bytes_per_s = rate(bandwidth);
+    if (device.cache_bandwidth_bytes_per_s < device.memory_bandwidth_bytes_per_s) {
+      bandwidth.fail_expected("at least the bandwidth of the memory");
+    }
+    device.cache_basis = read_basis(*cache);
+    device.cache_source = read_source(*cache);
+  }
 
   read_efficiency(root.at("efficiency"), device);
   if (const auto levels = root.find("interconnect")) {
@@ -299,10 +344,17 @@ std::string to_yaml(const DeviceProfile& device) {
   if (!device.matrix.source.empty()) text += peaks_text("matrix", device.matrix);
   text += peaks_text("vector", device.vector);
   text += fmt::format(
-      "\nmemory:\n  size_bytes: {}\n  bandwidth_bytes_per_s: {}\n  basis: {}\n  source: {}\n"
-      "\nefficiency:\n",
+      "\nmemory:\n  size_bytes: {}\n  bandwidth_bytes_per_s: {}\n  basis: {}\n  source: {}\n",
       device.memory_bytes, number_text(device.memory_bandwidth_bytes_per_s),
       name_of(device.memory_basis), quoted(device.memory_source));
+  if (device.cache_bytes > 0) {
+    text += fmt::format(
+        "  cache:\n    size_bytes: {}\n    bandwidth_bytes_per_s: {}\n    basis: {}\n    source: "
+        "{}\n",
+        device.cache_bytes, number_text(device.cache_bandwidth_bytes_per_s),
+        name_of(device.cache_basis), quoted(device.cache_source));
+  }
+  text += "\nefficiency:\n";
   // Every class is written out, so the default only has to be there.
   text += class_text("default", device.efficiency_of(OpClass::custom));
   for (int i = 0; i < op_class_count; ++i) {

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,14 @@ struct EffectivePeak {
   DType dtype = DType::f32;
 };
 
+/// Shares of the peaks that products in one dtype reach.
+struct DTypeEfficiency {
+  double compute = 1;
+  double memory = 1;
+
+  bool operator==(const DTypeEfficiency&) const = default;
+};
+
 /// How operators of one class perform on a device:
 /// t = ((flops / (compute * peak))^q + (bytes / (memory * bandwidth))^q)^(1/q) + overhead_s
 /// with q = smooth_max; q = infinity is the plain maximum. All in (0, 1], q >= 1.
@@ -41,8 +50,14 @@ struct ClassEfficiency {
   double memory = 1;
   double overhead_s = 0;
   double smooth_max = 2;
+  /// Of products (matrix products, attention) in this dtype, where that differs from the above.
+  std::array<std::optional<DTypeEfficiency>, dtype_count> products{};
   Source basis = Source::assumed;
   std::string source{};
+
+  DTypeEfficiency of_products(DType dtype) const {
+    return products[static_cast<std::size_t>(dtype)].value_or(DTypeEfficiency{compute, memory});
+  }
 };
 
 /// Everything that a cost model knows about a device. Plain data, read from YAML
@@ -59,6 +74,13 @@ struct DeviceProfile {
   double memory_bandwidth_bytes_per_s = 0;
   Source memory_basis = Source::datasheet;
   std::string memory_source{};
+
+  /// The cache in which activations stay between operators. 0: every byte is priced as one from
+  /// memory, as is right where the peaks of datasheets are used and caches are small.
+  std::int64_t cache_bytes = 0;
+  double cache_bandwidth_bytes_per_s = 0;
+  Source cache_basis = Source::datasheet;
+  std::string cache_source{};
 
   std::array<ClassEfficiency, op_class_count> efficiency{};
   Interconnect interconnect{};

@@ -443,6 +443,13 @@ OpRecord bounded(const OpRecord& record, std::int64_t memory_limit_bytes) {
     op.table_positions = std::min<std::int64_t>(op.table_positions, 65536);
     return op;
   }
+  if (const auto* grouped = std::get_if<GroupedMatMul>(&record)) {
+    // The next run takes the weights behind this one's: with experts between that nobody reads, the
+    // memory would hold so few of those read that they stay in the caches.
+    GroupedMatMul op = *grouped;
+    op.experts = std::min(op.experts, std::max<std::int64_t>(1, op.active_experts));
+    return op;
+  }
   if (const auto* permute = std::get_if<Permute>(&record); permute && permute->expert > 0) {
     Permute op = *permute;
     op.expert = 0;

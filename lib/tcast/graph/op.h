@@ -21,7 +21,10 @@ namespace tcast {
 enum class OpClass : std::uint8_t {
   matmul,
   grouped_matmul,
+  matvec,          ///< a product of few rows, which is about reading the weight
+  grouped_matvec,  ///< the same for products of few rows per expert
   attention,
+  decode_attention,  ///< of few tokens per request, which is about reading the cache
   softmax,
   norm,
   elementwise,
@@ -34,7 +37,11 @@ enum class OpClass : std::uint8_t {
   collective,
   custom,
 };
-inline constexpr int op_class_count = 14;
+inline constexpr int op_class_count = 17;
+/// Rows up to which a product (per expert, of a grouped one) is of class matvec, and tokens up to
+/// which attention is of class decode_attention: kernels for so few do not use matrix units, or
+/// leave most of them idle.
+inline constexpr std::int64_t matvec_rows = 4;
 TCAST_API std::string_view name_of(OpClass op_class);
 
 /// y[batch, m, n] = x[batch, m, k] * w[batch, n, k]^T (+ bias). `weight` is the storage dtype,
@@ -452,9 +459,13 @@ struct OpWork {
   DType vector_dtype = DType::f32;
   double read_bytes = 0;
   double write_bytes = 0;
+  /// Of these, what no earlier operator can have left in a cache: parameters and the KV cache,
+  /// which are too much for one. The others are activations.
+  double cold_bytes = 0;
 
   double flops() const { return matrix_flops + vector_flops; }
   double bytes() const { return read_bytes + write_bytes; }
+  double warm_bytes() const { return bytes() - cold_bytes; }
 };
 
 /// A registered operator (TCAST_REGISTER_OPERATOR): its name and its cost as a function of sizes.
