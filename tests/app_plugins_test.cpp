@@ -102,7 +102,6 @@ class PluggedAttention : public tcast::ModuleOf<PluggedAttention, tcast::Grouped
                            {trace.workload().tokens(), local_heads() * c.head_dim}, op.query));
   }
   std::unique_ptr<tcast::Module> make_paged(const tcast::CacheOptions&) override { return nullptr; }
-  bool set_cache_dtype(tcast::DType) override { return false; }
 };
 
 }  // namespace
