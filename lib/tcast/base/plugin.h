@@ -91,11 +91,11 @@ struct SetupRegistration {
   std::string group;
   std::vector<std::string> names;
   bool overrides = false;
-  std::vector<RegisteredName> registered;  ///< these names, once they stay where they are
   std::shared_ptr<const void> value;
   const std::type_info* type = nullptr;
   std::string file;
   int line = 0;
+  std::vector<RegisteredName> registered{};  ///< the names, once they stay where they are
 };
 
 /// A live registration of a group, whoever made it.
