@@ -321,7 +321,8 @@ TEST_CASE("verify: multi-token prediction is compared from its step on") {
       const Ran ran = run(words);
       CHECK(ran.err == "");
       REQUIRE(ran.status == 0);
-      for (const json& step : json::parse(ran.out).at("steps")) {
+      const json report = json::parse(ran.out);
+      for (const json& step : report.at("steps")) {
         CHECK(step.at("error").get<double>() < 1e-4);
       }
     }
