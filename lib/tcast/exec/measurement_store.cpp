@@ -283,6 +283,7 @@ class MeasurementStore::Impl {
 
  private:
   void open_file() {
+    if (db_ != nullptr) return;  // renew() has done it
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     const int result = sqlite3_open_v2(path_.c_str(), &db_, flags, nullptr);
     if (result != SQLITE_OK) {
