@@ -5,6 +5,7 @@
 #include <ostream>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <fmt/chrono.h>
@@ -22,6 +23,7 @@
 #include "tcast/report/text_table.h"
 
 #include "app/command.h"
+#include "app/host_timing.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/simulation.h"
@@ -31,9 +33,10 @@ namespace {
 
 constexpr double default_budget_s = 10;
 constexpr double thorough_budget_s = 60;
-/// How often every operator is timed, each time minutes or seconds apart from the others, so that a
-/// disturbance hits one of them.
-constexpr int rounds = 3;
+/// How often every operator is timed, with all the others in between, so that a disturbance hits
+/// one of the times.
+constexpr int most_rounds = 3;
+constexpr double least_budget_of_round_s = 2;
 
 /// Median of the rounds' times of each operator that has one.
 struct TimedPoint {
@@ -42,21 +45,23 @@ struct TimedPoint {
   Measurement last;
 };
 
-std::vector<TimedPoint> time_ops(OpTimer& timer, const std::vector<OpRecord>& ops) {
-  std::vector<std::vector<Measurement>> measured;
-  for (int round = 0; round < rounds; ++round) measured.push_back(timer.measure_all(ops));
+double median_of(std::vector<double> values) { return summarize(std::move(values)).median; }
+
+std::vector<TimedPoint> points_of(const std::vector<OpRecord>& ops,
+                                  const std::vector<HostTimings>& measured) {
   std::vector<TimedPoint> points;
   for (std::size_t i = 0; i < ops.size(); ++i) {
     std::vector<double> seconds;
-    for (const auto& round : measured) {
-      if (round[i].supported()) seconds.push_back(round[i].seconds);
+    for (const HostTimings& round : measured) {
+      const Measurement& measurement = round.measurements[i];
+      if (measurement.supported()) seconds.push_back(measurement.seconds);
     }
     if (seconds.empty()) continue;
-    std::sort(seconds.begin(), seconds.end());
+    const auto [least, most] = std::minmax_element(seconds.begin(), seconds.end());
     TimedPoint& timed = points.emplace_back();
-    timed.point = {ops[i], seconds[seconds.size() / 2]};
-    timed.spread = seconds.back() / seconds.front() - 1;
-    timed.last = measured.back()[i];
+    timed.spread = *most / *least - 1;
+    timed.point = {ops[i], median_of(seconds)};
+    timed.last = measured.back().measurements[i];
   }
   return points;
 }
@@ -102,21 +107,29 @@ class CalibrateCommand final : public Command {
     check_target();
     const double budget_s =
         time_budget_s_ > 0 ? time_budget_s_ : (thorough_ ? thorough_budget_s : default_budget_s);
-    OpTimer timer({budget_s / rounds, static_cast<int>(threads_), 0});
     const std::vector<OpRecord> ops = calibration_ops({HostDTypes{}.bf16, thorough_});
-    const std::vector<TimedPoint> timed = time_ops(timer, ops);
-    const TimingConditions conditions = timer.conditions();
+    HostTimingOptions timing;
+    const int rounds =
+        std::clamp(static_cast<int>(budget_s / least_budget_of_round_s), 1, most_rounds);
+    timing.timer.time_budget_s = budget_s / rounds;
+    timing.timer.threads = static_cast<int>(threads_);
+    timing.err = &streams.err;
+    std::vector<HostTimings> measured;
+    for (int round = 0; round < rounds; ++round) measured.push_back(time_on_host(ops, timing));
+    const std::vector<TimedPoint> timed = points_of(ops, measured);
+    const TimingConditions conditions = conditions_of(measured);
     std::vector<CalibrationPoint> points;
     points.reserve(timed.size());
     for (const TimedPoint& point : timed) points.push_back(point.point);
 
-    const CalibrationFrame frame = frame_of(timer);
+    const CalibrationFrame frame = frame_of(measured);
     const Calibration calibration = calibrate(frame, points);
     warn(timed, conditions, streams.err);
     const std::string yaml =
         "# Written by tcast calibrate: " + frame.source + "\n" + to_yaml(calibration.device);
-    const std::string errors = json_ ? json_of(calibration, timed, conditions)
-                                     : table_of(calibration, timed, conditions, frame.source);
+    const std::string errors = json_
+                                   ? json_of(calibration, timed, conditions)
+                                   : table_of(calibration, timed, rounds, conditions, frame.source);
     write_result(file_, yaml, streams.out);
     (file_.empty() ? streams.err : streams.out) << errors;
     return 0;
@@ -138,22 +151,41 @@ class CalibrateCommand final : public Command {
     }
   }
 
-  CalibrationFrame frame_of(const OpTimer& timer) const {
+  CalibrationFrame frame_of(const std::vector<HostTimings>& measured) const {
     CalibrationFrame frame;
-    const HostFeatures& host = timer.host();
+    const HostTimings& timings = measured.back();
+    const HostFeatures& host = timings.host;
     const std::string cpu = host.cpu.empty() ? "unknown CPU" : host.cpu;
-    frame.device.name = name_.empty() ? fmt::format("{}, {} threads", cpu, timer.threads()) : name_;
-    frame.device.description =
-        fmt::format("{}, {}, {} threads", cpu, name_of(host.isa), timer.threads());
+    const std::string threads = fmt::format("{} thread(s)", timings.threads);
+    frame.device.name = name_.empty() ? fmt::format("{}, {}", cpu, threads) : name_;
+    frame.device.description = fmt::format("{}, {}, {}", cpu, name_of(host.isa), threads);
     frame.device.memory_bytes = std::max<std::int64_t>(host.memory_bytes, 1);
-    frame.device.memory_bandwidth_bytes_per_s = timer.speed().read_bytes_per_s;
     frame.device.cache_bytes = host.last_level_bytes;
-    frame.device.vector[DType::f32] = timer.speed().f32_flops_per_s;
+    std::vector<double> overheads;
+    for (const HostTimings& round : measured) {
+      double& bandwidth = frame.device.memory_bandwidth_bytes_per_s;
+      bandwidth = std::max(bandwidth, round.speed.read_bytes_per_s);
+      double& flops = frame.device.vector[DType::f32];
+      flops = std::max(flops, round.speed.f32_flops_per_s);
+      overheads.push_back(round.op_overhead_s);
+    }
+    frame.overhead_s = median_of(overheads);
     const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-    frame.source =
-        fmt::format("{:%Y-%m-%d}, {}, {}, {} threads, oneDNN {}, tcast {}", fmt::gmtime(now), cpu,
-                    name_of(host.isa), timer.threads(), onednn_version(), TCAST_VERSION);
+    frame.source = fmt::format("{:%Y-%m-%d}, {}, {}, {}, oneDNN {}, tcast {}", fmt::gmtime(now),
+                               cpu, name_of(host.isa), threads, onednn_version(), TCAST_VERSION);
     return frame;
+  }
+
+  /// Of all rounds: their time together, the canary of the worst.
+  static TimingConditions conditions_of(const std::vector<HostTimings>& measured) {
+    TimingConditions all;
+    for (const HostTimings& round : measured) {
+      if (!round.conditions) continue;
+      all.took_s += round.conditions->took_s;
+      all.canary_drift = std::max(all.canary_drift, round.conditions->canary_drift);
+      all.others_cpu_share = std::max(all.others_cpu_share, round.conditions->others_cpu_share);
+    }
+    return all;
   }
 
   static void warn(const std::vector<TimedPoint>& timed, const TimingConditions& conditions,
@@ -174,23 +206,24 @@ class CalibrateCommand final : public Command {
   }
 
   std::string table_of(const Calibration& calibration, const std::vector<TimedPoint>& timed,
-                       const TimingConditions& conditions, const std::string& source) const {
+                       int rounds, const TimingConditions& conditions,
+                       const std::string& source) const {
     const DeviceProfile& device = calibration.device;
     std::string text = wrap("tcast calibrate: ", source);
-    text += fmt::format("  {} operators timed {} times in {}\n", timed.size(), rounds,
+    text += fmt::format("  {} operators timed {} time(s) in {}\n", timed.size(), rounds,
                         format_seconds(conditions.took_s));
-    text += "  products reach";
+    std::string reached = "products reach";
     for (int i = 0; i < dtype_count; ++i) {
       const auto dtype = static_cast<DType>(i);
       if (device.matrix[dtype] <= 0) continue;
-      text +=
+      reached +=
           fmt::format(" {:.0f} GFLOP/s in {},", 1e-9 * device.matrix[dtype], short_name_of(dtype));
     }
-    text += fmt::format(" memory {:.1f} GB/s", 1e-9 * device.memory_bandwidth_bytes_per_s);
+    reached += fmt::format(" memory {:.1f} GB/s", 1e-9 * device.memory_bandwidth_bytes_per_s);
     if (device.cache_bytes > 0) {
-      text += fmt::format(", caches {:.0f} GB/s", 1e-9 * device.cache_bandwidth_bytes_per_s);
+      reached += fmt::format(", caches {:.0f} GB/s", 1e-9 * device.cache_bandwidth_bytes_per_s);
     }
-    text += "\n\n";
+    text += wrap("  ", reached) + "\n";
     TextTable table({{"operators"},
                      {"fitted", true},
                      {"held out", true},

@@ -194,6 +194,18 @@ void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
   });
 }
 
+void add_store_options(CommandLine& line, StoreInputs& inputs) {
+  line.add_option("--store", "FILE", to_text(inputs.file),
+                  "where timings of this host are kept; default measurements.sqlite in the user's "
+                  "cache directory");
+  line.add_flag("--no-store", inputs.enabled, "time everything anew, and keep nothing", false);
+  line.add_check([&line] {
+    if (line.given("--store") && line.given("--no-store")) {
+      throw Error("--store and --no-store contradict each other", "leave out one of them");
+    }
+  });
+}
+
 void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.begin_group("Target");
   line.add_option("--device", "NAME|FILE", to_text(inputs.device),
@@ -209,15 +221,8 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
                   "threads when timing this host; default all");
   line.add_option("--time-budget", "SECONDS", to_number(inputs.time_budget_s, 0.001, 86400),
                   "limit of the time spent on timing this host (default 10)");
-  line.add_option("--store", "FILE", to_text(inputs.store.file),
-                  "where timings of this host are kept; default measurements.sqlite in the user's "
-                  "cache directory");
-  line.add_flag("--no-store", inputs.store.enabled, "time everything anew, and keep nothing",
-                false);
+  add_store_options(line, inputs.store);
   line.add_check([&line] {
-    if (line.given("--store") && line.given("--no-store")) {
-      throw Error("--store and --no-store contradict each other", "leave out one of them");
-    }
     for (const char* name : {"--threads", "--time-budget", "--store", "--no-store"}) {
       if (!line.given("--device") || !line.given(name)) continue;
       throw Error(fmt::format("{} is for timing this host, but --device was given", name),

@@ -74,6 +74,9 @@ void add_request_options(CommandLine& line, WorkloadInputs& inputs);
 /// --context-length.
 void add_phase_options(CommandLine& line, WorkloadInputs& inputs);
 
+/// --store, --no-store.
+void add_store_options(CommandLine& line, StoreInputs& inputs);
+
 /// --device, --runner, --reserved-memory, --ideal, --threads, --time-budget, --store, --no-store.
 void add_target_options(CommandLine& line, TargetInputs& inputs);
 

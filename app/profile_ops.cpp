@@ -26,18 +26,20 @@ namespace {
 /// What an op reaches, and that as a part of what this host was measured to be able to.
 struct Achieved {
   explicit Achieved(const DistinctOp& op, const DeviceProfile& host)
-      : total_s(static_cast<double>(op.calls) * op.estimate.total_s),
-        flops_per_s(op.estimate.work.flops() / op.estimate.total_s),
-        bytes_per_s(op.estimate.work.bytes() / op.estimate.total_s) {
+      : seconds(op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s),
+        total_s(static_cast<double>(op.calls) * seconds),
+        flops_per_s(op.estimate.work.flops() / seconds),
+        bytes_per_s(op.estimate.work.bytes() / seconds) {
     const OpWork& work = op.estimate.work;
     // No peak was measured for some dtypes (int8); that of another one says nothing.
     const double peak =
         work.matrix_flops > 0 ? host.matrix[work.matrix_dtype] : host.vector[work.vector_dtype];
     const double flops = work.matrix_flops > 0 ? work.matrix_flops : work.vector_flops;
-    if (peak > 0 && flops > 0) compute_share = flops / op.estimate.total_s / peak;
+    if (peak > 0 && flops > 0) compute_share = flops / seconds / peak;
     memory_share = bytes_per_s / host.memory_bandwidth_bytes_per_s;
   }
 
+  double seconds;  ///< of the kernel: without what the executor spends on the op
   double total_s;
   double flops_per_s;
   double bytes_per_s;
@@ -58,6 +60,7 @@ class ProfileOpsCommand final : public Command {
                     "threads to time with; default all that this process may use");
     line.add_option("--time-budget", "SECONDS", to_number(time_budget_s_, 0.001, 86400),
                     "limit of the time spent on timing (default 10)");
+    add_store_options(line, store_);
     add_deployment_options(line, model_.options);
     add_model_options(line, model_);
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
@@ -77,7 +80,12 @@ class ProfileOpsCommand final : public Command {
     request.output_length = workload_.output_length;
     request.phase = workload_.single_phase;
     Simulation simulation(model, request);
-    simulation.run_on_host({time_budget_s_, static_cast<int>(threads_), 0}, false);
+    HostTimingOptions timing;
+    timing.timer.time_budget_s = time_budget_s_;
+    timing.timer.threads = static_cast<int>(threads_);
+    timing.store = store_;
+    timing.err = &streams.err;
+    simulation.run_on_host(timing, false);
     Report report;
     simulation.fill(report);
     for (const std::string& warning : report.warnings) {
@@ -116,7 +124,7 @@ class ProfileOpsCommand final : public Command {
     for (const DistinctOp& op : ops) {
       if (op.phase != phase) continue;
       const auto times = static_cast<double>(op.calls);
-      total_s += times * op.estimate.total_s;
+      total_s += Achieved(op, host).total_s;
       flops += times * op.estimate.work.flops();
       bytes += times * op.estimate.work.bytes();
       calls += op.calls;
@@ -142,7 +150,7 @@ class ProfileOpsCommand final : public Command {
       std::string kernel = "estimated";
       if (timed != nullptr) kernel = timed->implementation + (timed->scaled ? ", scaled" : "");
       table.add_row({std::string(name_of(op.record)), std::to_string(op.calls),
-                     format_seconds(op.estimate.total_s),
+                     format_seconds(achieved.seconds),
                      timed != nullptr && timed->samples > 1 ? percent(timed->spread) : "-",
                      format_seconds(achieved.total_s), percent(achieved.total_s / total_s),
                      fmt::format("{:.1f}", 1e-9 * achieved.flops_per_s),
@@ -172,10 +180,9 @@ class ProfileOpsCommand final : public Command {
   std::string table_of(const TransformerModel& model, const Simulation& simulation,
                        const Report& report) const {
     const DeviceProfile& host = simulation.device();
-    std::string text =
-        wrap("tcast profile-ops: ",
-             fmt::format("{} ({}), timed on {} of them, oneDNN {}", config_,
-                         model.config().model_type(), host.description, onednn_version()));
+    std::string text = wrap("tcast profile-ops: ", fmt::format("{} ({}), timed on {}, oneDNN {}",
+                                                               config_, model.config().model_type(),
+                                                               host.description, onednn_version()));
     text += "  peaks measured beside it:";
     for (int i = 0; i < dtype_count; ++i) {
       const auto dtype = static_cast<DType>(i);
@@ -234,7 +241,7 @@ class ProfileOpsCommand final : public Command {
              {"sizes", describe(op.record)},
              {"modules", op.modules},
              {"calls", op.calls},
-             {"seconds", op.estimate.total_s},
+             {"seconds", achieved.seconds},
              {"total_s", achieved.total_s},
              {"flops_per_s", achieved.flops_per_s},
              {"bytes_per_s", achieved.bytes_per_s},
@@ -259,6 +266,7 @@ class ProfileOpsCommand final : public Command {
   OutputInputs output_;
   std::int64_t threads_ = 0;
   double time_budget_s_ = 10;
+  StoreInputs store_;
 };
 
 }  // namespace

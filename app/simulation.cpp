@@ -421,7 +421,8 @@ std::vector<DistinctOp> Simulation::distinct_ops() const {
     }
   }
   const auto total_s = [](const DistinctOp& op) {
-    return static_cast<double>(op.calls) * op.estimate.total_s;
+    return static_cast<double>(op.calls) *
+           (op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s);
   };
   std::stable_sort(ops.begin(), ops.end(), [&](const DistinctOp& a, const DistinctOp& b) {
     return a.phase != b.phase ? a.phase < b.phase : total_s(a) > total_s(b);

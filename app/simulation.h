@@ -103,7 +103,7 @@ class Simulation {
   void fill(Report& report);
   /// The ops of each phase on a time line, in order of execution.
   std::vector<TraceEvent> trace_events() const;
-  /// Each phase's distinct ops, those with the longest total time first.
+  /// Each phase's distinct ops, those whose kernels take the most time in total first.
   std::vector<DistinctOp> distinct_ops() const;
   /// How the estimates of an op (by its name in the op table) come about. Throws Error with the
   /// closest name when the model has no such op.

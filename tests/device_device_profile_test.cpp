@@ -290,6 +290,8 @@ TEST_CASE("products of few rows are like others unless the profile tells them ap
   CHECK(same.efficiency_of(OpClass::matvec).source == same.efficiency_of(OpClass::matmul).source);
   CHECK(same.efficiency_of(OpClass::grouped_matvec).source ==
         same.efficiency_of(OpClass::grouped_matmul).source);
+  CHECK(same.efficiency_of(OpClass::decode_attention).source ==
+        same.efficiency_of(OpClass::attention).source);
   const DeviceProfile other = read(
       with("  matmul:\n", "  matvec: {memory: 0.125, basis: assumed, source: guess}\n  matmul:\n"));
   CHECK(other.efficiency_of(OpClass::matvec).memory == 0.125);

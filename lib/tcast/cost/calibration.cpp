@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <optional>
 #include <set>
 #include <string>
@@ -404,11 +405,7 @@ double share_of(double rate, double peak) {
 }
 
 /// Rates as four digits: a fit has no more.
-double rounded(double value) {
-  if (value <= 0) return value;
-  const double unit = std::pow(10.0, std::floor(std::log10(value)) - 3);
-  return std::round(value / unit) * unit;
-}
+double rounded(double value) { return std::strtod(fmt::format("{:.4g}", value).c_str(), nullptr); }
 
 }  // namespace
 
@@ -531,7 +528,7 @@ Calibration calibrate(const CalibrationFrame& frame, std::span<const Calibration
       constexpr double assumed = 0.5;
       efficiency.compute = assumed;
       efficiency.memory = assumed;
-      efficiency.overhead_s = frame.overhead_s;
+      efficiency.overhead_s = rounded(frame.overhead_s);
       efficiency.basis = Source::assumed;
       efficiency.source = "no such operator was timed";
       continue;

@@ -150,6 +150,7 @@ void read_efficiency(const Node& node, DeviceProfile& device) {
   };
   same(OpClass::matvec, OpClass::matmul);
   same(OpClass::grouped_matvec, OpClass::grouped_matmul);
+  same(OpClass::decode_attention, OpClass::attention);
 }
 
 Interconnect read_interconnect(const Node& node) {

@@ -40,7 +40,9 @@ OpClass op_class(const GroupedMatMul& op) {
   return op.rows <= matvec_rows * op.active_experts ? OpClass::grouped_matvec
                                                     : OpClass::grouped_matmul;
 }
-OpClass op_class(const Attention&) { return OpClass::attention; }
+OpClass op_class(const Attention& op) {
+  return op.query_length <= matvec_rows ? OpClass::decode_attention : OpClass::attention;
+}
 OpClass op_class(const Softmax&) { return OpClass::softmax; }
 OpClass op_class(const Norm&) { return OpClass::norm; }
 OpClass op_class(const Elementwise&) { return OpClass::elementwise; }
@@ -206,9 +208,9 @@ std::string sizes(const CustomOp& op) {
 
 std::string_view name_of(OpClass op_class) {
   constexpr std::array<std::string_view, op_class_count> names = {
-      "matmul",   "grouped_matmul", "matvec",     "grouped_matvec", "attention", "softmax",
-      "norm",     "elementwise",    "rotary",     "gather",         "cache",     "routing",
-      "quantize", "copy",           "collective", "custom"};
+      "matmul",  "grouped_matmul", "matvec",      "grouped_matvec", "attention", "decode_attention",
+      "softmax", "norm",           "elementwise", "rotary",         "gather",    "cache",
+      "routing", "quantize",       "copy",        "collective",     "custom"};
   return names[static_cast<std::size_t>(op_class)];
 }
 

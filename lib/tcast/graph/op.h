@@ -24,6 +24,7 @@ enum class OpClass : std::uint8_t {
   matvec,          ///< a product of few rows, which is about reading the weight
   grouped_matvec,  ///< the same for products of few rows per expert
   attention,
+  decode_attention,  ///< of few tokens per request, which is about reading the cache
   softmax,
   norm,
   elementwise,
@@ -36,9 +37,10 @@ enum class OpClass : std::uint8_t {
   collective,
   custom,
 };
-inline constexpr int op_class_count = 16;
-/// Rows up to which a product (per expert, of a grouped one) is of class matvec: kernels for so few
-/// do not use matrix units, or leave most of them idle.
+inline constexpr int op_class_count = 17;
+/// Rows up to which a product (per expert, of a grouped one) is of class matvec, and tokens up to
+/// which attention is of class decode_attention: kernels for so few do not use matrix units, or
+/// leave most of them idle.
 inline constexpr std::int64_t matvec_rows = 4;
 TCAST_API std::string_view name_of(OpClass op_class);
 
