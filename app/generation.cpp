@@ -1,35 +1,22 @@
 #include "app/generation.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
-#include "tcast/cost/memory.h"
-#include "tcast/exec/kernel.h"
+#include "tcast/base/text.h"
+#include "tcast/exec/host.h"
+#include "tcast/model/decoder.h"
 
 namespace tcast {
-namespace {
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-/// True when the model has been spread over the devices of its options.
-bool is_sharded(const TransformerModel& model) {
-  return std::any_of(model.reports().begin(), model.reports().end(), [](const StepReport& report) {
-    return report.step == "shard_model" && !report.disabled;
-  });
-}
-
-}  // namespace
 
 Generation::Generation(const TransformerModel& model, std::int64_t requests,
                        std::int64_t max_sequence_length, ExecutorOptions options)
     : model_(model), requests_(requests), max_sequence_length_(max_sequence_length) {
-  if (is_sharded(model)) {
+  if (model.is_sharded()) {
     ranks_ = model.options().parallel.devices();
     replicas_ = model.options().parallel.dp();
   }
@@ -41,7 +28,6 @@ Generation::Generation(const TransformerModel& model, std::int64_t requests,
   vocabulary_ = model.config().get_size("vocab_size");
   options.ranks = ranks_;
   options.max_sequence_length = max_sequence_length;
-  if (options.arithmetic == Arithmetic::unrounded) host_ = {.bf16 = false, .int8 = false};
   if (options.on_route) {
     options.on_route = [this, report = std::move(options.on_route)](const RoutingCall& call) {
       RoutingCall of_all = call;
@@ -63,8 +49,9 @@ Generation::Generation(const TransformerModel& model, std::int64_t requests,
 
 Workload Generation::workload(std::int64_t query_length, std::int64_t context_length) const {
   Workload work;
-  // More than one token at a time is (a part of) a prompt, whatever is in the caches already.
-  work.phase = context_length == 0 || query_length > 1 ? Phase::prefill : Phase::decode;
+  // More tokens at a time are (a part of) a prompt, whatever is in the caches already.
+  const std::int64_t most = 1 + model_.options().num_mtp_tokens;
+  work.phase = context_length == 0 || query_length > most ? Phase::prefill : Phase::decode;
   work.batch = requests_ / replicas_;
   work.query_length = query_length;
   work.context_length = context_length;
@@ -72,48 +59,50 @@ Workload Generation::workload(std::int64_t query_length, std::int64_t context_le
   return work;
 }
 
-ExecutionMemory Generation::memory_needed(std::int64_t input_length) const {
-  ExecutionMemory need;
-  Graph graph;
-  model_.trace(workload(input_length, 0), graph);
-  // Ranks hold what is not cut only once; cut parameters together make up the whole.
-  for (const NamedParameter& named : model_.parameters()) {
-    const Parameter& parameter = *named.parameter;
-    // A tied head is packed for its product, beside the embedding's plain rows.
-    need.weight_bytes =
-        checked_add(need.weight_bytes,
-                    bytes_of(parameter.shape.elements(), substitute_dtype(parameter.dtype, host_)));
+ExecutorMemory Generation::memory_needed(std::int64_t input_length) {
+  model_.trace(workload(input_length, 0), prefill_);
+  ExecutorMemory need = executor_->needed(prefill_);
+  if (input_length < max_sequence_length_) {
+    // The last step sees most tokens.
+    const std::int64_t tokens = std::min(1 + mtp_tokens(), max_sequence_length_ - input_length);
+    model_.trace(workload(tokens, max_sequence_length_ - tokens), decode_);
+    need = executor_->needed(decode_);
   }
-  const double widened = 8.0 *
-                         static_cast<double>(bytes_of(1, substitute_dtype(DType::bf16, host_))) /
-                         bits_of(DType::bf16);
-  need.cache_bytes = checked_mul(
-      static_cast<std::int64_t>(widened * static_cast<double>(cache_bytes(
-                                              graph, graph.workload.batch, max_sequence_length_))),
-      ranks_);
-  MemoryPlanner planner;
-  need.activation_bytes = checked_mul(
-      static_cast<std::int64_t>(widened * static_cast<double>(planner.peak_of(graph).bytes)),
-      ranks_);
   return need;
+}
+
+void Generation::require_memory(std::int64_t input_length) {
+  const std::int64_t available = host_features().available_bytes;
+  if (available == 0) return;
+  const ExecutorMemory need = memory_needed(input_length);
+  if (need.total_bytes() <= available) return;
+  throw Error(
+      fmt::format("executing takes {}: weights {}, KV cache {}, activations {}; this host has {} "
+                  "available",
+                  format_bytes(static_cast<double>(need.total_bytes())),
+                  format_bytes(static_cast<double>(need.weight_bytes)),
+                  format_bytes(static_cast<double>(need.cache_bytes)),
+                  format_bytes(static_cast<double>(need.activation_bytes)),
+                  format_bytes(static_cast<double>(available))),
+      "choose fewer layers (--num-hidden-layers N), a smaller batch or shorter requests");
 }
 
 void Generation::prepare(std::int64_t input_length) {
   model_.trace(workload(input_length, 0), prefill_);
   executor_->prepare(prefill_);
   if (input_length < max_sequence_length_) {
-    model_.trace(workload(1, input_length), decode_);
+    model_.trace(workload(1 + mtp_tokens(), input_length), decode_);
     executor_->prepare(decode_);
   }
 }
 
-LogitRows Generation::step(const TokenIds& tokens) {
+std::int64_t Generation::mtp_tokens() const {
+  const auto* wrapper = dynamic_cast<const LanguageModelWrapper*>(&model_.root());
+  return wrapper == nullptr ? 0 : wrapper->mtp_tokens();
+}
+
+TokenIds Generation::ids_of_ranks(const TokenIds& tokens) const {
   TCAST_CHECK(static_cast<std::int64_t>(tokens.size()) == requests_, "tokens of every request");
-  const auto count = static_cast<std::int64_t>(tokens[0].size());
-  TCAST_CHECK(length_ + count <= max_sequence_length_, "room for the tokens");
-  const Workload work = workload(count, length_);
-  Graph& graph = work.phase == Phase::prefill ? prefill_ : decode_;
-  model_.trace(work, graph);
   const std::int64_t per_replica = requests_ / replicas_;
   const std::int64_t ranks_per_replica = ranks_ / replicas_;
   TokenIds ids(static_cast<std::size_t>(ranks_));
@@ -121,36 +110,55 @@ LogitRows Generation::step(const TokenIds& tokens) {
     for (std::int64_t i = 0; i < per_replica; ++i) {
       const auto& list =
           tokens[static_cast<std::size_t>(rank / ranks_per_replica * per_replica + i)];
-      TCAST_CHECK(static_cast<std::int64_t>(list.size()) == count, "equally many tokens");
+      TCAST_CHECK(list.size() == tokens[0].size(), "equally many tokens");
       auto& all = ids[static_cast<std::size_t>(rank)];
       all.insert(all.end(), list.begin(), list.end());
     }
   }
-  tokens_per_replica_ = per_replica * count;
+  return ids;
+}
+
+LogitRows Generation::step(const TokenIds& tokens, const FollowingTokens& following) {
+  const auto count = static_cast<std::int64_t>(tokens.at(0).size());
+  TCAST_CHECK(length_ + count <= max_sequence_length_, "room for the tokens");
+  const Workload work = workload(count, length_);
+  Graph& graph = work.phase == Phase::prefill ? prefill_ : decode_;
+  model_.trace(work, graph);
+  tokens_per_replica_ = requests_ / replicas_ * count;
   const double start = now_s();
-  executor_->run(graph, ids);
+  executor_->run(graph, ids_of_ranks(tokens),
+                 [&](std::int64_t depth) { return ids_of_ranks(following(depth)); });
   last_step_s_ = now_s() - start;
   length_ += count;
 
-  return rows_of("logits");
+  LogitRows last;
+  for (LogitRows& rows : logits()) last.push_back(std::move(rows.back()));
+  return last;
 }
 
-LogitRows Generation::rows_of(std::string_view name) const {
-  LogitRows rows;
-  if (!executor_->has_output(name)) return rows;
+void Generation::take_back(std::int64_t tokens) {
+  TCAST_CHECK(tokens <= length_, "there are as many tokens");
+  length_ -= tokens;
+}
+
+std::vector<LogitRows> Generation::logits(std::int64_t depth) const {
+  std::vector<LogitRows> all;
   const std::int64_t per_replica = requests_ / replicas_;
-  // Rows of a head are padded to divide over the ranks; untransformed models give all rows.
-  const Shape shape = executor_->output_shape(name);
+  // Rows of a head are padded to divide over the ranks.
+  const Shape shape = executor_->logits_shape(depth);
   const std::int64_t width = shape[shape.rank() - 1];
   const std::int64_t rows_per_request = shape.elements() / width / per_replica;
   for (std::int64_t replica = 0; replica < replicas_; ++replica) {
-    const std::vector<float> logits = executor_->output(name, replica * ranks_ / replicas_);
+    const std::vector<float> values = executor_->logits(replica * ranks_ / replicas_, depth);
+    const float* row = values.data();
     for (std::int64_t i = 0; i < per_replica; ++i) {
-      const float* row = logits.data() + ((i + 1) * rows_per_request - 1) * width;
-      rows.emplace_back(row, row + std::min(vocabulary_, width));
+      LogitRows& rows = all.emplace_back();
+      for (std::int64_t k = 0; k < rows_per_request; ++k, row += width) {
+        rows.emplace_back(row, row + std::min(vocabulary_, width));
+      }
     }
   }
-  return rows;
+  return all;
 }
 
 }  // namespace tcast

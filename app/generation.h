@@ -1,9 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "tcast/exec/executor.h"
@@ -18,14 +17,10 @@ using TokenIds = std::vector<std::vector<std::int64_t>>;
 /// Logits of the last token of each request: [request][vocabulary].
 using LogitRows = std::vector<std::vector<float>>;
 
-/// What executing will take on this host, in bytes over all ranks that share it.
-struct ExecutionMemory {
-  std::int64_t weight_bytes = 0;
-  std::int64_t cache_bytes = 0;
-  std::int64_t activation_bytes = 0;
-
-  std::int64_t total_bytes() const { return weight_bytes + cache_bytes + activation_bytes; }
-};
+/// What multi-token-prediction depth `depth` (1, 2, ...) embeds: for each request the tokens that
+/// lie `depth` behind those that Generation::step() was given. Called when the logits of the depths
+/// before are known.
+using FollowingTokens = std::function<TokenIds(std::int64_t depth)>;
 
 /// Executes requests on a model as it stands, transformed or not: a prompt, then token after token
 /// through the caches. The ranks of a sharded model run in this process. Keeps a reference to the
@@ -41,18 +36,28 @@ class Generation {
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
 
-  /// What executing a prompt of `input_length` tokens and the rest will take.
-  ExecutionMemory memory_needed(std::int64_t input_length) const;
+  /// What executing a prompt of `input_length` tokens and the rest will take at most, on all ranks
+  /// together.
+  ExecutorMemory memory_needed(std::int64_t input_length);
+  /// Throws Error with the figures when this host has not that much.
+  void require_memory(std::int64_t input_length);
 
   /// Makes kernels and weights for a prompt of `input_length` tokens, so that step() only executes.
   void prepare(std::int64_t input_length);
 
   /// Adds tokens, equally many to every request, and returns the logits after the last of them.
-  LogitRows step(const TokenIds& tokens);
-  /// Forgets the tokens, so that the next step() is a prompt again. Weights stay.
+  /// With multi-token prediction, a step of up to 1 + --num-mtp-tokens tokens is a decode step.
+  LogitRows step(const TokenIds& tokens, const FollowingTokens& following = {});
+  /// Forgets the last `tokens` tokens of each request.
+  void take_back(std::int64_t tokens);
+  /// Forgets all tokens, so that the next step() is a prompt again. Weights stay.
   void restart() { length_ = 0; }
-  /// The last row of each request of another result of the last step(); nothing if there is none.
-  LogitRows rows_of(std::string_view name) const;
+  /// Logits of the last step() by the model (depth 0) or a depth of multi-token prediction, for
+  /// each request: of the last token of a prompt, of every token of a decode step and of an
+  /// untransformed model.
+  std::vector<LogitRows> logits(std::int64_t depth = 0) const;
+  /// Tokens that the model as it stands predicts beyond the next one: depths that have logits.
+  std::int64_t mtp_tokens() const;
   /// Seconds that the forward pass of the last step() took.
   double last_step_s() const { return last_step_s_; }
 
@@ -63,6 +68,8 @@ class Generation {
 
  private:
   Workload workload(std::int64_t query_length, std::int64_t context_length) const;
+  /// Tokens of every request as ids of each rank.
+  TokenIds ids_of_ranks(const TokenIds& tokens) const;
 
   const TransformerModel& model_;
   std::int64_t requests_;
@@ -72,7 +79,6 @@ class Generation {
   std::int64_t vocabulary_ = 0;
   std::int64_t length_ = 0;              ///< tokens in the caches
   std::int64_t tokens_per_replica_ = 0;  ///< of the current step
-  HostDTypes host_;
   Graph prefill_;
   Graph decode_;
   std::unique_ptr<Executor> executor_;

@@ -62,15 +62,23 @@ std::string text_of(const std::vector<std::string>& lines) {
 
 /// ,"<key>":[{name, shape, dtype}, ...] of the parameters, or of the buffers.
 void add_list(std::string& text, std::string_view key, bool buffers,
-              const std::vector<NamedParameter>& parameters) {
+              const std::vector<NamedParameter>& parameters, const ModelNames* names) {
   text += fmt::format(",\n\"{}\":[", key);
   std::string_view separator = "\n";
   for (const NamedParameter& named : parameters) {
     const Parameter& parameter = *named.parameter;
     if (parameter.buffer != buffers || parameter.scale || !parameter.tied_to.empty()) continue;
-    fmt::format_to(std::back_inserter(text), R"({}{{"name":{},"shape":{},"dtype":"{}"}})",
-                   separator, json_text(named.name), to_string(parameter.checkpoint_shape()),
+    fmt::format_to(std::back_inserter(text), R"({}{{"name":{},"shape":{},"dtype":"{}")", separator,
+                   json_text(named.name), to_string(parameter.checkpoint_shape()),
                    name_of(parameter.dtype));
+    if (names != nullptr) {
+      // What the model's hook calls it.
+      const std::string known_as = names->parameter_name(named.name);
+      const std::string stored_as = names->checkpoint_name(named.name);
+      if (known_as != named.name) text += fmt::format(",\"known_as\":{}", json_text(known_as));
+      if (stored_as != named.name) text += fmt::format(",\"stored_as\":{}", json_text(stored_as));
+    }
+    text += '}';
     separator = ",\n";
   }
   text += separator == "\n" ? "]" : "\n]";
@@ -101,8 +109,8 @@ std::string json_of(const TransformerModel& model) {
       "{{\"schema\":{},\n\"model_type\":{},\n\"total_parameters\":{},\n\"active_parameters\":{}",
       schema, json_text(model.config().model_type()), counts.total, counts.active);
   const std::vector<NamedParameter> parameters = model.parameters();
-  add_list(text, "parameters", false, parameters);
-  add_list(text, "buffers", true, parameters);
+  add_list(text, "parameters", false, parameters, model.names().get());
+  add_list(text, "buffers", true, parameters, model.names().get());
   text += "}\n";
   return text;
 }

@@ -223,6 +223,10 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
                   "limit of the time spent on timing this host (default 10)");
   add_store_options(line, inputs.store);
   line.add_check([&line] {
+    if (line.given("--runner") && !line.given("--device")) {
+      throw Error("--runner is a cost model of a device, but this host is timed",
+                  "name a device with --device");
+    }
     for (const char* name : {"--threads", "--time-budget", "--store", "--no-store"}) {
       if (!line.given("--device") || !line.given(name)) continue;
       throw Error(fmt::format("{} is for timing this host, but --device was given", name),

@@ -9,6 +9,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/exec/reference.h"
+#include "tcast/exec/router.h"
 
 namespace tcast {
 namespace {
@@ -21,54 +22,14 @@ Buffer row_of(const Buffer& matrix, std::int64_t row, std::int64_t columns) {
   return {matrix.data + row * bytes, bytes, matrix.dtype, {}};
 }
 
-std::vector<double> numbers_of(const Buffer& row, std::int64_t count) {
-  std::vector<double> numbers;
-  for (std::int64_t i = 0; i < count; ++i) {
-    numbers.push_back(row.data == nullptr ? 0 : number_at(row, i));
-  }
-  return numbers;
-}
-
-/// What the experts of a token are chosen by; of softmax any rising function will do.
-std::vector<double> selection_scores(const RoutingCall& call, std::int64_t row) {
-  const std::int64_t experts = call.op.experts;
-  std::vector<double> scores = numbers_of(row_of(call.logits, row, experts), experts);
-  const std::vector<double> bias = numbers_of(call.bias, experts);
-  const double most = *std::max_element(scores.begin(), scores.end());
-  double sum = 0;
-  for (double& score : scores) {
-    score =
-        call.op.score == RouterScore::sigmoid ? 1 / (1 + std::exp(-score)) : std::exp(score - most);
-    sum += score;
-  }
-  for (std::size_t i = 0; i < scores.size(); ++i) {
-    if (call.op.score != RouterScore::sigmoid) scores[i] /= sum;
-    scores[i] += bias[i];
-  }
-  return scores;
-}
-
-/// The best one of each group, or the sum of the best two.
-std::vector<double> group_scores(const Route& op, const std::vector<double>& scores) {
-  const auto size = static_cast<std::size_t>(op.experts / op.groups);
-  std::vector<double> groups;
-  for (std::size_t first = 0; first + size <= scores.size(); first += size) {
-    std::vector<double> group(scores.begin() + static_cast<std::ptrdiff_t>(first),
-                              scores.begin() + static_cast<std::ptrdiff_t>(first + size));
-    std::sort(group.rbegin(), group.rend());
-    groups.push_back(group[0] + (size > 1 && op.group_best > 1 ? group[1] : 0));
-  }
-  return groups;
-}
-
-double largest_magnitude(const std::vector<double>& values) {
-  double most = std::numeric_limits<double>::min();
-  for (const double value : values) most = std::max(most, std::abs(value));
+float largest_magnitude(const std::vector<float>& values) {
+  float most = std::numeric_limits<float>::min();
+  for (const float value : values) most = std::max(most, std::abs(value));
   return most;
 }
 
 /// By how much `chosen` was ahead of `expected`, relative to the largest score.
-double gap_between(const Route& op, const std::vector<double>& scores, const Experts& chosen,
+double gap_between(const Route& op, const RouterChoice& by, const Experts& chosen,
                    const Experts& expected) {
   Experts added;
   Experts missing;
@@ -77,23 +38,24 @@ double gap_between(const Route& op, const std::vector<double>& scores, const Exp
   std::set_difference(expected.begin(), expected.end(), chosen.begin(), chosen.end(),
                       std::back_inserter(missing));
   const auto size = static_cast<std::size_t>(op.experts / op.groups);
-  const std::vector<double> groups = group_scores(op, scores);
   const auto group_of = [&](std::int64_t expert) {
-    return groups[static_cast<std::size_t>(expert) / size];
+    return by.groups[static_cast<std::size_t>(expert) / size];
+  };
+  const auto score_of = [&](std::int64_t expert) {
+    return by.experts[static_cast<std::size_t>(expert)];
   };
   // A group that was not looked at: the groups are what was close, or not.
-  std::vector<double> ranked = groups;
+  std::vector<float> ranked = by.groups;
   std::sort(ranked.rbegin(), ranked.rend());
-  const double last_group = ranked[static_cast<std::size_t>(op.topk_groups) - 1];
-  double behind = 0;
-  for (const std::int64_t expert : missing)
-    behind = std::max(behind, last_group - group_of(expert));
-  if (behind > 0) return behind / largest_magnitude(groups);
-  double best = -std::numeric_limits<double>::infinity();
-  double worst = std::numeric_limits<double>::infinity();
-  for (const std::int64_t e : added) best = std::max(best, scores[static_cast<std::size_t>(e)]);
-  for (const std::int64_t e : missing) worst = std::min(worst, scores[static_cast<std::size_t>(e)]);
-  return std::max(0.0, best - worst) / largest_magnitude(scores);
+  const float last_group = ranked[static_cast<std::size_t>(op.topk_groups) - 1];
+  float behind = 0;
+  for (const std::int64_t e : missing) behind = std::max(behind, last_group - group_of(e));
+  if (behind > 0) return behind / largest_magnitude(by.groups);
+  float best = -std::numeric_limits<float>::infinity();
+  float worst = std::numeric_limits<float>::infinity();
+  for (const std::int64_t e : added) best = std::max(best, score_of(e));
+  for (const std::int64_t e : missing) worst = std::min(worst, score_of(e));
+  return std::max(0.0f, best - worst) / largest_magnitude(by.experts);
 }
 
 /// Sends a token to `experts`, with the weights that its logits give them: a bias that only they
@@ -141,7 +103,9 @@ void RoutingLog::follow(const RoutingCall& call) {
     change.layer = call.layer;
     change.module = call.module;
     change.expected = known->second;
-    change.gap = gap_between(call.op, selection_scores(call, row), chosen, known->second);
+    change.gap = gap_between(
+        call.op, router_choice(call.op, row_of(call.logits, row, call.op.experts), call.bias),
+        chosen, known->second);
     change.chosen = std::move(chosen);
     send_to(call, row, known->second);
     changes_.try_emplace(key, std::move(change));

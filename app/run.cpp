@@ -13,10 +13,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/config/exchange.h"
-#include "tcast/exec/clock.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
@@ -28,6 +28,7 @@
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/speculation.h"
 #include "app/token_ids.h"
 
 namespace tcast {
@@ -65,9 +66,12 @@ std::string npy_text(const std::vector<std::int64_t>& shape, const std::vector<f
 /// What one run found.
 struct RunResult {
   std::vector<double> decode_s;
+  std::int64_t decoded_tokens = 0;  ///< of each request, by all decode steps
   double prefill_s = 0;
   double prepare_s = 0;
-  TokenIds tokens;  ///< generated ones of each request
+  TokenIds tokens;          ///< generated ones of each request
+  std::int64_t drafts = 0;  ///< predicted and checked, of all requests
+  std::int64_t accepted = 0;
   std::vector<OpTime> ops;
   ExecutorMemory memory;
   std::int64_t weight_bytes_per_pass = 0;
@@ -89,13 +93,7 @@ class RunCommand final : public Command {
     line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
                     "the prompts instead: a line of token ids for each request");
     line.add_option("--seed", "N", to_size(seed_, 0), "of the random prompts; default 0");
-    line.add_check([&line] {
-      for (const char* name : {"--batch-size", "--input-length", "--seed"}) {
-        if (!line.given("--token-ids") || !line.given(name)) continue;
-        throw Error(fmt::format("{} describes random prompts, but --token-ids gives them", name),
-                    "leave out one of them");
-      }
-    });
+    refuse_with_token_ids(line, {"--batch-size", "--input-length", "--seed"});
     line.begin_group("Execution");
     line.add_option("--threads", "N", to_size(threads_, 1, 4096),
                     "threads to run on; default all that this process may use");
@@ -121,6 +119,10 @@ class RunCommand final : public Command {
       if (line.given("--store") && line.given("--no-store")) {
         throw Error("--store and --no-store contradict each other", "leave out one of them");
       }
+      if (line.given("--compare") && line.given("--num-mtp-tokens")) {
+        throw Error("--compare cannot know how many predicted tokens will be accepted",
+                    "leave out --num-mtp-tokens");
+      }
       if (line.given("--compare") && line.given("--dump-logits")) {
         throw Error("--compare chooses experts evenly, so that the logits mean nothing",
                     "leave out --dump-logits");
@@ -141,10 +143,6 @@ class RunCommand final : public Command {
     TransformerModel model = load_model(config_, model_);
     const std::string pipeline = describe_pipeline(model);
     transform(model);
-    if (model.options().num_mtp_tokens > 0) {
-      throw Error("multi-token prediction cannot be executed yet: its tokens are only priced",
-                  "leave out --num-mtp-tokens, or simulate");
-    }
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     TokenIds prompts;
     if (!token_ids_file_.empty()) {
@@ -158,10 +156,13 @@ class RunCommand final : public Command {
     ExecutorOptions execution;
     if (!runner_.empty()) execution.context.maker = find_executor(runner_);
     if (compare_) execution.on_route = choose_evenly;
-    Generation generation(model, requests, checked_add(input_length, output_length),
-                          std::move(execution));
+    // The last pass may check more tokens than are still wanted.
+    Generation generation(
+        model, requests,
+        checked_add(checked_add(input_length, output_length), model.options().num_mtp_tokens),
+        std::move(execution));
     // Before anything of that size is made.
-    check_memory(generation.memory_needed(input_length));
+    generation.require_memory(input_length);
     if (prompts.empty()) prompts = random_token_ids(requests, input_length, vocabulary, seed_);
 
     const bool json = output_.format == OutputFormat::json;
@@ -214,41 +215,31 @@ class RunCommand final : public Command {
     return dumper == nullptr ? npy_text(shape, logits_) : dumper->value(shape, logits_);
   }
 
-  static void check_memory(const ExecutionMemory& need) {
-    const std::int64_t available = host_features().available_bytes;
-    if (available == 0 || need.total_bytes() <= available) return;
-    throw Error(
-        fmt::format("executing takes {}: weights {}, KV cache {}, activations {}; this host has {} "
-                    "available",
-                    format_bytes(static_cast<double>(need.total_bytes())),
-                    format_bytes(static_cast<double>(need.weight_bytes)),
-                    format_bytes(static_cast<double>(need.cache_bytes)),
-                    format_bytes(static_cast<double>(need.activation_bytes)),
-                    format_bytes(static_cast<double>(available))),
-        "choose fewer layers (--num-hidden-layers N), a smaller batch or shorter requests");
-  }
-
   RunResult generate(Generation& generation, const TokenIds& prompts, std::int64_t output_length) {
     RunResult result;
     const double start = now_s();
     generation.prepare(static_cast<std::int64_t>(prompts[0].size()));
     result.prepare_s = now_s() - start;
     // Once unmeasured: pages, clocks and the kernels' own code get warm.
-    generation.step(prompts);
+    GreedyDecoding(generation).prompt(prompts);
     generation.restart();
     generation.executor().reset_times();
+    GreedyDecoding decoding(generation);
     result.tokens.resize(prompts.size());
-    TokenIds next = prompts;
-    for (std::int64_t step = 0; step < output_length; ++step) {
-      const LogitRows rows = generation.step(next);
-      (step == 0 ? result.prefill_s : result.decode_s.emplace_back()) = generation.last_step_s();
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        const auto best = std::max_element(rows[i].begin(), rows[i].end());
-        next[i] = {best - rows[i].begin()};
-        result.tokens[i].push_back(next[i][0]);
-        if (!logits_file_.empty()) logits_.insert(logits_.end(), rows[i].begin(), rows[i].end());
+    for (std::int64_t made = 0; made < output_length;) {
+      const GreedyDecoding::Pass pass = made == 0 ? decoding.prompt(prompts) : decoding.decode();
+      (made == 0 ? result.prefill_s : result.decode_s.emplace_back()) = generation.last_step_s();
+      result.decoded_tokens += made == 0 ? 0 : static_cast<std::int64_t>(pass.logits.size());
+      for (std::size_t k = 0; k < pass.logits.size() && made < output_length; ++k, ++made) {
+        for (std::size_t i = 0; i < prompts.size(); ++i) {
+          result.tokens[i].push_back(pass.tokens[i][k]);
+          const std::vector<float>& row = pass.logits[k][i];
+          if (!logits_file_.empty()) logits_.insert(logits_.end(), row.begin(), row.end());
+        }
       }
     }
+    result.drafts = decoding.drafts();
+    result.accepted = decoding.accepted();
     result.ops = generation.executor().times();
     std::stable_sort(result.ops.begin(), result.ops.end(), [](const OpTime& a, const OpTime& b) {
       return a.phase != b.phase ? a.phase < b.phase : a.total_s > b.total_s;
@@ -256,6 +247,10 @@ class RunCommand final : public Command {
     result.memory = generation.executor().memory();
     result.weight_bytes_per_pass = generation.executor().weight_bytes_per_pass();
     return result;
+  }
+
+  static double tokens_per_step(const RunResult& result) {
+    return static_cast<double>(result.decoded_tokens) / static_cast<double>(result.decode_s.size());
   }
 
   static std::string_view phase_name(Phase phase) {
@@ -289,8 +284,16 @@ class RunCommand final : public Command {
     if (decode_s > 0) {
       text +=
           fmt::format("decode step   {:>10}  mean of {}, {:.2f} tokens/s, weights read at {}/s\n",
-                      format_seconds(decode_s), result.decode_s.size(), requests / decode_s,
+                      format_seconds(decode_s), result.decode_s.size(),
+                      requests * tokens_per_step(result) / decode_s,
                       format_bytes(static_cast<double>(result.weight_bytes_per_pass) / decode_s));
+    }
+    if (result.drafts > 0) {
+      text += fmt::format(
+          "drafts        {:>10}  {} of {} accepted, {:.2f} tokens per step and request\n",
+          fmt::format("{:.1f} %", 100.0 * static_cast<double>(result.accepted) /
+                                      static_cast<double>(result.drafts)),
+          result.accepted, result.drafts, tokens_per_step(result));
     }
     text += fmt::format("preparation   {:>10}  kernels, and {} of generated weights\n",
                         format_seconds(result.prepare_s),
@@ -349,6 +352,10 @@ class RunCommand final : public Command {
                        {"prefill_s", result.prefill_s},
                        {"decode_step_s", mean(result.decode_s)},
                        {"decode_steps_s", result.decode_s}};
+    json["speculation"] = {{"mtp_tokens", generation.mtp_tokens()},
+                           {"drafts", result.drafts},
+                           {"accepted", result.accepted},
+                           {"decoded_tokens", result.decoded_tokens}};
     json["weight_bytes_per_pass"] = result.weight_bytes_per_pass;
     json["ops"] = nlohmann::ordered_json::array();
     for (const OpTime& op : result.ops) {

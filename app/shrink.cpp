@@ -219,7 +219,7 @@ Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkReq
   result.inputs = inputs;
   const auto finish = [&] {
     // Requests that end inside the first window or chunk would not show it.
-    const std::int64_t tokens = request.input_length + request.decode_steps;
+    const std::int64_t tokens = request.input_length + request.decode_tokens;
     for (const auto& [key, size] : {std::pair{"sliding_window", facts.window},
                                     std::pair{"attention_chunk_size", facts.chunk}}) {
       if (size >= tokens) {

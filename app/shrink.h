@@ -14,7 +14,7 @@ namespace tcast {
 struct ShrinkRequest {
   std::int64_t requests = 2;
   std::int64_t input_length = 12;
-  std::int64_t decode_steps = 2;
+  std::int64_t decode_tokens = 2;
   bool keeps_vocabulary = false;  ///< token ids are given
   std::int64_t most_weight_bytes = 0;
 };

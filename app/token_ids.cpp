@@ -3,6 +3,7 @@
 #include <charconv>
 #include <fstream>
 #include <random>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -75,6 +76,17 @@ TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary) {
                 "write one line of whole numbers for each request");
   }
   return requests;
+}
+
+void refuse_with_token_ids(CommandLine& line, std::vector<std::string> names) {
+  line.add_check([&line, names = std::move(names)] {
+    if (!line.given("--token-ids")) return;
+    for (const std::string& name : names) {
+      if (!line.given(name)) continue;
+      throw Error(fmt::format("{} describes random prompts, but --token-ids gives them", name),
+                  "leave out one of them");
+    }
+  });
 }
 
 TokenIds load_token_ids(const std::string& path, std::int64_t vocabulary) {

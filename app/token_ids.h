@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "app/command_line.h"
 #include "app/generation.h"
 
 namespace tcast {
@@ -11,6 +13,9 @@ namespace tcast {
 /// empty lines do not count. Throws Error with file and line for what is no number, outside the
 /// vocabulary, or of another length than the first request.
 TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary);
+
+/// Refuses options that describe random prompts beside --token-ids. `line` must outlive the check.
+void refuse_with_token_ids(CommandLine& line, std::vector<std::string> names);
 
 /// The same by the loader that a plugin registered for files of this name, if there is one. What it
 /// returns is held to the same rules. Throws Error.

@@ -88,7 +88,12 @@ std::string other_experts(std::size_t count) {
 
 Verification::Verification(const TransformerModel& model, VerificationRequest request,
                            std::string hook)
-    : request_(std::move(request)), hook_(std::move(hook)) {
+    : request_(std::move(request)), hook_(std::move(hook)), sequences_(request_.prompts) {
+  for (const TokenIds& tokens : request_.decode) {
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      sequences_[i].insert(sequences_[i].end(), tokens[i].begin(), tokens[i].end());
+    }
+  }
   const auto* whole = dynamic_cast<const CausalLm*>(&model.root());
   if (whole != nullptr && whole->head() == nullptr) {
     notes_.emplace_back("the model has no head of its own: compared from the first step on");
@@ -107,16 +112,23 @@ Verification::Outcome Verification::execute(const TransformerModel& model, Arith
   if (arithmetic == Arithmetic::unrounded) {
     options.on_route = [this](const RoutingCall& call) { routing_.follow(call); };
   }
-  const auto length = request_.prompts[0].size() + request_.decode.size();
-  Generation generation(model, static_cast<std::int64_t>(request_.prompts.size()),
-                        static_cast<std::int64_t>(length), std::move(options));
+  const auto length = static_cast<std::int64_t>(sequences_[0].size());
+  Generation generation(model, static_cast<std::int64_t>(request_.prompts.size()), length,
+                        std::move(options));
+  generation.require_memory(static_cast<std::int64_t>(request_.prompts[0].size()));
   Outcome outcome;
+  std::size_t first = 0;
   for (std::size_t pass = 0; pass <= request_.decode.size(); ++pass) {
     routing_.begin_pass(pass);
-    outcome.logits.push_back(
-        generation.step(pass == 0 ? request_.prompts : request_.decode[pass - 1]));
-    LogitRows mtp = generation.rows_of("mtp logits");
-    if (!mtp.empty()) outcome.mtp_logits.push_back(std::move(mtp));
+    const TokenIds& tokens = pass == 0 ? request_.prompts : request_.decode[pass - 1];
+    const std::size_t count = tokens[0].size();
+    outcome.logits.push_back(generation.step(
+        tokens, [&](std::int64_t depth) { return following(first, count, depth); }));
+    for (std::int64_t depth = 1; depth <= generation.mtp_tokens(); ++depth) {
+      LogitRows& last = outcome.mtp_logits.emplace_back();
+      for (LogitRows& rows : generation.logits(depth)) last.push_back(std::move(rows.back()));
+    }
+    first += count;
   }
   ranks_ = generation.ranks();
   worst_op_ = generation.executor().worst_op();
@@ -126,6 +138,17 @@ Verification::Outcome Verification::execute(const TransformerModel& model, Arith
     }
   }
   return outcome;
+}
+
+TokenIds Verification::following(std::size_t first, std::size_t count, std::int64_t depth) const {
+  TokenIds ids(sequences_.size());
+  for (std::size_t i = 0; i < sequences_.size(); ++i) {
+    const std::vector<std::int64_t>& all = sequences_[i];
+    for (std::size_t k = 0; k < count; ++k) {
+      ids[i].push_back(all[(first + k + static_cast<std::size_t>(depth)) % all.size()]);
+    }
+  }
+  return ids;
 }
 
 double Verification::error_of(const Outcome& outcome, const Outcome& reference) {

@@ -17,7 +17,7 @@ namespace tcast {
 /// max |a - b| / max |b|.
 struct VerificationRequest {
   TokenIds prompts;              ///< equally long ones
-  std::vector<TokenIds> decode;  ///< for each decode step, one token per request
+  std::vector<TokenIds> decode;  ///< for each decode step, equally many tokens per request
   /// Between models that are executed without rounding (Arithmetic::unrounded).
   double tolerance = 1e-4;
   /// Of each kernel that has 8-bit or 16-bit operands, against plain loops over them.
@@ -65,19 +65,23 @@ class Verification final : public StepObserver {
   const std::vector<std::string>& notes() const { return notes_; }
 
  private:
-  /// Logits of each pass, and those of the last MTP layer.
+  /// Logits of each pass, and for each pass those of every depth of multi-token prediction.
   struct Outcome {
     std::vector<LogitRows> logits;
     std::vector<LogitRows> mtp_logits;
   };
 
   Outcome execute(const TransformerModel& model, Arithmetic arithmetic);
+  /// What depth `depth` embeds in a pass of `count` tokens behind `first` others: the tokens that
+  /// follow in the request, whatever the logits say; the prompt again behind the last.
+  TokenIds following(std::size_t first, std::size_t count, std::int64_t depth) const;
   void look(const TransformerModel& model, VerifiedStep step);
   void look_between_steps(const TransformerModel& model, const std::string& where);
   static double error_of(const Outcome& outcome, const Outcome& reference);
 
   VerificationRequest request_;
   std::string hook_;
+  TokenIds sequences_;  ///< prompt and decoded tokens of each request
   RoutingLog routing_;  ///< of the untransformed model
   Outcome reference_;
   Outcome previous_;

@@ -33,12 +33,19 @@ constexpr std::size_t most_listed = 5;
 
 std::string text_of(double error) { return error == 0 ? "0" : fmt::format("{:.1e}", error); }
 
-/// "decode step 1, token 3 of request 0".
+/// Tokens of each request in a pass.
+std::int64_t tokens_of_pass(std::size_t pass, const VerificationRequest& request) {
+  return static_cast<std::int64_t>(
+      (pass == 0 ? request.prompts : request.decode[pass - 1])[0].size());
+}
+
+/// "token 3 of the prompt of request 0, layer 5".
 std::string place_of(const RoutingChange& change, const VerificationRequest& request) {
-  const auto length = change.pass == 0 ? static_cast<std::int64_t>(request.prompts[0].size()) : 1;
-  std::string place = change.pass == 0
-                          ? fmt::format("token {} of the prompt", change.token % length)
-                          : fmt::format("the token of decode step {}", change.pass);
+  const std::int64_t length = tokens_of_pass(change.pass, request);
+  std::string place =
+      change.pass == 0 ? fmt::format("token {} of the prompt", change.token % length)
+      : length == 1    ? fmt::format("the token of decode step {}", change.pass)
+                    : fmt::format("token {} of decode step {}", change.token % length, change.pass);
   return fmt::format("{} of request {}, layer {}", place, change.token / length, change.layer);
 }
 
@@ -53,17 +60,12 @@ class VerifyCommand final : public Command {
     line.add_option("--input-length", "TOKENS", to_size(input_length_, 1, 1 << 20),
                     "prompt tokens of each request; default 12");
     line.add_option("--decode-steps", "N", to_size(decode_steps_, 0, 4096),
-                    "further tokens of each request, through the cache; default 2");
+                    "further tokens of each request, through the cache, with --num-mtp-tokens N "
+                    "1 + N of them at a time; default 2");
     line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
                     "the prompts instead: a line of token ids for each request");
     line.add_option("--seed", "N", to_size(seed_, 0), "of the random tokens; default 0");
-    line.add_check([&line] {
-      for (const char* name : {"--batch-size", "--input-length"}) {
-        if (!line.given("--token-ids") || !line.given(name)) continue;
-        throw Error(fmt::format("{} describes random prompts, but --token-ids gives them", name),
-                    "leave out one of them");
-      }
-    });
+    refuse_with_token_ids(line, {"--batch-size", "--input-length"});
     line.begin_group("Comparison");
     line.add_option("--tolerance", "X", to_number(tolerance_, 1e-9, 1),
                     "largest difference of logits, relative to the largest logit; default 1e-4");
@@ -90,7 +92,7 @@ class VerifyCommand final : public Command {
     // Fewer devices than ranks are refused by shard_model.
     const std::int64_t replicas = std::max<std::int64_t>(1, model_.options.parallel.dp());
     ShrinkRequest size;
-    size.decode_steps = decode_steps_;
+    size.decode_tokens = decode_steps_ * tokens_per_step();
     size.keeps_vocabulary = !token_ids_file_.empty();
     if (size.keeps_vocabulary) {
       const TransformerModel whole = load_model(config, model_);
@@ -117,9 +119,9 @@ class VerifyCommand final : public Command {
       request.prompts = random_token_ids(requests_, input_length_, vocabulary, seed_);
     }
     for (std::int64_t step = 0; step < decode_steps_; ++step) {
-      request.decode.push_back(random_token_ids(requests_, 1, vocabulary, seed_ + 1 + step));
+      request.decode.push_back(
+          random_token_ids(requests_, tokens_per_step(), vocabulary, seed_ + 1 + step));
     }
-    check_memory(model, available);
     const auto* hook = custom_model_of(model);
     Verification verification(model, request, hook != nullptr ? describe_pipeline(model) : "");
     model.set_observer(&verification);
@@ -136,18 +138,8 @@ class VerifyCommand final : public Command {
   }
 
  private:
-  void check_memory(const TransformerModel& model, std::int64_t available) const {
-    const ExecutionMemory need =
-        Generation(model, requests_, input_length_ + decode_steps_).memory_needed(input_length_);
-    if (available == 0 || need.total_bytes() <= available) return;
-    throw Error(
-        fmt::format("executing the untransformed model takes {}, of which activations {}; this "
-                    "host has {} available",
-                    format_bytes(static_cast<double>(need.total_bytes())),
-                    format_bytes(static_cast<double>(need.activation_bytes)),
-                    format_bytes(static_cast<double>(available))),
-        "choose a smaller batch or shorter requests");
-  }
+  /// A decode step checks the tokens that multi-token prediction has drafted.
+  std::int64_t tokens_per_step() const { return 1 + model_.options.num_mtp_tokens; }
 
   /// "f32, weights in bf16"
   std::string precision() const {
@@ -249,8 +241,7 @@ class VerifyCommand final : public Command {
                               const VerificationRequest& request) {
     ordered_json json = ordered_json::array();
     for (const RoutingChange& change : list) {
-      const auto length =
-          change.pass == 0 ? static_cast<std::int64_t>(request.prompts[0].size()) : 1;
+      const std::int64_t length = tokens_of_pass(change.pass, request);
       json.push_back({{"pass", change.pass},
                       {"request", change.token / length},
                       {"token", change.token % length},

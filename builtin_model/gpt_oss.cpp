@@ -7,8 +7,9 @@
 TCAST_REGISTER_ARCHITECTURE("gpt_oss")
 (const tcast::ArchitectureContext& context) {
   const tcast::HfConfig& config = context.config;
-  for (const auto& [key, value] :
-       {std::pair{"swiglu_alpha", tcast::clamped_swiglu_alpha}, std::pair{"swiglu_limit", 7.0}}) {
+  constexpr double activation_limit = 7;
+  for (const auto& [key, value] : {std::pair{"swiglu_alpha", tcast::clamped_swiglu_alpha},
+                                   std::pair{"swiglu_limit", activation_limit}}) {
     if (config.get_or<double>(key, value) != value) {
       config.fail(key, "this model type's activation has other constants");
     }
@@ -35,6 +36,7 @@ TCAST_REGISTER_ARCHITECTURE("gpt_oss")
   moe.router_class = "GptOssTopKRouter";
   moe.expert_class = "GptOssExperts";
   moe.fused = true;
+  moe.activation_limit = activation_limit;
   moe.router_bias = true;
   moe.intermediate_size = spec.intermediate_size;
   moe.routing.normalize = true;

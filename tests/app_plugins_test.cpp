@@ -102,7 +102,6 @@ class PluggedAttention : public tcast::ModuleOf<PluggedAttention, tcast::Grouped
                            {trace.workload().tokens(), local_heads() * c.head_dim}, op.query));
   }
   std::unique_ptr<tcast::Module> make_paged(const tcast::CacheOptions&) override { return nullptr; }
-  bool set_cache_dtype(tcast::DType) override { return false; }
 };
 
 }  // namespace
@@ -335,6 +334,12 @@ TEST_CASE("hooks: an object overrides single stages and inherits the rest") {
     }
   }
   CHECK(skipped);
+  const Run inspected = run(with({"inspect", config, "--format", "json"}));
+  CHECK(
+      contains(inspected.out,
+               "{\"name\":\"model.layers.0.self_attn.q_proj.weight\",\"shape\":[32, 32],\"dtype\":"
+               "\"float32\",\"known_as\":\"blocks.0.attn.q_proj.weight\",\"stored_as\":"
+               "\"transformer.layers.0.self_attn.q_proj.weight\"}"));
   // Names in the checkpoint: other weights, so other logits; the same rule gives the same ones.
   const auto logits = [&](std::vector<std::string> more) {
     more.insert(more.begin(), {"run", config, "--input-length", "4", "--output-length", "2",
@@ -593,7 +598,7 @@ TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validat
       "--custom-model-config:1:8: depth: expected deep"));
   CHECK(on("TEST_DEVICE", scratch.config("carded_2")).status == 0);
   CHECK(contains(on("TEST_DEVICE", scratch.config("llama", ", \"rope_theta\": 10")).err,
-                 "llama.json:4:119: rope_theta: a theta this small is a typing error"));
+                 "llama.json:4:68: rope_theta: a theta this small is a typing error"));
   CHECK(on("TEST_DEVICE", scratch.config("llama"), {"--format", "markdown"}).out == "# llama\n");
   CHECK(contains(on("TEST_DEVICE", config, {"--format", "markdwon"}).err,
                  "did you mean 'markdown'?"));

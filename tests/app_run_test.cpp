@@ -159,6 +159,47 @@ TEST_CASE("token ids: what is wrong is said with file and line") {
         "cannot read /nowhere/ids.txt | name a file of token ids");
 }
 
+TEST_CASE("run decodes with drafts of multi-token prediction") {
+  const Folder folder;
+  const fs::path golden = fs::path(TCAST_SOURCE_DIR) / "tests/data/mtp/deepseek_v3-plain.json";
+  std::ifstream stream(golden);
+  folder.write("config.json", json::parse(stream).at("config").dump());
+  std::vector<std::string> words = {"run",
+                                    folder.file("config.json"),
+                                    "--dtype",
+                                    "float32",
+                                    "--format",
+                                    "json",
+                                    "--input-length",
+                                    "5",
+                                    "--output-length",
+                                    "6",
+                                    "--batch-size",
+                                    "2",
+                                    "--dump-logits",
+                                    folder.file("logits.npy")};
+  const Outcome without = run(words);
+  REQUIRE_MESSAGE(without.status == 0, without.err);
+  const std::string logits = folder.read("logits.npy");
+  words.insert(words.end(), {"--num-mtp-tokens", "2"});
+  const Outcome with = run(words);
+  REQUIRE_MESSAGE(with.status == 0, with.err);
+  const json report = json::parse(with.out);
+  CHECK(report.at("tokens") == json::parse(without.out).at("tokens"));
+  CHECK(folder.read("logits.npy").size() == logits.size());
+  const json& drafts = report.at("speculation");
+  CHECK(drafts.at("mtp_tokens") == 2);
+  const auto steps = static_cast<std::int64_t>(report.at("latency").at("decode_steps_s").size());
+  CHECK(drafts.at("drafts") == steps * 2 * 2);
+  CHECK(drafts.at("decoded_tokens") >= 5);
+  CHECK(json::parse(without.out).at("speculation").at("drafts") == 0);
+  words[5] = "table";
+  const Outcome table = run(words);
+  REQUIRE_MESSAGE(table.status == 0, table.err);
+  CHECK(table.out.find("\ndrafts ") != std::string::npos);
+  CHECK(table.out.find(" tokens per step and request\n") != std::string::npos);
+}
+
 TEST_CASE("what cannot be executed is refused, and nothing is written") {
   const Folder folder;
   const std::string config = folder.file("config.json");

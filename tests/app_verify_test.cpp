@@ -64,7 +64,7 @@ class Unknown : public ModuleOf<Unknown> {
 }  // namespace
 
 TCAST_REGISTER_ARCHITECTURE("verified_no_rotary", "verified_secret", "verified_operator",
-                            "verified_right")
+                            "verified_right", "verified_own_shards")
 (const tcast::ArchitectureContext& context) { return build_llama(context); }
 
 TCAST_REGISTER_CUSTOM_MODEL("verified_no_rotary")
@@ -93,6 +93,23 @@ TCAST_REGISTER_CUSTOM_MODEL("verified_secret")
 
 TCAST_REGISTER_CUSTOM_MODEL("verified_right")
 (tcast::TransformerModel& model) { tcast::run_standard_steps(model); }
+
+// Cuts the feed-forward blocks itself, without shard_model.
+TCAST_REGISTER_CUSTOM_MODEL("verified_own_shards")
+(tcast::TransformerModel& model) {
+  tcast::wrap_model(model);
+  tcast::patch_attention(model);
+  tcast::run_step(
+      model, "cut_feed_forward", [](tcast::TransformerModel& m, tcast::StepReport& report) {
+        tcast::walk(m.root(), [&](tcast::Module& module, const tcast::ModulePath& path) {
+          auto* mlp = dynamic_cast<tcast::Mlp*>(&module);
+          if (mlp == nullptr) return;
+          mlp->shard({m.options().parallel.tp, 1}, true, path.text());
+          report.changed_modules += path.count();
+        });
+        m.fulfil(tcast::Request::tensor_parallel);
+      });
+}
 
 TCAST_REGISTER_OPERATOR("verified_scan")
 (const tcast::CustomOp&) { return tcast::OpWork{}; }
@@ -249,6 +266,65 @@ TEST_CASE("verify: quantized, the steps behind it are compared as strictly") {
       CHECK(kernels < 1e-3);
       CHECK(moved > 1e-3);
       CHECK(moved < 0.3);
+    }
+  }
+}
+
+TEST_CASE("verify: a hook that shards by itself runs on its ranks") {
+  const Scratch scratch;
+  const std::string config =
+      scratch.write("config.json", llama_config("verified_own_shards").dump());
+  const Ran ran = run({config, "--tp", "2", "--format", "json"});
+  CHECK(ran.err == "");
+  REQUIRE(ran.status == 0);
+  const json report = json::parse(ran.out);
+  CHECK(report.at("inputs").at("ranks") == 2);
+  CHECK(report.at("steps").back().at("changed_modules") == 2);
+  CHECK(report.at("steps").back().at("error").get<double>() > 0);
+}
+
+TEST_CASE("verify: experts of one block that are stored in different ways") {
+  const Scratch scratch;
+  const json golden = read_json(source_dir / "tests/data/logits/qwen3_moe-plain.json");
+  const std::string config = scratch.write("config.json", golden.at("config").dump());
+  for (const char* pattern : {"*.experts.1.*", "*.experts.0.*", "*.experts.3.up_proj"}) {
+    CAPTURE(pattern);
+    for (const char* tp : {"1", "2"}) {
+      const Ran ran = run({config, "--quantize-linear", "w8a16", "--quantize-ignore", pattern,
+                           "--tp", tp, "--format", "json"});
+      CHECK(ran.err == "");
+      REQUIRE(ran.status == 0);
+      const json step = json::parse(ran.out).at("steps").back();
+      CHECK(step.at("error").get<double>() < 1e-4);
+      CHECK(step.at("precision").at("kernel_error").get<double>() < 1e-3);
+      CHECK(step.at("precision").at("moved").get<double>() < 0.1);
+    }
+  }
+  const Ran spread = run({config, "--quantize-linear", "w8a16", "--quantize-ignore",
+                          "*.experts.1.*", "--ep", "2", "--num-devices", "2"});
+  CHECK(spread.status == 1);
+  CHECK(spread.err.find("the experts of experts are stored in different ways, which cannot be "
+                        "executed on several expert-parallel ranks") != std::string::npos);
+}
+
+TEST_CASE("verify: multi-token prediction is compared from its step on") {
+  const Scratch scratch;
+  for (const char* name : {"deepseek_v3-plain", "deepseek_v3-odd", "glm4_moe-plain"}) {
+    CAPTURE(name);
+    const json golden = read_json(source_dir / "tests/data/mtp" / (std::string(name) + ".json"));
+    const std::string config = scratch.write("config.json", golden.at("config").dump());
+    const std::string tokens = std::to_string(golden.at("mtp_tokens").get<int>());
+    for (const std::vector<std::string>& more :
+         {std::vector<std::string>{}, {"--quantize-linear", "w8a8_dynamic"}}) {
+      std::vector<std::string> words = {config, "--num-mtp-tokens", tokens, "--format", "json"};
+      words.insert(words.end(), more.begin(), more.end());
+      const Ran ran = run(words);
+      CHECK(ran.err == "");
+      REQUIRE(ran.status == 0);
+      const json report = json::parse(ran.out);
+      for (const json& step : report.at("steps")) {
+        CHECK(step.at("error").get<double>() < 1e-4);
+      }
     }
   }
 }

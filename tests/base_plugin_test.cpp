@@ -68,7 +68,7 @@ TEST_CASE("plugins: a file that registers something is one, under its stem or th
                                               "my-plugin.2 custom loaded: number three;"});
   CHECK(plugins()[0].place() == "custom_model/first.cpp:3");
   CHECK(plugins()[2].place() == "custom_model/second.cpp:1");
-  CHECK(held("number") == "one=1 three=3 two=2 ");
+  CHECK(held("number") == "three=3 one=1 two=2 ");
   // A group of one's own needs nothing but its name and type.
   CHECK(registry_of<std::string>("colour").find("rose")->value == "#f00");
   CHECK(registry_of<std::string>("colour").noun() == "colour");
@@ -229,11 +229,15 @@ TEST_CASE("plugins: nasty ones get a clear message and leave the rest working") 
                kept = &context;
                // Registering while a registry is being walked.
                for (const auto& entry : registry_of<int>("other").entries()) {
-                 context.add("other", {entry.pattern + "_again"}, entry.value + 1, false, "w.cpp",
-                             1);
+                 context.add("number", {entry.pattern + "_again"}, entry.value, false, "w.cpp", 1);
+                 registry_of<int>("other");
                }
              }),
              "custom_model/walker.cpp", 4);
+  linked.add("setup", {"number"}, SetupFunction([](SetupContext& context) {
+               context.add("other", {"z"}, 1, false, "s.cpp", 7);
+             }),
+             "custom_model/stray.cpp", 5);
   linked.add("other", {"x"}, 1, "custom_model/other.cpp");
   linked.add("other", {"y"}, 2, "custom_model/other.cpp", 2);
   linked.add("number", {"good"}, 3, "custom_model/good.cpp");
@@ -244,7 +248,8 @@ TEST_CASE("plugins: nasty ones get a clear message and leave the rest working") 
         std::string::npos);
   CHECK(error_of([] { registry_of<int>("number").find("ab"); }).find("matched equally well") !=
         std::string::npos);
-  CHECK(held("other") == "x=1 x_again=2 y=2 y_again=3 ");
+  CHECK(held("other") == "x=1 y=2 ");
+  CHECK(registry_of<int>("number").find("y_again")->value == 2);
   registry_of<int>("ring");
   REQUIRE(kept != nullptr);
   CHECK(error_of([] {
@@ -275,6 +280,10 @@ TEST_CASE("plugins: nasty ones get a clear message and leave the rest working") 
        "'recursive' (custom_model/recursive.cpp:3) asks for the group 'ring', which it is "
        "announced "
        "for itself"},
+      {"stray",
+       "its set-up function (custom_model/stray.cpp:5) threw: s.cpp:7: the set-up function of "
+       "plugin "
+       "'stray' registers into the group 'other', which it is not announced for"},
       {"walker", ""},
       {"dup1", ""},
       {"good", ""},

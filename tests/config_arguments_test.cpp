@@ -98,7 +98,7 @@ TEST_CASE("build: a name, or a map with a type and arguments") {
         "a.yaml:1:34: it.unti: maker 'sized' takes no argument 'unti' | did you mean 'unit'?");
   CHECK(built("{type: plian}") ==
         "a.yaml:1:12: it.type: unknown maker 'plian' | did you mean 'plain'?");
-  CHECK(built("{size: 4}") == "a.yaml:1:5: it: expected the key 'type' | ");
+  CHECK(built("{size: 4}") == "a.yaml:1:5: it: expected the key 'type'");
   CHECK(
       built("[plain]") ==
       "a.yaml:1:5: it: expected the name of a maker, or a map with its name as 'type', got a list "

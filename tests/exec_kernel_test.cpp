@@ -496,6 +496,11 @@ TEST_CASE("grouped matmul follows the token counts") {
       ops.push_back(ops.back());
       ops.back().weight = DType::i8;
       ops.back().weight_scales = 40;
+      // Some of the experts: the rows of those before them become zeros.
+      for (const std::int64_t first : {1, 2}) {
+        ops.push_back(ops[ops.size() - 2]);
+        ops.back().first_expert = first;
+      }
     }
   }
   ops.push_back({.experts = 5,

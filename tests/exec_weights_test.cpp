@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -198,6 +199,57 @@ TEST_CASE("quantized weights are the whole's, whatever the rank") {
   generate_quantized(weight, scale, "some.weight", 0, buffer_of(floats, {6, 8}), {});
   for (std::size_t i = 0; i < 48; ++i) {
     CHECK(floats[i] == static_cast<float>(values[i]) * scales[i / 8]);
+  }
+}
+
+TEST_CASE("a checkpoint in f16 is rounded to f16") {
+  struct Row {
+    float value;
+    float rounded;
+  };
+  // Ten bits of mantissa, to even in the middle; steps of 2^-24 below 2^-14.
+  for (const Row& row : {Row{1.0f, 1.0f},
+                         {0x1.002p0f, 1.0f},
+                         {0x1.006p0f, 0x1.008p0f},
+                         {0x1.0021p0f, 0x1.004p0f},
+                         {-0x1.ffep-3f, -0x1.0p-2f},
+                         {0x1.8p-25f, 0x1p-24f},
+                         {0x1p-25f, 0.0f},
+                         {65504.0f, 65504.0f},
+                         {65519.0f, 65504.0f},
+                         {0.0f, 0.0f}}) {
+    CAPTURE(row.value);
+    CHECK(round_to_storage(row.value, DType::f16) == row.rounded);
+  }
+  CHECK(std::isinf(round_to_storage(65520.0f, DType::f16)));
+  CHECK(std::isnan(round_to_storage(std::nanf(""), DType::f16)));
+  CHECK(round_to_storage(0x1.002p0f, DType::f32) == 0x1.002p0f);
+  CHECK(round_to_storage(0x1.018p0f, DType::bf16) == 0x1.02p0f);
+  // Finer than bf16, coarser than f32.
+  Parameter parameter;
+  parameter.shape = {40, 30};
+  parameter.dtype = DType::f32;
+  const std::vector<float> exact = generate(parameter, 0);
+  parameter.dtype = DType::f16;
+  const std::vector<float> rounded = generate(parameter, 0);
+  CHECK(rounded != exact);
+  float most = 0;
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    most = std::max(most, std::abs(rounded[i] - exact[i]) / std::abs(exact[i]));
+    CHECK(rounded[i] == round_to_storage(exact[i], DType::f16));
+  }
+  CHECK(most > 0x1p-12f);
+  CHECK(most < 0x1p-10f);
+  // What the host computes in bf16 is rounded twice, as when such a checkpoint is loaded.
+  std::vector<std::uint16_t> halves(exact.size());
+  generate_parameter(parameter, "some.weight", 0,
+                     {static_cast<std::byte*>(static_cast<void*>(halves.data())),
+                      static_cast<std::int64_t>(halves.size() * 2),
+                      DType::bf16,
+                      {}});
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    const float twice = round_to_storage(rounded[i], DType::bf16);
+    CHECK(std::bit_cast<float>(static_cast<std::uint32_t>(halves[i]) << 16) == twice);
   }
 }
 

@@ -129,7 +129,7 @@ double mutated_error(const std::string& name, const Mutation& mutation, std::int
   std::vector<std::vector<std::int64_t>> ids(1);
   for (const auto& request : prompt) ids[0].insert(ids[0].end(), request.begin(), request.end());
   executor.run(graph, ids);
-  const std::vector<float> logits = executor.output("logits", 0);
+  const std::vector<float> logits = executor.logits(0);
   const std::size_t width = logits.size() / prompt.size();
   double most = 0;
   double largest = 0;

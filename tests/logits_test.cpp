@@ -153,6 +153,30 @@ TEST_CASE("tensor-parallel models have the logits of HuggingFace") {
   check_all(options, true, [](const std::string& name, const json&) { return divides(name); });
 }
 
+TEST_CASE("tensor-parallel models with odd sizes have the logits of HuggingFace") {
+  ModelOptions options;
+  options.parallel.tp = 3;
+  int checked = 0;
+  for (const fs::path& file : goldens()) {
+    CAPTURE(file.filename().string());
+    if (divides(file.stem().string())) continue;
+    const json golden = read_golden(file);
+    double error = 0;
+    try {
+      error = error_of_model(golden, options, true);
+    } catch (const Error& refusal) {
+      // Experts of 17 or 19: all that does not divide.
+      CHECK(has_experts(golden));
+      const std::string why = refusal.what();
+      CHECK(why.find("cannot be divided over 3 ranks") != std::string::npos);
+      continue;
+    }
+    CHECK(error < 1e-4);
+    ++checked;
+  }
+  CHECK(checked >= 16);
+}
+
 TEST_CASE("expert-parallel models have the logits of HuggingFace") {
   const auto select = [](const std::string& name, const json& golden) {
     return divides(name) && has_experts(golden);
@@ -198,13 +222,28 @@ TEST_CASE("quantized models equal HuggingFace with fake-quantized linears") {
       if (!golden.contains(row.member)) continue;
       CAPTURE(file.filename().string());
       CAPTURE(row.member);
-      json prompt_only = golden;
-      prompt_only["logits"] = golden.at(row.member);
-      prompt_only["decode_logits"] = json::array();
-      for (auto& tokens : prompt_only["decode"]) tokens = json::array();
+      // Of the prompt, then of the decoded tokens.
+      std::vector<Rows> expected(1 + golden.at("decode")[0].size());
+      for (const json& request : golden.at(row.member)) {
+        const std::size_t prompt = request.size() - (expected.size() - 1);
+        for (std::size_t step = 0; step < expected.size(); ++step) {
+          expected[step].push_back(request[prompt - 1 + step].get<std::vector<double>>());
+        }
+      }
       ModelOptions options;
+      options.dtype = DType::f32;
       options.quantize_linear = row.scheme;
-      CHECK(error_of_model(prompt_only, options, true) < 1e-3);
+      TransformerModel model = build(golden, options);
+      transform(model);
+      const std::vector<Rows> found = execute(model, golden);
+      CHECK(error_of({found[0]}, {expected[0]}) < 1e-3);
+      // Decoding in the latent space multiplies with the halves of kv_b_proj, and does not round
+      // what goes in.
+      const bool latent = golden.at("config").contains("kv_lora_rank");
+      const bool rounds = row.scheme == LinearScheme::w8a8_dynamic;
+      const double error =
+          error_of({found.begin() + 1, found.end()}, {expected.begin() + 1, expected.end()});
+      CHECK(error < (latent && rounds ? 5e-2 : 1e-3));
       ++compared;
     }
   }

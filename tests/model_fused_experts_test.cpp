@@ -20,7 +20,7 @@ constexpr std::int64_t hidden = 16;
 constexpr std::int64_t width = 24;
 
 GroupedFusedExperts grouped() {
-  FusedExperts original("Experts", experts, hidden, width, DType::bf16);
+  FusedExperts original("Experts", experts, hidden, width, 7, DType::bf16);
   return GroupedFusedExperts(original);
 }
 

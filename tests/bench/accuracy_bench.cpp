@@ -20,10 +20,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/device/device_profile.h"
-#include "tcast/exec/clock.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/threads.h"
 #include "tcast/transform/pipeline.h"

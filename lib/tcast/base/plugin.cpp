@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <deque>
 #include <exception>
+#include <limits>
 #include <mutex>
+#include <numeric>
 #include <tuple>
 #include <unordered_map>
 
@@ -18,7 +20,12 @@ namespace {
 using internal::LiveRegistration;
 using internal::SetupRegistration;
 
-using Nodes = std::vector<const RegistrationNode*>;
+/// A registration and the number of its plugin.
+struct Link {
+  const RegistrationNode* node = nullptr;
+  std::size_t plugin = 0;
+};
+using Links = std::vector<Link>;
 
 /// A plugin without what it registered, which nobody needs but `tcast plugins`.
 struct Record {
@@ -27,6 +34,7 @@ struct Record {
   std::string_view file;
   int line = 0;
   int interface_version = plugin_interface;
+  bool declared = false;  ///< by TCAST_PLUGIN, whose line it has
   PluginState state = PluginState::loaded;
   std::string reason{};
   std::vector<std::string> trace{};
@@ -48,10 +56,9 @@ struct Host {
   bool made = false;
   std::uint64_t version = 1;
   PluginSelection selection;
-  std::vector<Record> records;                                  // by name, origin, file
-  std::unordered_map<std::string_view, std::size_t> record_of;  // by file
-  std::unordered_map<std::string_view, Nodes> groups;
-  std::deque<SetupRegistration> registrations;  // values stay where registries point
+  std::vector<Record> records;                         // by name, origin, file
+  std::unordered_map<std::string_view, Links> groups;  // in the order of records, then of lines
+  std::deque<SetupRegistration> registrations;         // values stay where registries point
   std::vector<Setup> setups;
   std::deque<SetupContext> contexts;  // a plugin may keep a reference, which must not dangle
   std::vector<std::string> duplicates;
@@ -78,16 +85,16 @@ bool is_plugin_name(std::string_view name) {
 }
 
 /// What is wrong with a name to register, or "".
-std::string name_problem(std::string_view name, Origin origin, const std::string& noun) {
+std::string name_problem(std::string_view name, Origin origin, std::string_view group) {
   const std::size_t at = name.find("::");
   const bool scoped = at != std::string_view::npos && at > 0;
   if (name.empty() || (scoped && at + 2 == name.size())) {
-    return fmt::format("{} registered under an empty name", noun);
+    return fmt::format("{} registered under an empty name", internal::noun_of(group));
   }
   const std::string_view scope = scoped ? name.substr(0, at) : name_of(origin);
   if ((scope == "custom" || scope == "builtin") && scope != name_of(origin)) {
-    return fmt::format("{} '{}' is registered from the {} folder", noun, printable(name),
-                       name_of(origin));
+    return fmt::format("{} '{}' is registered from the {} folder", internal::noun_of(group),
+                       printable(name), name_of(origin));
   }
   return {};
 }
@@ -115,16 +122,18 @@ void check_node(Record& record, const RegistrationNode& node) {
   const auto refuse = [&](const std::string& what) {
     fail(record, fmt::format("{}:{}: {}", node.file, node.line, what));
   };
-  const std::string noun = internal::noun_of(node.group);
-  if (node.name_count == 0) refuse(fmt::format("{} registered without a name", noun));
+  if (node.name_count == 0) {
+    refuse(fmt::format("{} registered without a name", internal::noun_of(node.group)));
+  }
   for (int i = 0; i < node.name_count; ++i) {
     const char* const name = node.names[i].text;
-    const std::string problem = name_problem(name == nullptr ? "" : name, node.origin, noun);
+    const std::string problem = name_problem(name == nullptr ? "" : name, node.origin, node.group);
     if (!problem.empty()) refuse(problem);
   }
   if (!node.is_usable(node.value)) {
     const char* const name = node.name_count > 0 ? node.names[0].text : nullptr;
-    refuse(fmt::format("{} '{}' is null", noun, printable(name == nullptr ? "" : name)));
+    refuse(fmt::format("{} '{}' is null", internal::noun_of(node.group),
+                       printable(name == nullptr ? "" : name)));
   }
 }
 
@@ -227,7 +236,6 @@ Host& made_host() {
   }
   all.made = false;
   all.records.clear();
-  all.record_of.clear();
   all.groups.clear();
   all.registrations.clear();
   all.setups.clear();
@@ -235,49 +243,70 @@ Host& made_host() {
   ++all.version;
 
   std::vector<Record> records;
-  std::unordered_map<std::string_view, std::size_t> index;
+  std::unordered_map<std::string_view, std::size_t> index;  // by file
+  Links links;
+  std::size_t total = 0;
   for (const RegistrationNode* node = first_registration(); node != nullptr; node = node->next) {
-    const auto [at, is_new] = index.try_emplace(node->file, records.size());
-    if (is_new) {
-      Record& fresh = records.emplace_back();
-      fresh.name = stem(node->file);
-      fresh.origin = node->origin;
-      fresh.file = node->file;
-      fresh.line = node->line;
-    }
-    Record& record = records[at->second];
-    record.line = std::min(record.line, node->line);
+    ++total;
   }
-  std::vector<const RegistrationNode*> declarations;
+  links.reserve(total);
+  index.reserve(total);
+  const char* last_file = nullptr;
+  std::size_t last_plugin = 0;
   for (const RegistrationNode* node = first_registration(); node != nullptr; node = node->next) {
-    if (std::string_view(node->group) == "plugin") {
-      Record& record = records[index[node->file]];
-      record.name =
-          node->name_count > 0 && node->names[0].text != nullptr ? node->names[0].text : "";
-      record.line = node->line;
-      record.interface_version =
-          static_cast<const PluginDeclaration*>(node->value)->interface_version;
-    } else {
-      all.groups[node->group].push_back(node);
+    // The registrations of a file stand together.
+    if (node->file != last_file) {
+      const auto [at, is_new] = index.try_emplace(node->file, records.size());
+      if (is_new) {
+        Record& fresh = records.emplace_back();
+        fresh.name = stem(node->file);
+        fresh.origin = node->origin;
+        fresh.file = node->file;
+        fresh.line = std::numeric_limits<int>::max();
+      }
+      last_file = node->file;
+      last_plugin = at->second;
     }
+    links.push_back({node, last_plugin});
+    Record& record = records[last_plugin];
+    if (std::string_view(node->group) != "plugin") {
+      if (!record.declared) record.line = std::min(record.line, node->line);
+      continue;
+    }
+    const bool named = node->name_count > 0 && node->names[0].text != nullptr;
+    record.name = named ? node->names[0].text : "";
+    record.line = node->line;
+    record.declared = true;
+    record.interface_version =
+        static_cast<const PluginDeclaration*>(node->value)->interface_version;
   }
-  std::sort(records.begin(), records.end(), [](const Record& a, const Record& b) {
+
+  std::vector<std::size_t> order(records.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t x, std::size_t y) {
+    const Record& a = records[x];
+    const Record& b = records[y];
     return std::tie(a.name, a.origin, a.file) < std::tie(b.name, b.origin, b.file);
   });
-  all.records = std::move(records);
-  for (std::size_t i = 0; i < all.records.size(); ++i) all.record_of[all.records[i].file] = i;
-  check_records(all);
-  for (auto& [group, nodes] : all.groups) {
-    std::sort(nodes.begin(), nodes.end(), [&](const auto* a, const auto* b) {
-      const std::size_t x = all.record_of[a->file];
-      const std::size_t y = all.record_of[b->file];
-      return std::tie(x, a->line) < std::tie(y, b->line);
-    });
-    for (const RegistrationNode* node : nodes)
-      check_node(all.records[all.record_of[node->file]], *node);
+  std::vector<std::size_t> place(records.size());
+  all.records.reserve(records.size());
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    place[order[i]] = i;
+    all.records.push_back(std::move(records[order[i]]));
   }
-  for (const RegistrationNode* node : all.groups["setup"]) {
-    all.setups.push_back({node, all.record_of[node->file], Setup::Progress::waiting});
+  check_records(all);
+
+  for (Link& link : links) link.plugin = place[link.plugin];
+  std::sort(links.begin(), links.end(), [](const Link& a, const Link& b) {
+    return std::tie(a.plugin, a.node->line) < std::tie(b.plugin, b.node->line);
+  });
+  for (const Link& link : links) {
+    if (std::string_view(link.node->group) == "plugin") continue;
+    check_node(all.records[link.plugin], *link.node);
+    all.groups[link.node->group].push_back(link);
+  }
+  for (const Link& link : all.groups["setup"]) {
+    all.setups.push_back({link.node, link.plugin, Setup::Progress::waiting});
   }
   apply_selection(all);
   all.made_from = first_registration();
@@ -307,7 +336,7 @@ void run_setup(Host& all, std::size_t at) {
   const RegistrationNode& node = *all.setups[at].node;
   all.setups[at].progress = Setup::Progress::running;
   SetupContext& context =
-      all.contexts.emplace_back(all.setups[at].plugin, std::string(record.name));
+      all.contexts.emplace_back(all.setups[at].plugin, std::string(record.name), node);
   std::string reason;
   std::vector<std::string> trace;
   try {
@@ -381,13 +410,13 @@ std::vector<Plugin> plugins() {
                     record.trace,
                     {}});
   }
-  for (const auto& [group, nodes] : all.groups) {
-    for (const RegistrationNode* node : nodes) {
+  for (const auto& [group, links] : all.groups) {
+    for (const auto& [node, plugin] : links) {
       PluginItem item{std::string(group), {}, node->file, node->line};
       for (int i = 0; i < node->name_count; ++i) {
         item.names.emplace_back(node->names[i].text == nullptr ? "" : node->names[i].text);
       }
-      list[all.record_of.at(node->file)].items.push_back(std::move(item));
+      list[plugin].items.push_back(std::move(item));
     }
   }
   for (const SetupRegistration& one : all.registrations) {
@@ -437,8 +466,8 @@ std::string missing_plugin_hint(std::string_view group, std::string_view name) {
   const std::lock_guard lock(host().mutex);
   const Host& all = made_host();
   if (const auto nodes = all.groups.find(group); nodes != all.groups.end()) {
-    for (const RegistrationNode* node : nodes->second) {
-      const Record& record = all.records[all.record_of.at(node->file)];
+    for (const auto& [node, plugin] : nodes->second) {
+      const Record& record = all.records[plugin];
       if (record.state != PluginState::disabled) continue;
       for (int i = 0; i < node->name_count; ++i) {
         if (!matches_pattern(name, node->names[i].text)) continue;
@@ -460,6 +489,10 @@ std::string missing_plugin_hint(std::string_view group, std::string_view name) {
 // --- what registries are made of -----------------------------------------------------------------
 
 namespace internal {
+
+bool is_valid_name(const char* name, Origin origin) {
+  return name != nullptr && name_problem(name, origin, "").empty();
+}
 
 std::string noun_of(std::string_view group) {
   std::string noun(group);
@@ -483,23 +516,17 @@ std::vector<LiveRegistration> live_registrations(std::string_view group,
     if (all.selection.strict) throw_failure(record);
   };
   if (const auto nodes = all.groups.find(group); nodes != all.groups.end()) {
-    for (const RegistrationNode* node : nodes->second) {
-      Record& record = all.records[all.record_of[node->file]];
+    live.reserve(nodes->second.size());
+    for (const auto& [node, plugin] : nodes->second) {
+      Record& record = all.records[plugin];
       if (record.state == PluginState::disabled) continue;
       if (*node->type != type) {
         wrong_type(record, node->file, node->line);
         continue;
       }
-      LiveRegistration one{node->value,  node->origin, {},
-                           node->file,   node->line,   std::string(record.name),
-                           record.reason};
-      for (int i = 0; i < node->name_count; ++i) {
-        const char* const name = node->names[i].text;
-        // What is wrong was noted when the table was made.
-        if (name == nullptr || !name_problem(name, node->origin, "").empty()) continue;
-        one.names.push_back(node->names[i]);
-      }
-      if (node->is_usable(node->value) || !record.reason.empty()) live.push_back(std::move(one));
+      if (!node->is_usable(node->value)) continue;
+      live.push_back({node->value, node->origin, node->names, node->name_count, node->file,
+                      node->line, record.name, record.reason});
     }
   }
   for (const SetupRegistration& made : all.registrations) {
@@ -509,10 +536,9 @@ std::vector<LiveRegistration> live_registrations(std::string_view group,
       wrong_type(record, made.file, made.line);
       continue;
     }
-    LiveRegistration one{made.value.get(),         record.origin, {}, made.file.c_str(), made.line,
-                         std::string(record.name), record.reason};
-    for (const std::string& name : made.names) one.names.emplace_back(name.c_str(), made.overrides);
-    live.push_back(std::move(one));
+    live.push_back({made.value.get(), record.origin, made.registered.data(),
+                    static_cast<int>(made.registered.size()), made.file.c_str(), made.line,
+                    record.name, record.reason});
   }
   return live;
 }
@@ -520,7 +546,10 @@ std::vector<LiveRegistration> live_registrations(std::string_view group,
 void add_setup_registration(SetupRegistration registration) {
   Host& all = host();
   const std::lock_guard lock(all.mutex);
-  all.registrations.push_back(std::move(registration));
+  SetupRegistration& made = all.registrations.emplace_back(std::move(registration));
+  for (const std::string& name : made.names) {
+    made.registered.emplace_back(name.c_str(), made.overrides);
+  }
   ++all.version;
 }
 
@@ -545,8 +574,8 @@ bool SetupContext::is_taken(std::string_view group, std::string_view name) const
   const std::lock_guard lock(host().mutex);
   const Host& all = made_host();
   if (const auto nodes = all.groups.find(group); nodes != all.groups.end()) {
-    for (const RegistrationNode* node : nodes->second) {
-      if (all.records[all.record_of.at(node->file)].state == PluginState::disabled) continue;
+    for (const auto& [node, plugin] : nodes->second) {
+      if (all.records[plugin].state == PluginState::disabled) continue;
       for (int i = 0; i < node->name_count; ++i) {
         if (node->names[i].text != nullptr && name == node->names[i].text) return true;
       }
@@ -571,12 +600,18 @@ void SetupContext::check(const std::string& group, const std::vector<std::string
         "register in the set-up function only");
   }
   if (group.empty()) refuse("registered into a group without a name", "name the group");
+  if (!announces(announced_, group)) {
+    refuse(fmt::format("the set-up function of plugin '{}' registers into the group '{}', which it "
+                       "is not announced for",
+                       name_, group),
+           fmt::format("add \"{}\" to its TCAST_REGISTER_SETUP", group));
+  }
   if (names.empty()) {
     refuse(fmt::format("{} registered without a name", noun), "give it at least one name");
   }
   const Host& all = host();
   for (const std::string& name : names) {
-    const std::string problem = name_problem(name, all.records.at(plugin_).origin, noun);
+    const std::string problem = name_problem(name, all.records.at(plugin_).origin, group);
     if (!problem.empty()) refuse(problem, "give it a name or a pattern");
   }
   if (!usable) {

@@ -95,16 +95,18 @@ struct SetupRegistration {
   const std::type_info* type = nullptr;
   std::string file;
   int line = 0;
+  std::vector<RegisteredName> registered{};  ///< the names, once they stay where they are
 };
 
 /// A live registration of a group, whoever made it.
 struct LiveRegistration {
   const void* value = nullptr;
   Origin origin = Origin::custom;
-  std::vector<RegisteredName> names;  // of texts that live as long as the registration
+  const RegisteredName* names = nullptr;
+  int name_count = 0;
   const char* file = nullptr;
   int line = 0;
-  std::string plugin;
+  std::string_view plugin;
   std::string failure;
 };
 
@@ -113,6 +115,8 @@ TCAST_API std::uint64_t registrations_version();
 /// What takes part in a group; registrations of another type than T are failures.
 TCAST_API std::vector<LiveRegistration> live_registrations(std::string_view group,
                                                            const std::type_info& type);
+/// Whether something can be registered under a name from that folder; null cannot.
+TCAST_API bool is_valid_name(const char* name, Origin origin);
 /// "custom model" for "custom_model".
 TCAST_API std::string noun_of(std::string_view group);
 TCAST_API void add_setup_registration(SetupRegistration registration);
@@ -125,7 +129,8 @@ TCAST_API void note_duplicates(const std::vector<std::string>& messages);
 /// PluginContext (plugin_context.h).
 class TCAST_API SetupContext {
  public:
-  SetupContext(std::size_t plugin, std::string name) : plugin_(plugin), name_(std::move(name)) {}
+  SetupContext(std::size_t plugin, std::string name, const RegistrationNode& announced)
+      : plugin_(plugin), name_(std::move(name)), announced_(announced) {}
   SetupContext(const SetupContext&) = delete;
   SetupContext& operator=(const SetupContext&) = delete;
 
@@ -136,8 +141,9 @@ class TCAST_API SetupContext {
   bool is_taken(std::string_view group, std::string_view name) const;
 
   /// Registers a value under names and patterns in a group of tcast's or of one's own. Throws Error
-  /// naming the place for a missing or empty name, a null value, and after the set-up function
-  /// returned.
+  /// naming the place for a missing or empty name, a null value, a group that the set-up function
+  /// is not announced for (what is there would depend on which command runs), and after the set-up
+  /// function returned.
   template <class T>
   void add(const std::string& group, std::vector<std::string> names, T value, bool overrides,
            const char* file, int line) {
@@ -156,6 +162,7 @@ class TCAST_API SetupContext {
 
   std::size_t plugin_;
   std::string name_;
+  const RegistrationNode& announced_;
   bool open_ = true;
 };
 
@@ -180,17 +187,22 @@ const Registry<T>& registry_of(const char* group,
 
   std::vector<RegistryEntry<T>> entries;
   if (core != nullptr) entries = core();
-  for (internal::LiveRegistration& one : internal::live_registrations(group, typeid(T))) {
-    for (const RegisteredName& name : one.names) {
-      entries.push_back({name.text,
-                         *static_cast<const T*>(one.value),
-                         one.origin,
-                         one.file,
-                         one.line,
-                         one.plugin,
-                         {},
-                         name.overrides,
-                         one.failure});
+  const std::vector<internal::LiveRegistration> live =
+      internal::live_registrations(group, typeid(T));
+  entries.reserve(entries.size() + 2 * live.size());
+  for (const internal::LiveRegistration& one : live) {
+    for (int i = 0; i < one.name_count; ++i) {
+      // What is wrong with a name was noted when the plugins were found.
+      if (!internal::is_valid_name(one.names[i].text, one.origin)) continue;
+      RegistryEntry<T>& entry = entries.emplace_back();
+      entry.pattern = one.names[i].text;
+      entry.value = *static_cast<const T*>(one.value);
+      entry.origin = one.origin;
+      entry.file = one.file;
+      entry.line = one.line;
+      entry.plugin = one.plugin;
+      entry.overrides = one.names[i].overrides;
+      entry.failure = one.failure;
     }
   }
   Made& made = groups[group];

@@ -57,8 +57,7 @@ class Registry {
   Registry(std::string noun, std::vector<Entry> entries)
       : noun_(std::move(noun)), entries_(std::move(entries)) {
     for (Entry& entry : entries_) check(entry);
-    sort();
-    apply_overrides();
+    arrange();
   }
 
   /// Adds one entry. Throws Error when the same pattern of the same scope is there already and
@@ -66,8 +65,7 @@ class Registry {
   void add(Entry entry) {
     check(entry);
     entries_.push_back(std::move(entry));
-    sort();
-    apply_overrides();
+    arrange();
     const std::vector<std::string> found = duplicates();
     if (!found.empty()) throw Error(found.front(), duplicate_hint);
   }
@@ -85,10 +83,17 @@ class Registry {
   std::vector<const Entry*> candidates(std::string_view name, std::string_view from = {}) const {
     const auto [scope, rest] = split_scope(name);
     std::vector<const Entry*> found;
-    for (const Entry& entry : entries_) {
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      // There may be thousands: most differ in their first letters.
+      const Entry& entry = entries_[i];
+      const std::size_t literal = literal_prefixes_[i];
+      if (rest.compare(0, literal, entry.pattern, 0, literal) != 0) continue;
+      if (literal == entry.pattern.size() ? rest.size() != literal
+                                          : !matches_pattern(rest, entry.pattern)) {
+        continue;
+      }
       const bool open = entry.scope.empty() || (!from.empty() && entry.scope == from);
-      if (scope.empty() ? !open : entry.scope_name() != scope) continue;
-      if (matches_pattern(rest, entry.pattern)) found.push_back(&entry);
+      if (scope.empty() ? open : entry.scope_name() == scope) found.push_back(&entry);
     }
     if (!from.empty()) {
       std::stable_sort(found.begin(), found.end(), [from](const Entry* a, const Entry* b) {
@@ -104,12 +109,20 @@ class Registry {
     return best(candidates(name, from), name);
   }
 
-  /// What find() finds, else the entry that a reference means: a registered name or pattern in any
-  /// case of letters, "plugin:name" or "plugin.name". Throws Error naming the closest when there is
-  /// none.
+  /// The entry that a reference means: a registered name or pattern in any case of letters,
+  /// "plugin:name" or "plugin.name", else what find() finds. Throws Error naming the closest when
+  /// there is none.
   const Entry& resolve(std::string_view reference) const {
-    if (const Entry* found = find(reference)) return *found;
-    if (const Entry* found = best(same_name(entries_, {}, reference), reference)) return *found;
+    // A name before another one that differs in case, and both before what a pattern happens to
+    // match.
+    std::vector<const Entry*> named = same_name(entries_, {}, reference);
+    std::stable_partition(named.begin(), named.end(), [&](const Entry* entry) {
+      return entry->pattern == split_scope(reference).second;
+    });
+    if (!named.empty() && named[0]->pattern == split_scope(reference).second) {
+      std::erase_if(named, [&](const Entry* entry) { return entry->pattern != named[0]->pattern; });
+    }
+    if (const Entry* found = best(named, reference)) return *found;
     for (std::size_t i = 0; i < reference.size(); ++i) {
       if (reference[i] != ':' && reference[i] != '.') continue;
       const std::string_view plugin = reference.substr(0, i);
@@ -117,6 +130,7 @@ class Registry {
       if (plugin.empty() || name.empty()) continue;
       if (const Entry* found = best(same_name(entries_, plugin, name), reference)) return *found;
     }
+    if (const Entry* found = find(reference)) return *found;
     throw Error(fmt::format("no {} '{}' is registered", noun_, printable(reference)),
                 did_you_mean(reference, references(), known_text()));
   }
@@ -296,15 +310,36 @@ class Registry {
     }
   }
 
-  void sort() {
-    std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
-      if (const auto order = rank(a) <=> rank(b); order != 0) return order < 0;
-      if (const int order = a.pattern.compare(b.pattern); order != 0) return order < 0;
-      if (const int order = a.scope.compare(b.scope); order != 0) return order < 0;
+  /// Puts the entries into order, without those that an override stands in for.
+  void arrange() {
+    // What is compared most is made once for each.
+    std::vector<std::pair<Rank, std::size_t>> order;
+    order.reserve(entries_.size());
+    for (std::size_t i = 0; i < entries_.size(); ++i) order.emplace_back(rank(entries_[i]), i);
+    std::sort(order.begin(), order.end(), [this](const auto& x, const auto& y) {
+      if (x.first != y.first) return x.first < y.first;
+      const Entry& a = entries_[x.second];
+      const Entry& b = entries_[y.second];
+      if (const int difference = a.pattern.compare(b.pattern); difference != 0) {
+        return difference < 0;
+      }
+      if (const int difference = a.scope.compare(b.scope); difference != 0) return difference < 0;
       if (a.overrides != b.overrides) return a.overrides;
-      if (const int order = a.file.compare(b.file); order != 0) return order < 0;
+      if (const int difference = a.file.compare(b.file); difference != 0) return difference < 0;
       return a.line < b.line;
     });
+    // In place: what is linked in is nearly in order.
+    for (std::size_t to = 0; to < order.size(); ++to) {
+      std::size_t from = order[to].second;
+      while (from < to) from = order[from].second;
+      if (from != to) std::swap(entries_[to], entries_[from]);
+    }
+    apply_overrides();
+    literal_prefixes_.clear();
+    for (const Entry& entry : entries_) {
+      literal_prefixes_.push_back(
+          std::min(entry.pattern.find_first_of("*?["), entry.pattern.size()));
+    }
   }
 
   /// Takes out what an override of the same name stands in for.
@@ -326,6 +361,7 @@ class Registry {
   std::string noun_;
   std::vector<Entry> entries_;
   std::vector<Entry> overridden_;
+  std::vector<std::size_t> literal_prefixes_;  // of entries_: letters before the first wildcard
 };
 
 }  // namespace tcast

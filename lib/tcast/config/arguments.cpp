@@ -67,6 +67,7 @@ std::vector<std::string> Arguments::keys() const {
 }
 
 std::optional<Node> Arguments::node(std::string_view key) const {
+  asked_->emplace_back(key);
   for (const auto& value : values_) {
     if (value->key != key) continue;
     value->read = true;
@@ -84,14 +85,10 @@ std::vector<std::string> Arguments::unread() const {
 }
 
 void Arguments::reject_unread(std::string_view what) const {
-  std::vector<std::string> known;
-  for (const auto& value : values_) {
-    if (value->read) known.push_back(value->key);
-  }
   for (const auto& value : values_) {
     if (value->read) continue;
     value->node.fail(fmt::format("{} takes no argument '{}'", what, printable(value->key)),
-                     did_you_mean(value->key, known));
+                     did_you_mean(value->key, *asked_));
   }
 }
 

@@ -118,6 +118,7 @@ class TCAST_API Arguments {
 
   std::string place_;
   std::vector<std::shared_ptr<Value>> values_;
+  std::shared_ptr<std::vector<std::string>> asked_ = std::make_shared<std::vector<std::string>>();
 };
 
 /// The entry that a YAML value names, a plain name or a map with `type`, and the arguments beside

@@ -1,7 +1,6 @@
 #include "tcast/exec/executor.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -10,8 +9,10 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/exec/bf16.h"
+#include "tcast/exec/kernels.h"
 #include "tcast/exec/memory.h"
 #include "tcast/exec/op_check.h"
 #include "tcast/exec/threads.h"
@@ -21,10 +22,6 @@ namespace tcast {
 namespace {
 
 constexpr std::int64_t alignment = 64;
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// Places of tensors in an arena, such that those alive at the same time do not overlap: the
 /// largest first, each at the lowest free place.
@@ -123,18 +120,16 @@ float float_at(const Buffer& buffer, std::int64_t i) {
   return static_cast<const float*>(data_of(buffer))[i];
 }
 
-std::int64_t whole_at(const Buffer& buffer, std::int64_t i) {
-  if (buffer.dtype == DType::i64) return static_cast<const std::int64_t*>(data_of(buffer))[i];
-  TCAST_CHECK(buffer.dtype == DType::i32, "a whole number");
-  return static_cast<const std::int32_t*>(data_of(buffer))[i];
-}
-
-void set_whole(const Buffer& buffer, std::int64_t i, std::int64_t value) {
-  void* data = buffer.data;
-  if (buffer.dtype == DType::i64) {
-    static_cast<std::int64_t*>(data)[i] = value;
+/// All elements of a buffer, in the memory that `values` has already.
+void to_floats(const Buffer& buffer, std::vector<float>& values) {
+  values.resize(static_cast<std::size_t>(buffer.bytes / bytes_of(1, buffer.dtype)));
+  if (buffer.dtype == DType::bf16) {
+    const auto* source = static_cast<const Bf16*>(data_of(buffer));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = to_float(source[i]);
   } else {
-    static_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(value);
+    TCAST_CHECK(buffer.dtype == DType::f32, "floating-point values");
+    const auto* source = static_cast<const float*>(data_of(buffer));
+    std::copy_n(source, values.size(), values.begin());
   }
 }
 
@@ -190,66 +185,81 @@ class Executor::Impl {
   }
 
   void prepare(const Graph& graph) {
-    TCAST_CHECK(graph.workload.executes, "a graph that is executed was traced for that");
-    outputs_.clear();  // their memory may move
-    Program& program = programs_[static_cast<std::size_t>(graph.workload.phase)];
-    bool same = program.bound && program.regions.size() == graph.region_count &&
-                program.calls.size() == graph.calls.size();
-    for (std::size_t i = 0; same && i < graph.region_count; ++i) {
-      same = program.regions[i].ops.size() == graph.regions[i].ops.size();
-    }
-    if (!same) program = Program{};
-    program.regions.resize(graph.region_count);
-    bool rebind = !same;
-    std::int64_t arena_bytes = 0;
-    for (std::uint32_t i = 0; i < graph.region_count; ++i) {
-      rebind = prepare_ops(graph, i, program.regions[i]) || rebind;
-      arena_bytes = std::max(arena_bytes, plan_region(graph.regions[i], program.regions[i]));
-    }
-    const std::int64_t value_bytes = plan_values(graph, program);
-    for (AlignedMemory& arena : arenas_) grow(arena, arena_bytes);
-    for (AlignedMemory& values : values_) grow(values, value_bytes);
-    bind(graph, program, rebind);
+    Program& program = plan(graph);
+    for (AlignedMemory& arena : arenas_) grow(arena, arena_bytes_);
+    for (AlignedMemory& values : values_) grow(values, value_bytes_);
+    grow(scratch_, scratch_bytes_);
+    bind(graph, program, !program.bound);
     program.bound = true;
     last_ = &program;
   }
 
-  void run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids) {
-    prepare(graph);
-    TCAST_CHECK(token_ids.size() == static_cast<std::size_t>(options_.ranks), "token ids per rank");
-    Program& program = *last_;
-    for (std::int64_t rank = 0; rank < options_.ranks; ++rank) {
-      set_inputs(graph, program, token_ids[static_cast<std::size_t>(rank)], rank);
+  ExecutorMemory needed(const Graph& graph) {
+    const Program& program = plan(graph);
+    const std::size_t tables = foreseen_.tables.size();
+    for (std::size_t call = 0; call < graph.calls.size(); ++call) {
+      const PreparedRegion& prepared = program.regions[graph.calls[call].region];
+      for (std::int64_t rank = 0; rank < options_.ranks; ++rank) {
+        foresee(graph, call, prepared, rank);
+      }
     }
+    std::int64_t logits_bytes = 0;
+    for (const NamedValue& named : graph.outputs) {
+      logits_bytes += bytes_of(graph.values[named.value].shape.elements(), DType::f32);
+    }
+    foreseen_.logits_bytes = std::max(foreseen_.logits_bytes, logits_bytes);
+    ExecutorMemory memory;
+    memory.weight_bytes = foreseen_.packing_bytes;
+    for (const auto& [key, bytes] : foreseen_.weights) memory.weight_bytes += bytes;
+    if (tables > 0 && foreseen_.tables.size() > tables) foreseen_.tables_change = true;
+    std::int64_t largest_table = 0;
+    std::int64_t table_bytes = 0;
+    for (const auto& [frequencies, bytes] : foreseen_.tables) {
+      table_bytes += bytes;
+      largest_table = std::max(largest_table, bytes);
+    }
+    constexpr auto most = static_cast<std::int64_t>(most_tables);
+    memory.weight_bytes += foreseen_.tables_change ? most * largest_table : table_bytes;
+    for (const auto& [key, bytes] : foreseen_.caches) memory.cache_bytes += bytes;
+    memory.activation_bytes =
+        (arena_bytes_ + value_bytes_ + foreseen_.logits_bytes) * options_.ranks + scratch_bytes_ +
+        held_bytes() + foreseen_.check_bytes;
+    return memory;
+  }
+
+  void run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids,
+           const FollowingIds& following) {
+    prepare(graph);
+    Program& program = *last_;
+    set_token_ids(graph, program, 0, token_ids);
+    for (std::int64_t rank = 0; rank < options_.ranks; ++rank) set_inputs(graph, program, rank);
     graph_ = &graph;
-    for (std::size_t call = 0; call < graph.calls.size(); ++call) run_call(program, call);
-    keep_outputs(graph, program);
+    // The memory of the others is used again.
+    std::erase_if(logits_, [&graph](const auto& known) {
+      return std::none_of(graph.outputs.begin(), graph.outputs.end(),
+                          [&known](const NamedValue& made) { return made.depth == known.first; });
+    });
+    std::int64_t depth = 0;
+    for (std::size_t call = 0; call < graph.calls.size(); ++call) {
+      // Depths are executed in their order.
+      if (takes_token_ids(graph, graph.calls[call], depth + 1)) {
+        ++depth;
+        set_token_ids(graph, program, depth, following(depth));
+      }
+      run_call(program, call);
+      keep_logits(graph, program, graph.calls[call]);
+    }
     graph_ = nullptr;
   }
 
-  struct Output {
-    std::string name;
-    std::vector<Buffer> buffers;  ///< per rank
+  struct Logits {
+    Shape shape;
+    std::vector<std::vector<float>> values;  ///< per rank
   };
-  const Output* find_output(std::string_view name) const {
-    for (const Output& output : outputs_) {
-      if (output.name == name) return &output;
-    }
-    return nullptr;
-  }
-  const Output& output(std::string_view name) const {
-    const Output* found = find_output(name);
-    if (found == nullptr) throw InternalError(fmt::format("no output '{}' was computed", name));
-    return *found;
-  }
-
-  std::vector<float> values_of(std::string_view name, std::int64_t rank) const {
-    const Buffer& buffer = output(name).buffers.at(static_cast<std::size_t>(rank));
-    std::vector<float> values(static_cast<std::size_t>(buffer.shape.elements()));
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = float_at(buffer, static_cast<std::int64_t>(i));
-    }
-    return values;
+  const Logits& logits(std::int64_t depth) const {
+    const auto found = logits_.find(depth);
+    if (found == logits_.end()) throw InternalError(fmt::format("no logits of depth {}", depth));
+    return found->second;
   }
 
   std::vector<OpTime> times() const {
@@ -266,7 +276,11 @@ class Executor::Impl {
     for (const auto& [key, cache] : caches_) memory.cache_bytes += cache.bytes;
     for (const AlignedMemory& arena : arenas_) memory.activation_bytes += arena.bytes();
     for (const AlignedMemory& values : values_) memory.activation_bytes += values.bytes();
-    memory.activation_bytes += scratch_.bytes();
+    for (const auto& rows : rotary_) memory.weight_bytes += rows->cos.bytes() + rows->sin.bytes();
+    for (const auto& [depth, logits] : logits_) {
+      memory.activation_bytes += bytes_of(logits.shape.elements(), DType::f32) * options_.ranks;
+    }
+    memory.activation_bytes += scratch_.bytes() + held_bytes();
     return memory;
   }
 
@@ -276,6 +290,78 @@ class Executor::Impl {
   }
 
  private:
+  /// Kernels and places for the values of a graph. No memory yet: only `bound` programs have it.
+  Program& plan(const Graph& graph) {
+    TCAST_CHECK(graph.workload.executes, "a graph that is executed was traced for that");
+    Program& program = programs_[static_cast<std::size_t>(graph.workload.phase)];
+    bool same = program.regions.size() == graph.region_count &&
+                program.value_offsets.size() == graph.values.size();
+    for (std::size_t i = 0; same && i < graph.region_count; ++i) {
+      same = program.regions[i].ops.size() == graph.regions[i].ops.size();
+    }
+    if (!same) program = Program{};
+    program.regions.resize(graph.region_count);
+    for (std::uint32_t i = 0; i < graph.region_count; ++i) {
+      if (prepare_ops(graph, i, program.regions[i])) program.bound = false;
+      arena_bytes_ = std::max(arena_bytes_, plan_region(graph.regions[i], program.regions[i]));
+    }
+    value_bytes_ = std::max(value_bytes_, plan_values(graph, program));
+    return program;
+  }
+
+  std::int64_t held_bytes() const {
+    std::int64_t bytes = 0;
+    for (const Program& program : programs_) {
+      for (const PreparedRegion& region : program.regions) {
+        for (const PreparedOp& op : region.ops) {
+          if (op.kernel != nullptr) bytes += op.kernel->held_bytes();
+        }
+      }
+    }
+    return bytes;
+  }
+
+  /// Notes what one rank will hold for a call.
+  void foresee(const Graph& graph, std::size_t call, const PreparedRegion& prepared,
+               std::int64_t rank) {
+    const Region& region = graph.regions[graph.calls[call].region];
+    const std::int64_t layer = graph.calls[call].member;
+    for (std::size_t index = 0; index < region.ops.size(); ++index) {
+      const Op& op = region.ops[index];
+      const PreparedOp& ready = prepared.ops[index];
+      std::int64_t changed_bytes = 0;  // by the op
+      for (const TensorId id : op.outputs) changed_bytes += tensor_bytes(region.tensors[id]);
+      for (const int i : ready.inputs) {
+        const Tensor& tensor = region.tensors[op.inputs[i]];
+        if (tensor.kind == TensorKind::cache) {
+          const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
+          const DType dtype = cache_dtype(ready.record);
+          const std::int64_t bytes =
+              blocks_of(graph, spec) * layout_of(spec, dtype).bytes_per_block();
+          foreseen_.caches[cache_key(graph, call, tensor, rank)] = bytes;
+          changed_bytes += bytes;
+        } else if (tensor.kind == TensorKind::parameter) {
+          const bool packs = i == 1 && !ready.packed_layout.empty();
+          const std::int64_t plain = plain_bytes(tensor, ready, i);
+          foreseen_.weights[weight_key(tensor, ready, i, layer, rank, packs)] =
+              packs ? ready.kernel->packed_bytes() : plain;
+          if (packs) foreseen_.packing_bytes = std::max(foreseen_.packing_bytes, plain);
+          if (packs && ready.checked) {
+            foreseen_.weights[weight_key(tensor, ready, i, layer, rank, false)] = plain;
+          }
+        }
+      }
+      if (const auto* table = std::get_if<RotaryTable>(&ready.record);
+          table != nullptr && table->cached) {
+        const Tensor& frequencies = region.tensors[op.inputs[1]];
+        foreseen_.tables[graph.constants.at(static_cast<std::size_t>(frequencies.index))] =
+            2 * bytes_of(table->table_positions * table->dim, table->dtype);
+      }
+      // What it was, and what the plain loops make of it.
+      if (ready.checked) foreseen_.check_bytes = std::max(foreseen_.check_bytes, 2 * changed_bytes);
+    }
+  }
+
   static void grow(AlignedMemory& memory, std::int64_t bytes) {
     if (memory.bytes() >= bytes) return;
     memory = AlignedMemory(bytes);
@@ -317,7 +403,6 @@ class Executor::Impl {
       rebind = rebind || ready.packed_layout != layout || takes_parameters(region, op);
       scratch_bytes_ = std::max(scratch_bytes_, ready.kernel->scratch_bytes());
     }
-    grow(scratch_, scratch_bytes_);
     return rebind;
   }
 
@@ -341,10 +426,6 @@ class Executor::Impl {
     if (const auto* product = std::get_if<MatMul>(&op.record)) {
       prepare_product(region, op, *product, std::get<MatMul>(ready.record), 2, ready);
     } else if (const auto* grouped = std::get_if<GroupedMatMul>(&op.record)) {
-      const Tensor& counts = region.tensors[op.inputs[2]];
-      if (counts.shape.elements() != grouped->experts) {
-        fail(region, op, "experts of one block that are stored in different ways");
-      }
       prepare_product(region, op, *grouped, std::get<GroupedMatMul>(ready.record), 3, ready);
     } else {
       KernelResult result = make_kernel(ready.record, options_.context);
@@ -568,12 +649,8 @@ class Executor::Impl {
     }
   }
 
-  /// Input `i` of an op, a parameter, as the kernel wants it or (`packs` false) plain.
-  Buffer weight_of(const Region& region, const Op& op, const PreparedOp& ready, int i,
-                   std::int64_t layer, std::int64_t rank, bool packs) {
-    const Tensor& tensor = region.tensors[op.inputs[i]];
-    // Scales belong to the weight of the same product.
-    const Tensor& weight = region.tensors[op.inputs[1]];
+  static WeightKey weight_key(const Tensor& tensor, const PreparedOp& ready, int i,
+                              std::int64_t layer, std::int64_t rank, bool packs) {
     WeightKey key;
     key.parameter = tensor.parameter;
     key.joined = tensor.joined;
@@ -582,14 +659,42 @@ class Executor::Impl {
     key.rank = place_of(tensor, rank);
     if (packs) key.layout = ready.packed_layout;
     key.dequantized = i == 1 && ready.dequantized;
+    return key;
+  }
+
+  /// Dtype in which input `i` is generated.
+  DType made_dtype(const Tensor& tensor, const PreparedOp& ready, int i) const {
+    if (tensor.parameter->scale) return DType::f32;
+    return i == 1 && ready.dequantized ? weight_dtype(ready.record) : host_dtype(tensor.dtype);
+  }
+
+  /// Bytes of input `i`, a parameter, before it is packed.
+  std::int64_t plain_bytes(const Tensor& tensor, const PreparedOp& ready, int i) const {
+    return bytes_of(checked_mul(elements_of(tensor), std::max<std::int64_t>(1, tensor.stacked)),
+                    made_dtype(tensor, ready, i));
+  }
+
+  /// Elements of one list entry of a parameter on one rank.
+  static std::int64_t elements_of(const Tensor& tensor) {
+    const std::int64_t joined =
+        tensor.joined == nullptr ? 0 : tensor.joined->local_shape().elements();
+    return tensor.parameter->local_shape().elements() + joined;
+  }
+
+  /// Input `i` of an op, a parameter, as the kernel wants it or (`packs` false) plain.
+  Buffer weight_of(const Region& region, const Op& op, const PreparedOp& ready, int i,
+                   std::int64_t layer, std::int64_t rank, bool packs) {
+    const Tensor& tensor = region.tensors[op.inputs[i]];
+    // Scales belong to the weight of the same product.
+    const Tensor& weight = region.tensors[op.inputs[1]];
+    WeightKey key = weight_key(tensor, ready, i, layer, rank, packs);
     auto found = weights_.find(key);
     if (found == weights_.end()) {
       const Buffer made =
           tensor.parameter->scale
               ? make_scales(tensor, weight, layer, rank)
               : make_weight(tensor, scale_of(region, op, ready, i), layer, rank,
-                            key.dequantized ? weight_dtype(ready.record) : host_dtype(tensor.dtype),
-                            packs ? ready.kernel.get() : nullptr);
+                            made_dtype(tensor, ready, i), packs ? ready.kernel.get() : nullptr);
       found = weights_.emplace(std::move(key), made).first;
     }
     Buffer buffer = found->second;
@@ -639,9 +744,7 @@ class Executor::Impl {
   Buffer make_weight(const Tensor& tensor, const Parameter* scale, std::int64_t layer,
                      std::int64_t rank, DType dtype, Kernel* kernel) {
     const auto [first, count] = entries(tensor, rank);
-    std::int64_t each = tensor.parameter->local_shape().elements();
-    if (tensor.joined != nullptr) each += tensor.joined->local_shape().elements();
-    const std::int64_t each_bytes = bytes_of(each, dtype);
+    const std::int64_t each_bytes = bytes_of(elements_of(tensor), dtype);
     const std::int64_t bytes = each_bytes * count;
     const AlignedMemory until_packed(kernel != nullptr ? bytes : 0);
     const std::span<std::byte> plain =
@@ -699,24 +802,44 @@ class Executor::Impl {
 
   // --- caches ------------------------------------------------------------------------------------
 
+  /// Layer, which of its caches, rank.
+  using CacheKey = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
+
+  static CacheKey cache_key(const Graph& graph, std::size_t call, const Tensor& tensor,
+                            std::int64_t rank) {
+    const Call& owner = graph.calls[call];
+    // Layers are known by their number, whatever is traced before them.
+    std::int64_t layer = owner.cache_member >= 0 ? owner.cache_member : owner.member;
+    if (layer < 0) layer = -1 - static_cast<std::int64_t>(call);
+    return {layer, tensor.index, rank};
+  }
+
+  CacheLayout layout_of(const CacheSpec& spec, DType dtype) const {
+    CacheLayout layout;
+    layout.block_tokens = spec.block_size > 1 ? spec.block_size : options_.max_sequence_length;
+    layout.kv_heads = spec.kv_heads;
+    layout.qk_head_dim = spec.key_dim;
+    layout.v_head_dim = spec.elements_per_token / spec.kv_heads - spec.key_dim;
+    layout.dtype = dtype;
+    return layout;
+  }
+
+  /// Blocks of a cache for all requests.
+  std::int64_t blocks_of(const Graph& graph, const CacheSpec& spec) const {
+    return checked_mul(graph.workload.batch, ceil_div(options_.max_sequence_length,
+                                                      layout_of(spec, spec.dtype).block_tokens));
+  }
+
   Cache& cache_of(const Graph& graph, std::size_t call, const Tensor& tensor, std::int64_t rank,
                   DType dtype) {
-    const Call& owner = graph.calls[call];
-    const Region& region = graph.regions[owner.region];
-    // Layers are known by their number, whatever is traced before them.
-    const std::int64_t layer = owner.member >= 0 ? owner.member : -1 - static_cast<int>(call);
-    Cache& cache = caches_[{layer, tensor.index, rank}];
+    const Region& region = graph.regions[graph.calls[call].region];
+    Cache& cache = caches_[cache_key(graph, call, tensor, rank)];
     if (cache.bytes == 0) {
       const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
-      CacheLayout& layout = cache.view.layout;
-      layout.block_tokens = spec.block_size > 1 ? spec.block_size : options_.max_sequence_length;
-      layout.kv_heads = spec.kv_heads;
-      layout.qk_head_dim = spec.key_dim;
-      layout.v_head_dim = spec.elements_per_token / spec.kv_heads - spec.key_dim;
-      layout.dtype = dtype;
+      const CacheLayout& layout = cache.view.layout = layout_of(spec, dtype);
       cache.view.batch = graph.workload.batch;
-      cache.view.blocks_per_request = ceil_div(options_.max_sequence_length, layout.block_tokens);
-      const std::int64_t blocks = cache.view.batch * cache.view.blocks_per_request;
+      const std::int64_t blocks = blocks_of(graph, spec);
+      cache.view.blocks_per_request = blocks / cache.view.batch;
       cache.bytes = blocks * layout.bytes_per_block();
       const std::span<std::byte> memory = long_lived_.take(cache.bytes);
       touch(memory);
@@ -749,23 +872,46 @@ class Executor::Impl {
             bytes_of(value.shape.elements(), dtype), dtype, value.shape};
   }
 
-  void set_inputs(const Graph& graph, const Program& program,
-                  const std::vector<std::int64_t>& token_ids, std::int64_t rank) const {
-    const Workload& work = graph.workload;
-    TCAST_CHECK(static_cast<std::int64_t>(token_ids.size()) == work.tokens(), "token ids");
+  static const NamedValue* token_ids_of(const Graph& graph, std::int64_t depth) {
     for (const NamedValue& input : graph.inputs) {
+      if (input.name == "token ids" && input.depth == depth) return &input;
+    }
+    return nullptr;
+  }
+
+  static bool takes_token_ids(const Graph& graph, const Call& call, std::int64_t depth) {
+    const NamedValue* ids = token_ids_of(graph, depth);
+    return ids != nullptr &&
+           std::find(call.inputs.begin(), call.inputs.end(), ids->value) != call.inputs.end();
+  }
+
+  void set_token_ids(const Graph& graph, const Program& program, std::int64_t depth,
+                     const std::vector<std::vector<std::int64_t>>& ids) const {
+    TCAST_CHECK(ids.size() == static_cast<std::size_t>(options_.ranks), "token ids per rank");
+    const NamedValue* input = token_ids_of(graph, depth);
+    if (input == nullptr) return;  // not every graph takes any
+    for (std::int64_t rank = 0; rank < options_.ranks; ++rank) {
+      const std::vector<std::int64_t>& list = ids[static_cast<std::size_t>(rank)];
+      TCAST_CHECK(static_cast<std::int64_t>(list.size()) == graph.workload.tokens(), "token ids");
+      const Buffer buffer = value_buffer(graph, program, input->value, rank);
+      for (std::size_t i = 0; i < list.size(); ++i) {
+        set_index(buffer, static_cast<std::int64_t>(i), list[i]);
+      }
+    }
+  }
+
+  void set_inputs(const Graph& graph, const Program& program, std::int64_t rank) const {
+    const Workload& work = graph.workload;
+    for (const NamedValue& input : graph.inputs) {
+      if (input.name == "token ids") continue;
       const Buffer buffer = value_buffer(graph, program, input.value, rank);
-      if (input.name == "token ids") {
+      if (input.name == "positions") {
         for (std::int64_t i = 0; i < work.tokens(); ++i) {
-          set_whole(buffer, i, token_ids[static_cast<std::size_t>(i)]);
-        }
-      } else if (input.name == "positions") {
-        for (std::int64_t i = 0; i < work.tokens(); ++i) {
-          set_whole(buffer, i, work.context_length + i % work.query_length);
+          set_index(buffer, i, work.context_length + i % work.query_length);
         }
       } else if (input.name == "last rows") {
         for (std::int64_t i = 0; i < work.batch; ++i) {
-          set_whole(buffer, i, (i + 1) * work.query_length - 1);
+          set_index(buffer, i, (i + 1) * work.query_length - 1);
         }
       } else if (input.name == "attention mask") {
         set_mask(buffer, work, input.span);
@@ -794,14 +940,19 @@ class Executor::Impl {
     }
   }
 
-  /// Where the results of a pass are; they stay there until the next one.
-  void keep_outputs(const Graph& graph, const Program& program) {
-    outputs_.clear();
+  /// Keeps the logits that a call has made.
+  void keep_logits(const Graph& graph, const Program& program, const Call& call) {
     for (const NamedValue& named : graph.outputs) {
-      Output& output = outputs_.emplace_back();
-      output.name = std::string(named.name);
+      if (std::find(call.outputs.begin(), call.outputs.end(), named.value) == call.outputs.end()) {
+        continue;
+      }
+      TCAST_CHECK(named.name == "logits", "a model's results are logits");
+      Logits& logits = logits_[named.depth];
+      logits.shape = graph.values[named.value].shape;
+      logits.values.resize(static_cast<std::size_t>(options_.ranks));
       for (std::int64_t rank = 0; rank < options_.ranks; ++rank) {
-        output.buffers.push_back(value_buffer(graph, program, named.value, rank));
+        const Buffer buffer = value_buffer(graph, program, named.value, rank);
+        to_floats(buffer, logits.values[static_cast<std::size_t>(rank)]);
       }
     }
   }
@@ -959,10 +1110,12 @@ class Executor::Impl {
     const std::int64_t count = ids.bytes / bytes_of(1, ids.dtype);
     ids_.resize(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) {
-      ids_[static_cast<std::size_t>(i)] = whole_at(ids, i) - first;
+      ids_[static_cast<std::size_t>(i)] = index_at(ids, i) - first;
     }
     return {static_cast<std::byte*>(static_cast<void*>(ids_.data())), count * 8, DType::i64, {}};
   }
+
+  static constexpr std::size_t most_tables = 4;
 
   /// Tables of cos and sin for every position that there may be.
   struct RotaryRows {
@@ -983,7 +1136,6 @@ class Executor::Impl {
       }
     }
     // Frequencies that depend on the length (dynamic scaling) replace each other.
-    constexpr std::size_t most_tables = 4;
     if (rotary_.size() == most_tables) rotary_.erase(rotary_.begin());
     auto rows = std::make_unique<RotaryRows>();
     rows->frequencies.assign(numbers, numbers + count);
@@ -1115,7 +1267,7 @@ class Executor::Impl {
     for (const CallBuffers* rank : group) {
       std::vector<std::int64_t>& counts = plan.sent.emplace_back();
       for (std::int64_t i = 0; i < plan.experts; ++i) {
-        counts.push_back(whole_at((*rank)[use.inputs[1]], i));
+        counts.push_back(index_at((*rank)[use.inputs[1]], i));
       }
     }
     plan.begin.assign(group.size(),
@@ -1158,7 +1310,7 @@ class Executor::Impl {
         const auto expert =
             receiver * static_cast<std::size_t>(plan.per_rank) + static_cast<std::size_t>(i);
         for (const auto& sent : plan.sent) sum += expert < sent.size() ? sent[expert] : 0;
-        set_whole(counts, i, sum);
+        set_index(counts, i, sum);
       }
     }
     // Room that no row takes must not look like one to whoever looks for the largest value.
@@ -1215,15 +1367,28 @@ class Executor::Impl {
   std::vector<AlignedMemory> arenas_;
   std::vector<AlignedMemory> values_;
   AlignedMemory scratch_;
+  std::int64_t arena_bytes_ = 0;  ///< of each rank, as the next ones
+  std::int64_t value_bytes_ = 0;
   std::int64_t scratch_bytes_ = 0;
+  /// Bytes that needed() has been asked about.
+  struct Foreseen {
+    std::map<WeightKey, std::int64_t> weights;
+    std::map<CacheKey, std::int64_t> caches;
+    std::map<std::vector<float>, std::int64_t> tables;  ///< by frequencies
+    bool tables_change = false;                         ///< from pass to pass
+    std::int64_t packing_bytes = 0;
+    std::int64_t check_bytes = 0;
+    std::int64_t logits_bytes = 0;
+  };
+  Foreseen foreseen_;
   MemoryPool long_lived_;  ///< weights and caches
   std::map<WeightKey, Buffer> weights_;
-  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, Cache> caches_;
+  std::map<CacheKey, Cache> caches_;
   std::vector<std::unique_ptr<RotaryRows>> rotary_;
   /// By layer, module, conversion inside it, rank.
   std::map<std::tuple<std::int64_t, std::string, std::int64_t, std::int64_t>, float> fixed_scales_;
   std::vector<std::int64_t> ids_;
-  std::vector<Output> outputs_;
+  std::map<std::int64_t, Logits> logits_;  ///< of the last run, by depth
   std::vector<std::string> notes_;
   std::map<std::tuple<Phase, std::uint32_t, std::size_t>, OpTime> times_;
 };
@@ -1232,19 +1397,16 @@ Executor::Executor(ParameterPath path, ExecutorOptions options)
     : impl_(std::make_unique<Impl>(std::move(path), std::move(options))) {}
 Executor::~Executor() = default;
 
+ExecutorMemory Executor::needed(const Graph& graph) { return impl_->needed(graph); }
 void Executor::prepare(const Graph& graph) { impl_->prepare(graph); }
-void Executor::run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids) {
-  impl_->run(graph, token_ids);
+void Executor::run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids,
+                   const FollowingIds& following) {
+  impl_->run(graph, token_ids, following);
 }
-std::vector<float> Executor::output(std::string_view name, std::int64_t rank) const {
-  return impl_->values_of(name, rank);
+std::vector<float> Executor::logits(std::int64_t rank, std::int64_t depth) const {
+  return impl_->logits(depth).values.at(static_cast<std::size_t>(rank));
 }
-Shape Executor::output_shape(std::string_view name) const {
-  return impl_->output(name).buffers.at(0).shape;
-}
-bool Executor::has_output(std::string_view name) const {
-  return impl_->find_output(name) != nullptr;
-}
+Shape Executor::logits_shape(std::int64_t depth) const { return impl_->logits(depth).shape; }
 std::vector<OpTime> Executor::times() const { return impl_->times(); }
 void Executor::reset_times() { impl_->reset_times(); }
 const WorstOp& Executor::worst_op() const { return impl_->worst_op(); }

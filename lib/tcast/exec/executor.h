@@ -16,6 +16,9 @@ namespace tcast {
 using ParameterPath =
     std::function<std::string(const Parameter& parameter, std::int64_t layer, std::int64_t member)>;
 
+/// Token ids for multi-token-prediction depth `depth` of each rank, as Executor::run takes them.
+using FollowingIds = std::function<std::vector<std::vector<std::int64_t>>(std::int64_t depth)>;
+
 /// How the operators of a graph are computed.
 enum class Arithmetic : std::uint8_t {
   kernels,    ///< by the kernels, in the dtypes that the graph has
@@ -70,9 +73,11 @@ struct WorstOp {
 
 /// What the executor holds, in bytes, over all ranks.
 struct ExecutorMemory {
-  std::int64_t weight_bytes = 0;  ///< as packed for the kernels
+  std::int64_t weight_bytes = 0;  ///< as packed for the kernels, tables of rotary positions
   std::int64_t cache_bytes = 0;
-  std::int64_t activation_bytes = 0;  ///< values between and inside regions, scratch
+  std::int64_t activation_bytes = 0;  ///< values between and inside regions, scratch, logits
+
+  std::int64_t total_bytes() const { return weight_bytes + cache_bytes + activation_bytes; }
 };
 
 /// Executes graphs of one model: forward pass after forward pass, with weights that are generated
@@ -85,17 +90,25 @@ class Executor {
   Executor& operator=(const Executor&) = delete;
   ~Executor();
 
+  /// What memory() will be at most when this graph and those asked about before are executed, and
+  /// what is held only for a moment: the plain copy of a weight that is packed, what a checked op
+  /// is compared with. Makes kernels, and allocates nothing. Throws Error as run() does.
+  ExecutorMemory needed(const Graph& graph);
+
   /// Makes kernels and weights for a graph without executing it; run() does so by itself.
   void prepare(const Graph& graph);
 
   /// One forward pass. `token_ids[rank]`: batch * query_length ids of the rank, request after
-  /// request. Throws Error naming op and module path for what cannot be executed.
-  void run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids);
+  /// request. `following` is asked for the ids of each multi-token-prediction depth right before it
+  /// is executed, when output() already has the logits of the depths before. Throws Error naming op
+  /// and module path for what cannot be executed.
+  void run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids,
+           const FollowingIds& following = {});
 
-  /// A result of the last run on one rank, as f32, in the shape that output_shape() gives.
-  std::vector<float> output(std::string_view name, std::int64_t rank) const;
-  Shape output_shape(std::string_view name) const;
-  bool has_output(std::string_view name) const;
+  /// Logits of the last run on one rank, as f32, in the shape that logits_shape() gives; of the
+  /// model (depth 0) or of a multi-token-prediction depth.
+  std::vector<float> logits(std::int64_t rank, std::int64_t depth = 0) const;
+  Shape logits_shape(std::int64_t depth = 0) const;
 
   std::vector<OpTime> times() const;
   void reset_times();

@@ -4,8 +4,8 @@
 #include <array>
 #include <vector>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
-#include "tcast/exec/clock.h"
 #include "tcast/exec/executor.h"
 #include "tcast/exec/kernel.h"
 #include "tcast/exec/memory.h"
@@ -48,7 +48,7 @@ double measure_executor_overhead_s() {
     for (std::int64_t i = 0; i < ops_per_layer; ++i) x = trace.unary(ElementwiseKind::scale, x);
     return x;
   });
-  trace.output("result", value);
+  trace.output("logits", value);
   trace.finish();
   ExecutorOptions options;
   options.max_sequence_length = 1;

@@ -1,7 +1,6 @@
 #include "tcast/exec/host.h"
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <limits>
 #include <vector>
@@ -9,6 +8,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/exec/kernel.h"
 #include "tcast/exec/memory.h"
@@ -17,10 +17,6 @@
 
 namespace tcast {
 namespace {
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");

@@ -69,7 +69,8 @@ struct KernelArgs {
   std::span<const Buffer> outputs;
   /// At least Kernel::scratch_bytes(), aligned to 64 bytes; contents do not matter.
   std::span<std::byte> scratch;
-  /// For Attention and CacheAppend: the cache that stands among the inputs, in full.
+  /// For paged Attention, CacheAppend and CacheRead: the cache that stands among the inputs, in
+  /// full.
   const CacheView* cache = nullptr;
 };
 
@@ -95,6 +96,9 @@ class Kernel {
 
   /// Rearranges a plain weight into `packed`, of packed_bytes(). Only if packed_bytes() > 0.
   virtual void pack_weight(const Buffer& plain, const Buffer& packed);
+
+  /// Memory of its own that run() may come to hold, beside the scratch memory.
+  virtual std::int64_t held_bytes() { return 0; }
 
   /// Computes, on current_threads() threads. Throws InternalError when the operands do not fit the
   /// record. One run at a time per kernel.

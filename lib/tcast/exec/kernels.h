@@ -31,6 +31,15 @@ KernelResult make_cache_append(const CacheAppend& op, const KernelContext& conte
 KernelResult make_cache_read(const CacheRead& op, const KernelContext& context);
 KernelResult make_copy(const Copy& op, const KernelContext& context);
 KernelResult make_route(const Route& op, const KernelContext& context);
+/// A router's scores of one token: `scores` holds the logits and becomes the shares (softmax) or
+/// sigmoids; `choice` becomes those plus `bias` (null: none); `groups` [Route::groups], if not
+/// null, what each group counts. `work` has room for the logits.
+void score_experts(const Route& op, const VectorFunctions& functions, const float* bias,
+                   float* scores, float* choice, float* groups, float* work);
+/// Puts the indices of the `k` largest of values[0, count) into `best`, largest first; of equal
+/// ones the earlier wins.
+void largest(const float* values, std::int64_t count, std::int64_t k, std::int64_t* best);
+
 KernelResult make_top_k(const TopK& op, const KernelContext& context);
 KernelResult make_permute(const Permute& op, const KernelContext& context);
 KernelResult make_combine(const Combine& op, const KernelContext& context);

@@ -778,9 +778,17 @@ class GroupedKernel final : public Kernel {
     }
   }
 
+  /// One expert may get all rows.
+  std::int64_t held_bytes() override {
+    std::string reason;
+    const Expert largest = expert_for(std::max<std::int64_t>(1, op_.rows), reason);
+    TCAST_CHECK(largest.kernel != nullptr, reason);
+    return working_bytes(largest, round_up(op_.rows, padding));
+  }
+
   void run(const KernelArgs& args) override {
     expect_operands(args, op_.bias ? 4 : 3, 1);
-    expect_index(args.inputs[2], op_.experts, "token counts");
+    expect_index(args.inputs[2], op_.first_expert + op_.experts, "token counts");
     const Buffer& x = args.inputs[0];
     const Buffer& weight = args.inputs[1];
     const Buffer& y = args.outputs[0];
@@ -790,8 +798,13 @@ class GroupedKernel final : public Kernel {
         packed_bytes_ > 0 ? expert_bytes_ : bytes_of(op_.n * op_.k, op_.weight);
     TCAST_CHECK(weight.bytes >= weight_bytes * op_.experts, "stacked experts");
     std::int64_t row = 0;
+    for (std::int64_t expert = 0; expert < op_.first_expert; ++expert) {
+      row += index_at(args.inputs[2], expert);
+    }
+    TCAST_CHECK(row >= 0 && y.bytes >= row * y_row, "token counts do not fit the rows");
+    std::fill_n(y.data, row * y_row, std::byte{0});
     for (std::int64_t expert = 0; expert < op_.experts; ++expert) {
-      const std::int64_t count = index_at(args.inputs[2], expert);
+      const std::int64_t count = index_at(args.inputs[2], op_.first_expert + expert);
       if (count == 0) continue;
       TCAST_CHECK(count > 0 && x.bytes >= (row + count) * x_row && y.bytes >= (row + count) * y_row,
                   "token counts do not fit the rows");
@@ -801,7 +814,7 @@ class GroupedKernel final : public Kernel {
       run_expert(chosen, args, expert, row, count, weight_bytes);
       row += count;
     }
-    // Rows that were not routed anywhere.
+    // Rows of other experts, and those of nobody.
     if (row < op_.rows) std::fill_n(y.data + row * y_row, (op_.rows - row) * y_row, std::byte{0});
   }
 
@@ -850,6 +863,13 @@ class GroupedKernel final : public Kernel {
     return kernels_.emplace(m, std::move(result.kernel)).first->second.get();
   }
 
+  /// What one expert's product needs when `padded` of its rows are copied.
+  std::int64_t working_bytes(const Expert& chosen, std::int64_t padded) const {
+    return chosen.kernel->scratch_bytes() + round_up(bytes_of(padded * op_.k, op_.input), 64) +
+           round_up(bytes_of(padded * op_.n, op_.output), 64) + round_up(chosen.m * 4, 64) +
+           round_up(op_.n * 4, 64);
+  }
+
   void run_expert(const Expert& chosen, const KernelArgs& args, std::int64_t expert,
                   std::int64_t row, std::int64_t count, std::int64_t weight_bytes) {
     Kernel& kernel = *chosen.kernel;
@@ -860,9 +880,7 @@ class GroupedKernel final : public Kernel {
     std::byte* y = args.outputs[0].data + row * y_row;
     const std::int64_t padded = m == count ? 0 : m;
     // Grows to what the largest share of an expert needs, then stays.
-    const std::int64_t needed = kernel.scratch_bytes() + round_up(padded * x_row, 64) +
-                                round_up(padded * y_row, 64) + round_up(m * 4, 64) +
-                                round_up(op_.n * 4, 64);
+    const std::int64_t needed = working_bytes(chosen, padded);
     if (memory_.bytes() < needed) memory_ = AlignedMemory(needed);
     ScratchLayout layout(memory_.data());
     const std::span<std::byte> scratch(layout.take<std::byte>(kernel.scratch_bytes()),

@@ -15,9 +15,9 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/clock.h"
 
 namespace tcast {
 namespace {

@@ -296,21 +296,6 @@ class CopyKernel final : public MoveKernel {
   Copy op_;
 };
 
-/// Puts the indices of the `k` largest of values[0, count) into `best`, largest first; of equal
-/// ones the earlier wins.
-void largest(const float* values, std::int64_t count, std::int64_t k, std::int64_t* best) {
-  std::int64_t found = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (found == k && !(values[i] > values[best[k - 1]])) continue;
-    std::int64_t place = found < k ? found++ : k - 1;
-    while (place > 0 && values[i] > values[best[place - 1]]) {
-      best[place] = best[place - 1];
-      --place;
-    }
-    best[place] = i;
-  }
-}
-
 class RouteKernel final : public MoveKernel {
  public:
   RouteKernel(const Route& op, const KernelContext& context) : MoveKernel(context), op_(op) {
@@ -362,22 +347,11 @@ class RouteKernel final : public MoveKernel {
 
   void route(const KernelArgs& args, std::int64_t token, const Scratch& s) const {
     read_f32(functions_, args.inputs[0], token * op_.experts, op_.experts, s.scores);
-    if (op_.score == RouterScore::softmax) {
-      functions_.f32.softmax(s.scores, s.scores, 1, op_.experts, nullptr, s.work);
-    } else {
-      functions_.f32.elementwise(ElementwiseKind::sigmoid, s.scores, s.scores, s.scores,
-                                 op_.experts, 1);
-    }
-    const float* choice = s.scores;
-    if (op_.correction_bias || op_.topk_groups < op_.groups) {
-      std::copy_n(s.scores, op_.experts, s.choice);
-      if (op_.correction_bias) {
-        for (std::int64_t i = 0; i < op_.experts; ++i) s.choice[i] += s.bias[i];
-      }
-      if (op_.topk_groups < op_.groups) drop_groups(s);
-      choice = s.choice;
-    }
-    largest(choice, op_.experts, op_.top_k, s.best);
+    const bool drops = op_.topk_groups < op_.groups;
+    score_experts(op_, functions_, op_.correction_bias ? s.bias : nullptr, s.scores, s.choice,
+                  drops ? s.group_scores : nullptr, s.work);
+    if (drops) drop_groups(s);
+    largest(s.choice, op_.experts, op_.top_k, s.best);
     float sum = 0;
     for (std::int64_t i = 0; i < op_.top_k; ++i) sum += s.scores[s.best[i]];
     const float factor = static_cast<float>(op_.scale) / (op_.normalize ? sum + 1e-20f : 1.0f);
@@ -395,13 +369,6 @@ class RouteKernel final : public MoveKernel {
   /// Experts outside the best groups cannot be chosen.
   void drop_groups(const Scratch& s) const {
     const std::int64_t size = op_.experts / op_.groups;
-    for (std::int64_t group = 0; group < op_.groups; ++group) {
-      std::int64_t best[2] = {0, 0};
-      const float* scores = s.choice + group * size;
-      const std::int64_t count = std::min(op_.group_best, size);
-      largest(scores, size, count, best);
-      s.group_scores[group] = scores[best[0]] + (count > 1 ? scores[best[1]] : 0.0f);
-    }
     largest(s.group_scores, op_.groups, op_.topk_groups, s.best_groups);
     for (std::int64_t group = 0; group < op_.groups; ++group) {
       if (std::find(s.best_groups, s.best_groups + op_.topk_groups, group) !=

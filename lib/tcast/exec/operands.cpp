@@ -33,7 +33,7 @@ struct Describe {
     KernelOperands result;
     result.inputs = {activation({op.rows, op.k}, op.input),
                      weight({op.experts, op.n, op.k}, op.weight),
-                     {OperandRole::counts, {op.experts}, DType::i64, op.rows}};
+                     {OperandRole::counts, {op.first_expert + op.experts}, DType::i64, op.rows}};
     if (op.weight_scales > 0) {
       result.inputs.push_back(parameter({op.experts, op.weight_scales}, DType::f32));
     }

@@ -13,8 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tcast/base/clock.h"
 #include "tcast/base/error.h"
-#include "tcast/exec/clock.h"
 #include "tcast/exec/kernel.h"
 #include "tcast/exec/memory.h"
 #include "tcast/exec/plugin_kernel.h"

@@ -1,7 +1,9 @@
 #include "tcast/exec/weights.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include <fmt/format.h>
@@ -211,11 +213,10 @@ void generate_parameter(const Parameter& parameter, std::string_view path, std::
   if (held < count) std::fill_n(target.data, bytes_of(count, target.dtype), std::byte{0});
   const std::uint64_t hash = hash_of(path);
   const ValueRange range = value_range(parameter);
-  // A checkpoint in 16 bit is rounded to that, whatever it is computed in.
-  const bool rounded = parameter.dtype != DType::f32;
   const CheckpointOrder place(parameter);
   for_each_run(runs, [&](std::int64_t whole, std::int64_t part, std::int64_t length) {
-    if (target.dtype == DType::bf16) {
+    // A checkpoint in 16 bit is rounded to that, whatever it is computed in.
+    if (target.dtype == DType::bf16 && parameter.dtype != DType::f16) {
       void* data = target.data;
       Bf16* to = static_cast<Bf16*>(data) + part;
       for (std::int64_t i = 0; i < length; ++i)
@@ -224,7 +225,7 @@ void generate_parameter(const Parameter& parameter, std::string_view path, std::
     }
     for (std::int64_t i = 0; i < length; ++i) {
       const float value = value_at(hash, place(whole + i), range);
-      store(rounded ? to_float(to_bf16(value)) : value, part + i, target);
+      store(round_to_storage(value, parameter.dtype), part + i, target);
     }
   });
 }
@@ -248,11 +249,10 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
   const float largest = largest_of(weight.dtype);
   const std::uint64_t hash = hash_of(path);
   const ValueRange range = value_range(weight);
-  const bool rounded = weight.quantized_from.value_or(DType::bf16) != DType::f32;
+  const DType stored = weight.quantized_from.value_or(DType::bf16);
   const CheckpointOrder place(weight);
   const auto original = [&](std::int64_t i) {
-    const float value = value_at(hash, place(i), range);
-    return rounded ? to_float(to_bf16(value)) : value;
+    return round_to_storage(value_at(hash, place(i), range), stored);
   };
   // The scales of the whole.
   std::vector<float> all(static_cast<std::size_t>(scale_rows * scale_columns));
@@ -294,6 +294,18 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
       }
     }
   });
+}
+
+float round_to_storage(float value, DType dtype) {
+  if (dtype == DType::f32) return value;
+  if (dtype != DType::f16) return to_float(to_bf16(value));
+  // Below the smallest normal number steps are 2^-24; above, ten bits of mantissa stay.
+  if (std::abs(value) < 0x1p-14f) return std::nearbyint(value * 0x1p24f) * 0x1p-24f;
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const float rounded = std::bit_cast<float>((bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu);
+  constexpr float largest = 65504;
+  if (!(std::abs(rounded) > largest)) return rounded;
+  return std::copysign(std::numeric_limits<float>::infinity(), value);
 }
 
 float round_to_f8(float value, DType dtype) {

@@ -30,9 +30,10 @@ ValueRange value_range(const Parameter& parameter);
 void generate_values(std::string_view path, const ValueRange& range, std::int64_t first,
                      std::int64_t count, float* result);
 
-/// One rank's part of a parameter, rounded to nearest even in its storage dtype (all but f32 as
-/// bf16). `target` holds the elements of parameter.local_shape(), as f32 or bf16. What only pads is
-/// zero. Runs on current_threads() threads.
+/// One rank's part of a parameter, rounded to nearest even in its storage dtype (f32, f16, all
+/// others as bf16), and then to that of `target`, which holds the elements of
+/// parameter.local_shape(), as f32 or bf16. What only pads is zero. Runs on current_threads()
+/// threads.
 void generate_parameter(const Parameter& parameter, std::string_view path, std::int64_t rank,
                         const Buffer& target);
 
@@ -46,6 +47,10 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
 /// First element along the sharded dimension that `rank` holds of segment `segment`, in that
 /// segment.
 std::int64_t shard_begin(const Shard& shard, std::size_t segment, std::int64_t rank);
+
+/// Rounds to the nearest number that a dtype of 16 bit holds (f16: infinity beyond 65504; all
+/// others as bf16); f32 stays.
+float round_to_storage(float value, DType dtype);
 
 /// Rounds to the nearest 8-bit float with four exponent and three mantissa bits (e4m3fn, largest
 /// 448), or e5m2; saturates.

@@ -20,7 +20,8 @@ struct Scope {
   bool in_list = false;      ///< a member of a ModuleList: its name is an index, shown as '*'
 };
 
-/// What one layer keeps between forward passes, on one rank: `bytes_per_token` for each token kept.
+/// What one layer keeps between forward passes, on one rank: `elements_per_token` for each token
+/// that its span lets it keep.
 struct CacheSpec {
   std::int64_t elements_per_token = 0;
   /// Of them: keys of `key_dim` elements for each of `kv_heads` heads, the rest values.
@@ -62,6 +63,9 @@ struct GraphValue {
 /// A value that comes from outside the model or leaves it: "token ids", "positions", "logits".
 struct NamedValue {
   std::string_view name;
+  /// Of several with that name: token ids and logits of multi-token-prediction depth 1, 2, ... when
+  /// executing; 0 is the model itself.
+  std::int64_t depth = 0;
   AttentionSpan span;  ///< of a mask; else without meaning
   ValueId value = 0;
 };
@@ -71,6 +75,9 @@ struct Call {
   std::uint32_t region = 0;
   /// Index of the member (layer) whose parameters and caches are bound; -1 outside lists.
   std::int32_t member = -1;
+  /// The member whose caches are bound, if that is another: a layer that is applied again keeps the
+  /// tokens of each application apart; -1: `member`.
+  std::int32_t cache_member = -1;
   IdList inputs{};   ///< values for Region::inputs, in their order
   IdList outputs{};  ///< values that Region::outputs become, in their order
 };

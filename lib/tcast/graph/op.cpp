@@ -93,6 +93,7 @@ std::string sizes(const GroupedMatMul& op) {
   return fmt::format("experts={}/{} rows={} n={} k={} ", op.active_experts, op.experts, op.rows,
                      op.n, op.k) +
          product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
+         (op.first_expert > 0 ? fmt::format(" first={}", op.first_expert) : "") +
          scales(op.weight_scales, op.activation_scales);
 }
 

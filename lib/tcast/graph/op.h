@@ -101,9 +101,10 @@ struct MatMulStrides {
 /// `rows` and `active_experts` (those with m_e > 0) are expected values of the busiest rank; when
 /// executing they come from the routing (decision D7).
 /// Inputs: x[rows, k], stacked w[experts, n, k], token counts, [weight scales], [biases[experts,
-/// n]], [activation scales].
+/// n]], [activation scales]. Rows of experts that it does not have, and those of nobody, become 0.
 struct GroupedMatMul {
   std::int64_t experts = 0;
+  std::int64_t first_expert = 0;  ///< the first one, of those that the token counts are of
   std::int64_t active_experts = 0;
   std::int64_t rows = 0;
   std::int64_t n = 0;

@@ -24,7 +24,7 @@ Trace::Trace(Graph& graph, const Workload& workload) : graph_(graph) {
 void Trace::finish() {
   close_region();
   for (const NamedResult& result : results_) {
-    graph_.outputs.push_back({result.name, {}, export_value(result.value)});
+    graph_.outputs.push_back({result.name, result.depth, {}, export_value(result.value)});
   }
   for (const Call& call : graph_.calls) {
     graph_.constant_bytes += graph_.regions[call.region].constant_bytes;
@@ -110,6 +110,10 @@ Value Trace::replay(const MemberRegion& member, std::int64_t first, std::int64_t
   const GraphValue result = graph_.values[call.outputs[0]];
   call.inputs.ids[member.chain_input] = export_value(input);
   return append_calls(call, member.chain_input, first, count, result);
+}
+
+void Trace::set_cache_member(std::int64_t member) {
+  graph_.calls.back().cache_member = static_cast<std::int32_t>(member);
 }
 
 ValueId Trace::export_value(Value value) {
@@ -210,13 +214,15 @@ DType Trace::dtype(Value value) const {
 }
 
 Value Trace::input(std::string_view name, const Shape& shape, DType dtype,
-                   const AttentionSpan& span) {
+                   const AttentionSpan& span, std::int64_t depth) {
   for (const NamedValue& known : graph_.inputs) {
-    if (known.name == name && known.span == span) return capture(Value{graph_frame, known.value});
+    if (known.name == name && known.span == span && known.depth == depth) {
+      return capture(Value{graph_frame, known.value});
+    }
   }
   const auto id = static_cast<ValueId>(graph_.values.size());
   graph_.values.push_back({shape, dtype});
-  graph_.inputs.push_back({name, span, id});
+  graph_.inputs.push_back({name, depth, span, id});
   return capture(Value{graph_frame, id});
 }
 

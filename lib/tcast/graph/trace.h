@@ -70,7 +70,9 @@ class TCAST_API Trace {
   void finish();
 
   /// Names a value that leaves the model, such as "logits". The name must outlive the graph.
-  void output(std::string_view name, Value value) { results_.push_back({name, value}); }
+  void output(std::string_view name, Value value, std::int64_t depth = 0) {
+    results_.push_back({name, depth, value});
+  }
   bool has_outputs() const { return !results_.empty(); }
 
   // --- structure ---------------------------------------------------------------------------------
@@ -87,6 +89,14 @@ class TCAST_API Trace {
 
   /// The region that repeat() traced last, for replay().
   MemberRegion last_member() const { return last_member_; }
+
+  /// Gives the call of the last repeat(), of one member, caches of its own: those that `member`
+  /// would have.
+  void set_cache_member(std::int64_t member);
+
+  /// What follows outside list members begins a region of its own, so that whoever executes the
+  /// graph can look at what was computed and set inputs that depend on it.
+  void end_region() { close_region(); }
 
   /// Calls a region again for further members, without tracing: for layers that are equal but not
   /// neighbours.
@@ -115,7 +125,7 @@ class TCAST_API Trace {
   /// A value that comes from outside the model, by its name: token ids, positions, the attention
   /// mask of a span. Whoever asks for it again gets the same one. The name must outlive the graph.
   Value input(std::string_view name, const Shape& shape, DType dtype,
-              const AttentionSpan& span = {});
+              const AttentionSpan& span = {}, std::int64_t depth = 0);
   /// A parameter of the module at hand.
   Value parameter(const Parameter& parameter);
   /// `count` list members' parameters side by side, of a list spread over `ranks` ranks whose
@@ -250,6 +260,7 @@ class TCAST_API Trace {
   std::vector<QuantizedValue> quantized_;
   struct NamedResult {
     std::string_view name;
+    std::int64_t depth;
     Value value;
   };
 

@@ -166,6 +166,15 @@ Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape&
   return trace.swap(out, batch, s.heads, query, s.v_dim, {batch * query, s.heads * s.v_dim});
 }
 
+// --- what all forms have -------------------------------------------------------------------------
+
+bool AttentionModule::set_cache_dtype(DType dtype) {
+  if (!cache_) return false;
+  cache_->dtype = dtype;
+  set_attribute("kv_cache_dtype", std::string(short_name_of(dtype)));
+  return true;
+}
+
 // --- grouped-query attention ---------------------------------------------------------------------
 
 GroupedQueryAttention::GroupedQueryAttention(std::string class_name, AttentionConfig config,
@@ -303,14 +312,17 @@ std::unique_ptr<Module> EagerAttention::make_paged(const CacheOptions& options) 
 // --- paged ---------------------------------------------------------------------------------------
 
 PagedAttention::PagedAttention(GroupedQueryAttention& original, const CacheOptions& options)
-    : ModuleOf("PagedAttention", original), cache_(options) {}
+    : ModuleOf("PagedAttention", original) {
+  set_cache(options);
+}
 
 Value PagedAttention::forward(Trace& trace, Value hidden) const {
   const AttentionConfig& c = config();
   Projected p = project(trace, hidden);
   p.q = fused_rotary(trace, p.q, local_heads(), c.head_dim, rotary_part());
   p.k = fused_rotary(trace, p.k, local_kv_heads(), c.head_dim, rotary_part());
-  const CacheSpec spec = cache_spec(local_kv_heads(), c.head_dim, c.head_dim, c.span, cache_);
+  const CacheSpec spec =
+      cache_spec(local_kv_heads(), c.head_dim, c.head_dim, c.span, cache_options());
   const Value cache = append_to_cache(trace, {p.k, p.v}, spec);
   Attention op = paged_attention(trace.workload(), spec, local_heads(), trace.dtype(p.q));
   op.scale = c.scale;
@@ -323,12 +335,6 @@ Value PagedAttention::forward(Trace& trace, Value hidden) const {
   const Value out =
       trace.emit(op, operands, {trace.workload().tokens(), local_heads() * c.head_dim}, op.query);
   return call(trace, names().o_proj, out);
-}
-
-bool PagedAttention::set_cache_dtype(DType dtype) {
-  cache_.dtype = dtype;
-  set_attribute("kv_cache_dtype", std::string(short_name_of(dtype)));
-  return true;
 }
 
 }  // namespace tcast

@@ -31,7 +31,15 @@ class TCAST_API AttentionModule : public Module {
   virtual void shard_heads(RankGroup group, const std::string& path) = 0;
   /// Stores keys and values in another dtype from now on. False: it has no cache of its own to
   /// change (an eager module's grows with the activations' dtype).
-  virtual bool set_cache_dtype(DType dtype) = 0;
+  bool set_cache_dtype(DType dtype);
+
+ protected:
+  /// A paged form says how it keeps keys and values.
+  void set_cache(const CacheOptions& options) { cache_ = options; }
+  const CacheOptions& cache_options() const { return *cache_; }
+
+ private:
+  std::optional<CacheOptions> cache_;
 };
 
 /// Which part of each head a rotary embedding turns: `dim` elements from `offset` on, at one end of
@@ -107,7 +115,6 @@ class TCAST_API EagerAttention : public ModuleOf<EagerAttention, GroupedQueryAtt
   using ModuleOf::ModuleOf;
   Value forward(Trace& trace, Value hidden) const override;
   std::unique_ptr<Module> make_paged(const CacheOptions& options) override;
-  bool set_cache_dtype(DType) override { return false; }
 };
 
 /// One fused attention operator over a paged cache.
@@ -116,10 +123,6 @@ class TCAST_API PagedAttention : public ModuleOf<PagedAttention, GroupedQueryAtt
   PagedAttention(GroupedQueryAttention& original, const CacheOptions& options);
   Value forward(Trace& trace, Value hidden) const override;
   std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
-  bool set_cache_dtype(DType dtype) override;
-
- private:
-  CacheOptions cache_;
 };
 
 /// Rotary embedding as eager code computes it (x * cos + rotate_half(x) * sin, five passes over

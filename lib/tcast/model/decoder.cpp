@@ -99,7 +99,7 @@ void LayerList::compare_layers() {
 DecoderModel::DecoderModel(std::string class_name, DecoderNames names)
     : ModuleOf(std::move(class_name)), names_(std::move(names)) {}
 
-Value DecoderModel::before_norm(Trace& trace, Value ids) const {
+Value DecoderModel::forward(Trace& trace, Value ids) const {
   auto positions = [&] {
     return trace.input("positions", {trace.workload().tokens()}, DType::i64);
   };
@@ -112,11 +112,7 @@ Value DecoderModel::before_norm(Trace& trace, Value ids) const {
       rotary->provide(trace, positions());
     }
   }
-  return call(trace, names_.layers, hidden);
-}
-
-Value DecoderModel::forward(Trace& trace, Value ids) const {
-  return normalize(trace, before_norm(trace, ids));
+  return call(trace, names_.norm, call(trace, names_.layers, hidden));
 }
 
 CausalLm::CausalLm(std::string class_name, std::string decoder_name, double softcap)
@@ -154,20 +150,27 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
   Value logits;
   {
     const ScopeGuard scope(trace, decoder.name(), decoder.class_name(), false);
-    hidden = decoder.before_norm(trace, ids);
-    logits = select(decoder.normalize(trace, hidden));
+    hidden = decoder.forward(trace, ids);
+    logits = select(hidden);
   }
   logits = lm.logits(trace, logits);
   trace.output("logits", logits);
   if (mtp_tokens_ == 0) return logits;
 
   // Each further token: the same layers again if there are fewer of them than tokens to predict.
+  // Depth k embeds tokens that lie k further on, of which the last ones are what the model and the
+  // depths before have predicted: known when that has been executed.
   std::vector<const MtpLayer*> predictors;
   for (const auto& layer : decoder.layers().children()) {
     if (const auto* mtp = dynamic_cast<const MtpLayer*>(layer.get())) predictors.push_back(mtp);
   }
   for (std::int64_t i = 0; i < mtp_tokens_; ++i) {
     const MtpLayer& mtp = *predictors[static_cast<std::size_t>(i) % predictors.size()];
+    const std::int64_t depth = i + 1;
+    if (work.executes) {
+      trace.end_region();
+      ids = trace.input("token ids", {work.tokens()}, DType::i64, {}, depth);
+    }
     Value embedding;
     {
       const ScopeGuard scope(trace, decoder.name(), decoder.class_name(), false);
@@ -178,11 +181,13 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
         const ScopeGuard member(trace, mtp.name(), mtp.class_name(), true);
         return mtp.predict(trace, x, embedding);
       });
+      trace.set_cache_member(decoder.layers().list_size() + i -
+                             static_cast<std::int64_t>(predictors.size()));
     }
     logits = lm.logits(trace, select(hidden));
+    // Executed, somebody wants to see them; what is priced is over when they are made.
+    if (work.executes) trace.output("logits", logits, depth);
   }
-  // Executed, somebody wants to see them; what is priced is over when they are made.
-  if (work.executes) trace.output("mtp logits", logits);
   return logits;
 }
 

@@ -35,15 +35,17 @@ class TCAST_API DecoderLayer : public ModuleOf<DecoderLayer> {
   bool parallel_ = false;
 };
 
-/// A layer that predicts one more token (multi-token prediction, DeepSeek-V3): the embedding of the
-/// next token and the hidden state, normalized, joined, projected, and through a decoder layer,
-/// whose children it has beside its own (enorm, hnorm, eh_proj, shared_head.norm).
+/// A layer that predicts one more token (multi-token prediction, DeepSeek-V3 technical report,
+/// section 2.2): the embedding of the next token and the hidden state, normalized, joined,
+/// projected, and through a decoder layer, whose children it has beside its own (enorm, hnorm,
+/// eh_proj, shared_head.norm). As vLLM and SGLang run the published weights, the embedding comes
+/// first, and the model's hidden state is the one behind its final norm.
 class TCAST_API MtpLayer : public ModuleOf<MtpLayer, DecoderLayer> {
  public:
   /// `block` gives the decoder layer's children.
   MtpLayer(DecoderLayer& block, std::int64_t hidden_size, double epsilon, DType dtype);
 
-  /// Hidden states for the token after next, normalized for the head.
+  /// Hidden states for the token after next, normalized for the head: what the next depth takes.
   Value predict(Trace& trace, Value hidden, Value next_embedding) const;
 };
 
@@ -87,9 +89,6 @@ class TCAST_API DecoderModel : public ModuleOf<DecoderModel> {
 
   Value forward(Trace& trace, Value ids) const override;
 
-  /// The part before the final norm, which MTP layers continue from.
-  Value before_norm(Trace& trace, Value ids) const;
-  Value normalize(Trace& trace, Value hidden) const { return call(trace, names_.norm, hidden); }
   Value embed(Trace& trace, Value ids) const { return call(trace, names_.embeddings, ids); }
 
   LayerList& layers() { return dynamic_cast<LayerList&>(child(names_.layers)); }

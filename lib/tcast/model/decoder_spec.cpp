@@ -434,10 +434,10 @@ class Builder {
     }
     block->add_child(moe.names.gate, std::move(gate));
     if (moe.fused) {
-      block->add_child(
-          moe.names.experts,
-          std::make_unique<FusedExperts>(moe.expert_class, moe.routing.num_experts,
-                                         spec_.hidden_size, moe.intermediate_size, spec_.dtype));
+      block->add_child(moe.names.experts,
+                       std::make_unique<FusedExperts>(moe.expert_class, moe.routing.num_experts,
+                                                      spec_.hidden_size, moe.intermediate_size,
+                                                      moe.activation_limit, spec_.dtype));
       return block;
     }
     auto list = std::make_unique<ModuleList>();

@@ -41,7 +41,8 @@ struct MoeSpec {
   bool shared_gate = false;                   ///< shared experts weighted by a sigmoid gate
   bool router_bias = false;                   ///< a trained bias on the router's logits
   bool fused = false;  ///< one parameter holds all experts' gate and up projections (FusedExperts)
-  std::string block_class;  ///< HF class of the block, with the prefix
+  double activation_limit = 0;  ///< of fused ones: gate and up are clamped to it
+  std::string block_class;      ///< HF class of the block, with the prefix
   std::string router_class = "Linear";
   std::string expert_class;  ///< HF class of one expert (fused: of all), with the prefix
   MlpNames expert_names;

@@ -9,8 +9,6 @@
 namespace tcast {
 namespace {
 
-constexpr double activation_limit = 7;
-
 Parameter stacked(const char* name, const Shape& shape, DType dtype, InitRole role) {
   Parameter parameter;
   parameter.name = name;
@@ -33,8 +31,8 @@ struct Projection {
 }  // namespace
 
 FusedExperts::FusedExperts(std::string class_name, std::int64_t experts, std::int64_t hidden_size,
-                           std::int64_t intermediate_size, DType dtype)
-    : ModuleOf(std::move(class_name)) {
+                           std::int64_t intermediate_size, double activation_limit, DType dtype)
+    : ModuleOf(std::move(class_name)), activation_limit_(activation_limit) {
   const std::int64_t both = 2 * intermediate_size;
   add_parameter(stacked("gate_up_proj", {experts, both, hidden_size}, dtype, InitRole::matrix));
   add_parameter(stacked("gate_up_proj_bias", {experts, both}, dtype, InitRole::bias));
@@ -63,11 +61,12 @@ Value FusedExperts::run_one(Trace& trace, Value rows, std::int64_t expert) const
   };
   const Value both = product({*this, "gate_up_proj"}, rows);
   const Value activated =
-      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit);
+      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit_);
   return product({*this, "down_proj"}, activated);
 }
 
-GroupedFusedExperts::GroupedFusedExperts(FusedExperts& original) : ModuleOf("GroupedFusedExperts") {
+GroupedFusedExperts::GroupedFusedExperts(FusedExperts& original)
+    : ModuleOf("GroupedFusedExperts"), activation_limit_(original.activation_limit()) {
   take_over(original);
 }
 
@@ -109,7 +108,7 @@ Value GroupedFusedExperts::run(Trace& trace, Value rows, Value counts,
   const ScopeGuard scope(trace, name(), class_name(), false);
   const Value both = product(trace, "gate_up_proj", rows, counts, load, 1);
   const Value activated =
-      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit);
+      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit_);
   // The parts of an expert are added up later, each with its share of the bias.
   return product(trace, "down_proj", activated, counts, load,
                  1 / static_cast<double>(tensor_ranks_));

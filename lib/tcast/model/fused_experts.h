@@ -12,15 +12,20 @@ namespace tcast {
 /// All experts of a block in one module (gpt_oss). Parameters: gate_up_proj [experts, hidden,
 /// 2 * intermediate], gate and up outputs taking turns, gate_up_proj_bias [experts,
 /// 2 * intermediate], down_proj [experts, intermediate, hidden], down_proj_bias [experts, hidden],
-/// weights as [in, out]. An expert computes down((clamp(up) + 1) * swish(clamp(gate))), see
-/// ElementwiseKind::clamped_swiglu.
+/// weights as [in, out]. An expert computes down((clamp(up) + 1) * swish(clamp(gate))), clamped at
+/// `activation_limit`, see ElementwiseKind::clamped_swiglu.
 class TCAST_API FusedExperts : public ModuleOf<FusedExperts> {
  public:
   FusedExperts(std::string class_name, std::int64_t experts, std::int64_t hidden_size,
-               std::int64_t intermediate_size, DType dtype);
+               std::int64_t intermediate_size, double activation_limit, DType dtype);
+
+  double activation_limit() const { return activation_limit_; }
 
   /// The result of one expert for its rows [rows, hidden], as the eager loop computes it.
   Value run_one(Trace& trace, Value rows, std::int64_t expert) const;
+
+ private:
+  double activation_limit_;
 };
 
 /// The same experts computed by grouped matmuls.
@@ -40,6 +45,7 @@ class TCAST_API GroupedFusedExperts : public ModuleOf<GroupedFusedExperts, Exper
   Value product(Trace& trace, const std::string& weight_name, Value x, Value counts,
                 const ExpertLoad& load, double bias_scale) const;
 
+  double activation_limit_;
   std::int64_t tensor_ranks_ = 1;
   std::optional<LinearQuantization> quantization_;
 };

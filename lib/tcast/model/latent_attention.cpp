@@ -120,13 +120,15 @@ std::unique_ptr<Module> EagerLatentAttention::make_paged(const CacheOptions& opt
 
 PagedExpandedAttention::PagedExpandedAttention(LatentAttention& original,
                                                const CacheOptions& options)
-    : ModuleOf("PagedExpandedAttention", original), cache_(options) {}
+    : ModuleOf("PagedExpandedAttention", original) {
+  set_cache(options);
+}
 
 Value PagedExpandedAttention::forward(Trace& trace, Value hidden) const {
   const LatentAttentionConfig& c = config();
   const std::int64_t heads = local_heads();
   const Expanded e = expand(trace, hidden, true);
-  const CacheSpec spec = cache_spec(heads, c.qk_head_dim(), c.v_head_dim, c.span, cache_);
+  const CacheSpec spec = cache_spec(heads, c.qk_head_dim(), c.v_head_dim, c.span, cache_options());
   const Value cache = append_to_cache(trace, {e.k, e.v}, spec);
   Attention op = paged_attention(trace.workload(), spec, heads, trace.dtype(e.q));
   op.scale = c.scale;
@@ -135,17 +137,13 @@ Value PagedExpandedAttention::forward(Trace& trace, Value hidden) const {
   return call(trace, names().o_proj, out);
 }
 
-bool PagedExpandedAttention::set_cache_dtype(DType dtype) {
-  cache_.dtype = dtype;
-  set_attribute("kv_cache_dtype", std::string(short_name_of(dtype)));
-  return true;
-}
-
 // --- latent cache --------------------------------------------------------------------------------
 
 MultiheadLatentAttention::MultiheadLatentAttention(LatentAttention& original,
                                                    const CacheOptions& options)
-    : ModuleOf("MultiheadLatentAttention", original), cache_(options) {}
+    : ModuleOf("MultiheadLatentAttention", original) {
+  set_cache(options);
+}
 
 Value MultiheadLatentAttention::forward(Trace& trace, Value hidden) const {
   const LatentAttentionConfig& c = config();
@@ -154,7 +152,8 @@ Value MultiheadLatentAttention::forward(Trace& trace, Value hidden) const {
   const Latent latent = project_latent(trace, hidden);
   const Value rotary_k =
       fused_rotary(trace, latent.rotary_k, 1, c.qk_rope_head_dim, rotary_part(0));
-  const CacheSpec spec = cache_spec(1, c.kv_lora_rank + c.qk_rope_head_dim, 0, c.span, cache_);
+  const CacheSpec spec =
+      cache_spec(1, c.kv_lora_rank + c.qk_rope_head_dim, 0, c.span, cache_options());
   const Value cache = append_to_cache(trace, {latent.latent, rotary_k}, spec);
   const Value out = trace.workload().phase == Phase::decode
                         ? attend_absorbed(trace, q, cache, spec)
@@ -250,7 +249,7 @@ Value MultiheadLatentAttention::attend_expanded(Trace& trace, Value q, Value lat
     read.batch = work.batch;
     read.tokens = work.sequence_length();
     read.head_dim = c.kv_lora_rank + c.qk_rope_head_dim;
-    read.cache = cache_.dtype;
+    read.cache = cache_options().dtype;
     read.output = dtype;
     const Value both = trace.emit(read, {cache}, {rows, read.head_dim}, dtype);
     latent = trace.columns(both, read.head_dim, 0, c.kv_lora_rank, {rows, c.kv_lora_rank});
@@ -263,12 +262,6 @@ Value MultiheadLatentAttention::attend_expanded(Trace& trace, Value q, Value lat
   op.paged = false;
   op.scale = c.scale;
   return trace.emit(op, {q, kv.k, kv.v}, {work.tokens(), heads * c.v_head_dim}, dtype);
-}
-
-bool MultiheadLatentAttention::set_cache_dtype(DType dtype) {
-  cache_.dtype = dtype;
-  set_attribute("kv_cache_dtype", std::string(short_name_of(dtype)));
-  return true;
 }
 
 }  // namespace tcast

@@ -78,7 +78,6 @@ class TCAST_API EagerLatentAttention : public ModuleOf<EagerLatentAttention, Lat
   using ModuleOf::ModuleOf;
   Value forward(Trace& trace, Value hidden) const override;
   std::unique_ptr<Module> make_paged(const CacheOptions& options) override;
-  bool set_cache_dtype(DType) override { return false; }
 };
 
 /// Expanded keys and values in a paged cache, fused attention.
@@ -87,10 +86,6 @@ class TCAST_API PagedExpandedAttention : public ModuleOf<PagedExpandedAttention,
   PagedExpandedAttention(LatentAttention& original, const CacheOptions& options);
   Value forward(Trace& trace, Value hidden) const override;
   std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
-  bool set_cache_dtype(DType dtype) override;
-
- private:
-  CacheOptions cache_;
 };
 
 /// Only the latent and the rotary key are cached. Decode works in the latent space: the halves of
@@ -102,13 +97,10 @@ class TCAST_API MultiheadLatentAttention
   MultiheadLatentAttention(LatentAttention& original, const CacheOptions& options);
   Value forward(Trace& trace, Value hidden) const override;
   std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
-  bool set_cache_dtype(DType dtype) override;
 
  private:
   Value attend_absorbed(Trace& trace, Value q, Value cache, const CacheSpec& spec) const;
   Value attend_expanded(Trace& trace, Value q, Value latent, Value rotary_k, Value cache) const;
-
-  CacheOptions cache_;
 };
 
 }  // namespace tcast

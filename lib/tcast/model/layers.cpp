@@ -91,7 +91,7 @@ Value Linear::forward(Trace& trace, Value input) const {
   if (op.bias) operands.push(trace.parameter(*find_parameter("bias")));
   if (quantization_ && quantization_->activation && quantization_->activation_group >= 0) {
     const std::int64_t group = quantization_->activation_group;
-    op.activation_scales = op.m * (group > 0 ? ceil_div(op.k, group) : 1);
+    op.activation_scales = checked_mul(op.m, group > 0 ? ceil_div(op.k, group) : 1, "scales");
     operands.push(trace.scales_of(x));
   }
   const Shape shape{op.m, op.n};
@@ -99,11 +99,11 @@ Value Linear::forward(Trace& trace, Value input) const {
   if (!communicate_) return result;
   if (sharding_ == Sharding::rows) {
     const Value sum =
-        trace.collective(CollectiveKind::all_reduce, result, bytes_of(op.m * op.n, op.output),
+        trace.collective(CollectiveKind::all_reduce, result, bytes_of(shape.elements(), op.output),
                          group_.size, group_.stride, shape);
     return late_bias ? trace.add(sum, trace.parameter(*find_parameter("bias"))) : sum;
   }
-  const Shape whole{op.m, op.n * group_.size};
+  const Shape whole{op.m, checked_mul(op.n, group_.size, "columns")};
   return trace.collective(CollectiveKind::all_gather, result, bytes_of(whole.elements(), op.output),
                           group_.size, group_.stride, whole);
 }
@@ -185,8 +185,10 @@ Value Embedding::forward(Trace& trace, Value ids) const {
   const std::int64_t width = table.shape[1];
   const std::int64_t rows = trace.shape(ids).elements();
   Value result = trace.gather(trace.parameter(table), ids, rows, width, group_.size > 1);
-  result = trace.collective(CollectiveKind::all_reduce, result, bytes_of(rows * width, table.dtype),
-                            group_.size, group_.stride, Shape{rows, width});
+  const Shape shape{rows, width};
+  result =
+      trace.collective(CollectiveKind::all_reduce, result, bytes_of(shape.elements(), table.dtype),
+                       group_.size, group_.stride, shape);
   return multiplier_ == 1 ? result : trace.unary(ElementwiseKind::scale, result, multiplier_);
 }
 
@@ -287,7 +289,8 @@ void RotaryEmbedding::provide(Trace& trace, Value positions) const {
   op.cached = cached_;
   if (cached_) {
     op.table_positions = trace.workload().sequence_length();
-    trace.keep_constant(2 * bytes_of(op.table_positions * op.dim, dtype_));
+    const std::int64_t table = checked_mul(op.table_positions, op.dim, "rotary table");
+    trace.keep_constant(checked_mul(2, bytes_of(table, dtype_), "rotary tables"));
   }
   const Value frequencies = trace.constant({rotary_dim_ / 2}, [&] {
     return inverse_frequencies(rope_, rotary_dim_, trace.workload().sequence_length(), op.scale);

@@ -161,7 +161,7 @@ Value EagerMoe::forward(Trace& trace, Value input) const {
   // without rows is not computed. Executed, every expert has room for every token.
   const Module& list = child(names_.experts);
   const bool executes = trace.workload().executes;
-  const std::int64_t total = tokens * config_.top_k;
+  const std::int64_t total = checked_mul(tokens, config_.top_k, "routed rows");
   Value sum = trace.unary(ElementwiseKind::scale, input, 0);
   auto add_expert = [&](std::int64_t expert, auto&& run) {
     const std::int64_t even =
@@ -209,8 +209,10 @@ GroupedExperts::GroupedExperts(Module& list) : ModuleOf("GroupedExperts") { take
 
 namespace {
 
+/// `first_expert` is that of the product among those that the counts are of.
 Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
-                     std::int64_t experts, RankGroup group, const ExpertLoad& load) {
+                     std::int64_t first_expert, std::int64_t experts, RankGroup group,
+                     const ExpertLoad& load) {
   const ScopeGuard scope(trace, linear.name(), linear.class_name(), false);
   const Parameter& weight = linear.weight();
   const Shape local = weight.local_shape();
@@ -218,6 +220,7 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
   const Value input = linear.prepare_input(trace, x);
   GroupedMatMul op;
   op.experts = experts;
+  op.first_expert = first_expert;
   op.active_experts = load.active_experts;
   op.rows = load.rows;
   op.n = local[0];
@@ -236,7 +239,8 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
     }
     if (quantization->activation && quantization->activation_group >= 0) {
       const std::int64_t scale_group = quantization->activation_group;
-      op.activation_scales = op.rows * (scale_group > 0 ? ceil_div(op.k, scale_group) : 1);
+      op.activation_scales =
+          checked_mul(op.rows, scale_group > 0 ? ceil_div(op.k, scale_group) : 1, "scales");
       operands.push(trace.scales_of(input));
     }
   }
@@ -256,11 +260,16 @@ Value join_rows(Trace& trace, Value first, Value second, const Shape& result) {
 
 Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const {
   const ScopeGuard scope(trace, name(), class_name(), false);
-  if (trace.workload().executes && children().size() > 1) {
+  // Experts that are stored in different ways take a product each. Which rows are whose is known
+  // when they have been routed: executed, every product is given all rows and leaves zeros in those
+  // of others.
+  const bool apart = trace.workload().executes && children().size() > 1;
+  if (apart && group_.size > 1) {
     throw Error(
-        fmt::format("the experts of {} are stored in different ways, which cannot be executed",
+        fmt::format("the experts of {} are stored in different ways, which cannot be executed on "
+                    "several expert-parallel ranks",
                     name()),
-        "leave out patterns of --quantize-ignore that name single experts");
+        "leave out patterns of --quantize-ignore that name single experts, or --ep");
   }
   const std::int64_t hidden = trace.shape(rows)[1];
   std::int64_t local = 0;
@@ -272,32 +281,37 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
   for (const auto& node : children()) {
     const std::int64_t experts = node->members().local_count;
     if (experts == 0) continue;
+    const std::int64_t first = apart ? done : 0;
     done += experts;
     // Shares of neighbours add up to the whole, whatever the rounding.
     ExpertLoad share;
     share.rows = load.rows * done / local - rows_before;
     share.active_experts = std::min(load.active_experts * done / local - active_before, share.rows);
+    if (apart) share = {load.rows, std::min(load.active_experts, experts)};
     rows_before += share.rows;
     active_before += share.active_experts;
     const auto& mlp = dynamic_cast<const Mlp&>(*node);
     const ScopeGuard scope_of_member(trace, node->name(), node->class_name(), true);
     const MemberGuard member(trace, node->members().first);
-    const Value own = experts == local ? rows : trace.view(rows, {share.rows, hidden});
+    const Value own = experts == local || apart ? rows : trace.view(rows, {share.rows, hidden});
     const MlpNames& names = mlp.names();
     Value activated;
     if (names.gate.empty()) {
-      activated = trace.unary(mlp.activation(), grouped_matmul(trace, linear_of(mlp, names.up), own,
-                                                               counts, experts, group_, share));
+      activated =
+          trace.unary(mlp.activation(), grouped_matmul(trace, linear_of(mlp, names.up), own, counts,
+                                                       first, experts, group_, share));
     } else {
-      const Value gate =
-          grouped_matmul(trace, linear_of(mlp, names.gate), own, counts, experts, group_, share);
-      const Value up =
-          grouped_matmul(trace, linear_of(mlp, names.up), own, counts, experts, group_, share);
+      const Value gate = grouped_matmul(trace, linear_of(mlp, names.gate), own, counts, first,
+                                        experts, group_, share);
+      const Value up = grouped_matmul(trace, linear_of(mlp, names.up), own, counts, first, experts,
+                                      group_, share);
       activated = trace.binary(gated(mlp.activation()), gate, up);
     }
-    const Value out = grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, experts,
-                                     group_, share);
-    joined = done == experts ? out : join_rows(trace, joined, out, {rows_before, hidden});
+    const Value out = grouped_matmul(trace, linear_of(mlp, names.down), activated, counts, first,
+                                     experts, group_, share);
+    joined = done == experts ? out
+             : apart         ? trace.add(joined, out)
+                             : join_rows(trace, joined, out, {rows_before, hidden});
   }
   return joined;
 }
@@ -369,7 +383,8 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   const DType dtype = trace.dtype(input);
 
   const RankGroup slices = parallel_.token_slices;
-  const Value x = trace.collective(CollectiveKind::slice, input, bytes_of(tokens * hidden, dtype),
+  const Value x = trace.collective(CollectiveKind::slice, input,
+                                   bytes_of(checked_mul(tokens, hidden, "rows"), dtype),
                                    slices.size, slices.stride, {tokens, hidden});
   const Module& gate = child(names_.gate);
   const Value logits = gate(trace, x);
@@ -381,7 +396,7 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
     weights = route(trace, config_, logits, gate);
   }
 
-  const std::int64_t sent = tokens * config_.top_k;
+  const std::int64_t sent = checked_mul(tokens, config_.top_k, "routed rows");
   Permute permute;
   permute.tokens = tokens;
   permute.rows = sent;
@@ -392,17 +407,21 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   const Value sent_counts = counts_of(rows);
   Value counts = sent_counts;
 
-  // Every token of the group once: the slices of a tensor-parallel group share the same tokens, and
-  // what pads a slice is routed nowhere.
-  const std::int64_t routed = shape[0] * config_.top_k * (ranks / slices.size);
+  // Every token of the group once: the slices of a tensor-parallel group share the same tokens.
+  // What pads the last slice is not priced; executed it goes to experts too, and there is room for
+  // it.
+  const std::int64_t routed = checked_mul(checked_mul(shape[0], config_.top_k, "routed rows"),
+                                          ranks / slices.size, "routed rows");
   ExpertLoad load = expert_load(routed, config_.num_experts, ranks, config_.top_k, skew_);
   // Executed, the experts of one rank may be chosen by every token of the group.
   if (trace.workload().executes) {
     const std::int64_t local = ceil_div(config_.num_experts, ranks);
-    load.rows = tokens * ranks * std::min(config_.top_k, local);
+    load.rows = checked_mul(checked_mul(tokens, ranks, "routed rows"),
+                            std::min(config_.top_k, local), "routed rows");
     load.active_experts = std::min(local, load.rows);
   }
-  const std::int64_t sent_bytes = bytes_of(std::max(sent, load.rows) * hidden, dtype);
+  const std::int64_t sent_bytes =
+      bytes_of(checked_mul(std::max(sent, load.rows), hidden, "rows"), dtype);
   Collective exchange;
   exchange.kind = CollectiveKind::all_to_all;
   exchange.bytes = sent_bytes;
@@ -426,9 +445,9 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   Value out = trace.emit(combine, {rows, weights, indices_of(weights)}, {tokens, hidden}, dtype);
   const bool reduce_together = reduce_group_.size > 1;
   if (!reduce_together) {
-    out = trace.collective(CollectiveKind::all_reduce, out, bytes_of(tokens * hidden, dtype),
-                           parallel_.tensor_group.size, parallel_.tensor_group.stride,
-                           {tokens, hidden});
+    out = trace.collective(
+        CollectiveKind::all_reduce, out, bytes_of(checked_mul(tokens, hidden, "rows"), dtype),
+        parallel_.tensor_group.size, parallel_.tensor_group.stride, {tokens, hidden});
   }
   out = trace.collective(CollectiveKind::all_gather, out, bytes_of(shape.elements(), dtype),
                          slices.size, slices.stride, shape);

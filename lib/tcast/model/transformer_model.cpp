@@ -57,6 +57,14 @@ void TransformerModel::fulfil(Request request) {
   fulfilled_ |= 1U << static_cast<unsigned>(request);
 }
 
+bool TransformerModel::is_sharded() const {
+  const Request any[] = {Request::data_parallel, Request::tensor_parallel,
+                         Request::expert_parallel};
+  return std::any_of(std::begin(any), std::end(any), [this](Request request) {
+    return (fulfilled_ & (1U << static_cast<unsigned>(request))) != 0;
+  });
+}
+
 std::vector<UnfulfilledRequest> TransformerModel::unfulfilled() const {
   struct Asked {
     Request request;

@@ -138,6 +138,8 @@ class TCAST_API TransformerModel {
 
   /// Marks a request as carried out.
   void fulfil(Request request);
+  /// True when somebody has spread it over the devices of its options: it executes on all of them.
+  bool is_sharded() const;
   /// Requests of the options that no step has carried out.
   std::vector<UnfulfilledRequest> unfulfilled() const;
 

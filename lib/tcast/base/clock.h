@@ -4,7 +4,7 @@
 
 namespace tcast {
 
-/// Seconds of a clock that only goes forward, from an unknown beginning.
+/// Seconds on a clock that only goes forward, since some moment of the past.
 inline double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
