@@ -35,7 +35,8 @@ constexpr double default_budget_s = 10;
 constexpr double thorough_budget_s = 60;
 /// How often every operator is timed, with all the others in between, so that a disturbance hits
 /// one of the times.
-constexpr int rounds = 3;
+constexpr int most_rounds = 3;
+constexpr double least_budget_of_round_s = 2;
 
 /// Median of the rounds' times of each operator that has one.
 struct TimedPoint {
@@ -108,6 +109,8 @@ class CalibrateCommand final : public Command {
         time_budget_s_ > 0 ? time_budget_s_ : (thorough_ ? thorough_budget_s : default_budget_s);
     const std::vector<OpRecord> ops = calibration_ops({HostDTypes{}.bf16, thorough_});
     HostTimingOptions timing;
+    const int rounds =
+        std::clamp(static_cast<int>(budget_s / least_budget_of_round_s), 1, most_rounds);
     timing.timer.time_budget_s = budget_s / rounds;
     timing.timer.threads = static_cast<int>(threads_);
     timing.err = &streams.err;
@@ -124,8 +127,9 @@ class CalibrateCommand final : public Command {
     warn(timed, conditions, streams.err);
     const std::string yaml =
         "# Written by tcast calibrate: " + frame.source + "\n" + to_yaml(calibration.device);
-    const std::string errors = json_ ? json_of(calibration, timed, conditions)
-                                     : table_of(calibration, timed, conditions, frame.source);
+    const std::string errors = json_
+                                   ? json_of(calibration, timed, conditions)
+                                   : table_of(calibration, timed, rounds, conditions, frame.source);
     write_result(file_, yaml, streams.out);
     (file_.empty() ? streams.err : streams.out) << errors;
     return 0;
@@ -202,16 +206,17 @@ class CalibrateCommand final : public Command {
   }
 
   std::string table_of(const Calibration& calibration, const std::vector<TimedPoint>& timed,
-                       const TimingConditions& conditions, const std::string& source) const {
+                       int rounds, const TimingConditions& conditions,
+                       const std::string& source) const {
     const DeviceProfile& device = calibration.device;
     std::string text = wrap("tcast calibrate: ", source);
-    text += fmt::format("  {} operators timed {} times in {}\n", timed.size(), rounds,
+    text += fmt::format("  {} operators timed {} time(s) in {}\n", timed.size(), rounds,
                         format_seconds(conditions.took_s));
     std::string reached = "products reach";
     for (int i = 0; i < dtype_count; ++i) {
       const auto dtype = static_cast<DType>(i);
       if (device.matrix[dtype] <= 0) continue;
-      text +=
+      reached +=
           fmt::format(" {:.0f} GFLOP/s in {},", 1e-9 * device.matrix[dtype], short_name_of(dtype));
     }
     reached += fmt::format(" memory {:.1f} GB/s", 1e-9 * device.memory_bandwidth_bytes_per_s);
