@@ -59,14 +59,14 @@ Workload Generation::workload(std::int64_t query_length, std::int64_t context_le
   return work;
 }
 
-ExecutorMemory Generation::memory_needed(std::int64_t input_length) {
+ExecutorMemory Generation::memory_needed(std::int64_t input_length, std::int64_t limit_bytes) {
   model_.trace(workload(input_length, 0), prefill_);
-  ExecutorMemory need = executor_->needed(prefill_);
-  if (input_length < max_sequence_length_) {
+  ExecutorMemory need = executor_->needed(prefill_, limit_bytes);
+  if (input_length < max_sequence_length_ && need.total_bytes() <= limit_bytes) {
     // The last step sees most tokens.
     const std::int64_t tokens = std::min(1 + mtp_tokens(), max_sequence_length_ - input_length);
     model_.trace(workload(tokens, max_sequence_length_ - tokens), decode_);
-    need = executor_->needed(decode_);
+    need = executor_->needed(decode_, limit_bytes);
   }
   return need;
 }
@@ -74,8 +74,16 @@ ExecutorMemory Generation::memory_needed(std::int64_t input_length) {
 void Generation::require_memory(std::int64_t input_length) {
   const std::int64_t available = host_features().available_bytes;
   if (available == 0) return;
-  const ExecutorMemory need = memory_needed(input_length);
+  const ExecutorMemory need = memory_needed(input_length, available);
   if (need.total_bytes() <= available) return;
+  const char* const hint =
+      "choose fewer layers (--num-hidden-layers N), a smaller batch or shorter requests";
+  if (need.weight_bytes == 0) {
+    throw Error(fmt::format("executing takes {} for activations alone; this host has {} available",
+                            format_bytes(static_cast<double>(need.activation_bytes)),
+                            format_bytes(static_cast<double>(available))),
+                hint);
+  }
   throw Error(
       fmt::format("executing takes {}: weights {}, KV cache {}, activations {}; this host has {} "
                   "available",
@@ -84,7 +92,7 @@ void Generation::require_memory(std::int64_t input_length) {
                   format_bytes(static_cast<double>(need.cache_bytes)),
                   format_bytes(static_cast<double>(need.activation_bytes)),
                   format_bytes(static_cast<double>(available))),
-      "choose fewer layers (--num-hidden-layers N), a smaller batch or shorter requests");
+      hint);
 }
 
 void Generation::prepare(std::int64_t input_length) {

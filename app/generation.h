@@ -37,8 +37,8 @@ class Generation {
   Generation& operator=(const Generation&) = delete;
 
   /// What executing a prompt of `input_length` tokens and the rest will take at most, on all ranks
-  /// together.
-  ExecutorMemory memory_needed(std::int64_t input_length);
+  /// together; of what takes more than `limit_bytes`, at least that (see Executor::needed).
+  ExecutorMemory memory_needed(std::int64_t input_length, std::int64_t limit_bytes);
   /// Throws Error with the figures when this host has not that much.
   void require_memory(std::int64_t input_length);
 

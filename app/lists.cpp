@@ -56,8 +56,8 @@ class StepsCommand final : public ListCommand {
   /// Those that a pipeline may name beside the standard ones.
   static std::vector<const RegistryEntry<StepFunction>*> plugin_steps() {
     std::vector<const RegistryEntry<StepFunction>*> list;
-    for (const auto& entry : registered_steps().entries()) {
-      if (!entry.plugin.empty()) list.push_back(&entry);
+    for (const auto* entry : registered_steps().entries()) {
+      if (!entry->plugin.empty()) list.push_back(entry);
     }
     return list;
   }
@@ -156,7 +156,7 @@ class ProfilesCommand final : public ListCommand {
     for (const EmbeddedFile& file : embedded_profiles()) {
       list.push_back({file.key, fmt::format("{} (builtin)", file.name)});
     }
-    for (const auto& entry : profiles().entries()) list.push_back({entry.pattern, from(entry)});
+    for (const auto* entry : profiles().entries()) list.push_back({entry->pattern, from(*entry)});
     return list;
   }
 
@@ -165,12 +165,12 @@ class ProfilesCommand final : public ListCommand {
     for (const EmbeddedFile& file : embedded_profiles()) {
       list.push_back({{"model_type", file.key}, {"origin", "builtin"}, {"file", file.name}});
     }
-    for (const auto& entry : profiles().entries()) {
-      list.push_back({{"model_type", entry.pattern},
-                      {"origin", name_of(entry.origin)},
-                      {"file", entry.file},
-                      {"line", entry.line},
-                      {"plugin", entry.plugin}});
+    for (const auto* entry : profiles().entries()) {
+      list.push_back({{"model_type", entry->pattern},
+                      {"origin", name_of(entry->origin)},
+                      {"file", entry->file},
+                      {"line", entry->line},
+                      {"plugin", entry->plugin}});
     }
     return {{"schema", 1}, {"profiles", list}};
   }

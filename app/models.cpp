@@ -38,12 +38,13 @@ struct Registration {
 
 template <class Entry>
 Registration registration(const char* kind, const Entry& entry) {
-  return {kind, entry.pattern, std::string(name_of(entry.origin)), entry.file, entry.line, ""};
+  return {kind,       entry.pattern, std::string(name_of(entry.origin)), std::string(entry.file),
+          entry.line, ""};
 }
 
 template <class T>
 void append(std::vector<Registration>& list, const char* kind, const Registry<T>& registry) {
-  for (const auto& entry : registry.entries()) list.push_back(registration(kind, entry));
+  for (const auto* entry : registry.entries()) list.push_back(registration(kind, *entry));
 }
 
 std::vector<Registration> all_registrations() {
@@ -83,9 +84,9 @@ Registry<std::string> all_profiles() {
   for (const EmbeddedFile& file : embedded_profiles()) {
     entries.push_back({file.key, "", Origin::builtin, file.name, 0});
   }
-  for (const auto& one : profiles().entries()) {
-    entries.push_back({one.pattern, "", one.origin, one.file, one.line, one.plugin, one.scope,
-                       one.overrides, one.failure});
+  for (const auto* one : profiles().entries()) {
+    entries.push_back({one->pattern, "", one->origin, one->file, one->line, one->plugin, one->scope,
+                       one->overrides, one->failure});
   }
   return {"profile", std::move(entries)};
 }

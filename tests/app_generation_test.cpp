@@ -68,7 +68,7 @@ TEST_CASE("the memory that executing takes is known before") {
       const auto decode = golden.at("decode").get<TokenIds>();
       const auto length = static_cast<std::int64_t>(prompt[0].size());
       Generation generation(model, 2, length + 2, {.arithmetic = one.arithmetic});
-      const ExecutorMemory need = generation.memory_needed(length);
+      const ExecutorMemory need = generation.memory_needed(length, std::int64_t{1} << 40);
       CHECK(generation.executor().memory().weight_bytes == 0);
       generation.step(prompt);
       for (std::size_t i = 0; i < 2; ++i) generation.step({{decode[0][i]}, {decode[1][i]}});

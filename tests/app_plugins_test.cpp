@@ -1,10 +1,12 @@
 // Plugins as users meet them on the command line: selection, set-up functions, hooks by reference
 // and with configuration, pipelines, runners, writers, resolvers, loaders; and what goes wrong.
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <random>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -152,8 +154,8 @@ Run run(const std::vector<std::string>& arguments) {
 /// A folder that goes away.
 class Scratch {
  public:
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "tcast-plugins-XXXXXX").string();
+  explicit Scratch(const fs::path& in = fs::temp_directory_path()) {
+    std::string name = (in / "tcast-plugins-XXXXXX").string();
     REQUIRE(mkdtemp(name.data()) != nullptr);
     folder_ = name;
   }
@@ -537,7 +539,6 @@ TEST_CASE("profiles: patches, activations, and architectures by what a config ha
 TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validators") {
   const Scratch scratch;
   const std::string config = scratch.config("llama");
-  // The order in which the files of a folder were made changes nothing.
   scratch.write("cards/z.yaml", "model_type: carded\nbase: llama\n");
   scratch.write("cards/a.yaml", "model_type: carded_*\nbase: qwen2\n");
   scratch.write("cards/readme.txt", "no card");
@@ -602,6 +603,45 @@ TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validat
   CHECK(on("TEST_DEVICE", scratch.config("llama"), {"--format", "markdown"}).out == "# llama\n");
   CHECK(contains(on("TEST_DEVICE", config, {"--format", "markdwon"}).err,
                  "did you mean 'markdown'?"));
+}
+
+TEST_CASE("set-up: the order in which the files of a folder were made changes nothing") {
+  // A file system in memory lists the newest file first, others by their hashes.
+  const fs::path memory = "/dev/shm";
+  const Scratch scratch(access(memory.c_str(), W_OK) == 0 ? memory : fs::temp_directory_path());
+  static std::string folder;
+  folder = scratch.path("cards");
+  LinkedPlugins linked(true);
+  linked.add("setup", {"profile"}, SetupFunction([](SetupContext& setup) {
+               PluginContext(setup).add_profiles(folder);
+             }),
+             "custom_model/cards.cpp");
+  linked.link();
+  std::vector<std::pair<std::string, std::string>> cards = {
+      {"a.yaml", "model_type: one\nbase: llama\n"},
+      {"b.yaml", "base: llama\nmodel_type: twice\n"},
+      {"c.yaml", "model_type: twice\n"},
+      {"d.yaml", "model_type: [first, bad]\n"},
+      {"e.yaml", "base: no model type\n"},
+      {"f.yaml", "model_type: two\n"}};
+  const auto problems = [&] {
+    fs::remove_all(folder);
+    for (const auto& [name, text] : cards) scratch.write("cards/" + name, text);
+    select_plugins({"", "the last order", false});
+    select_plugins({});
+    std::string text = run({"profiles"}).out;
+    for (const PluginProblem& problem : plugin_problems()) text += problem.message + "\n";
+    return text;
+  };
+  const std::string expected = problems();
+  CHECK(contains(expected, fmt::format("profile 'twice' is registered twice: {0}/b.yaml:2 and "
+                                       "{0}/c.yaml:1\n",
+                                       folder)));
+  CHECK(contains(expected, folder + "/d.yaml:1:13: model_type: expected a string"));
+  for (unsigned seed = 0; seed < 10; ++seed) {
+    std::shuffle(cards.begin(), cards.end(), std::mt19937(seed));
+    CHECK(problems() == expected);
+  }
 }
 
 TEST_CASE("set-up: tensors into and out of run") {

@@ -45,8 +45,8 @@ std::string select(const char* names, bool strict = false) {
 /// What a group holds: "name=value" of each entry.
 std::string held(const char* group) {
   std::string text;
-  for (const auto& entry : registry_of<int>(group).entries()) {
-    text += fmt::format("{}={} ", entry.pattern, entry.value);
+  for (const auto* entry : registry_of<int>(group).entries()) {
+    text += fmt::format("{}={} ", entry->pattern, entry->value);
   }
   return text;
 }
@@ -228,8 +228,8 @@ TEST_CASE("plugins: nasty ones get a clear message and leave the rest working") 
   linked.add("setup", {"number"}, SetupFunction([](SetupContext& context) {
                kept = &context;
                // Registering while a registry is being walked.
-               for (const auto& entry : registry_of<int>("other").entries()) {
-                 context.add("number", {entry.pattern + "_again"}, entry.value, false, "w.cpp", 1);
+               for (const auto* entry : registry_of<int>("other").entries()) {
+                 context.add("number", {entry->pattern + "_again"}, entry->value, false, "w.cpp", 1);
                  registry_of<int>("other");
                }
              }),

@@ -1,6 +1,7 @@
 // Names, patterns, scopes, overrides and references of a registry, and what the order of
 // registering does to them: nothing.
 #include <algorithm>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -18,9 +19,11 @@ namespace {
 using Entry = RegistryEntry<int>;
 
 Entry entry(std::string pattern, int value, Origin origin = Origin::custom,
-            std::string plugin = "mine") {
-  return {std::move(pattern), value, origin, "file_" + std::to_string(value) + ".cpp", value,
-          std::move(plugin)};
+            const char* plugin = "mine") {
+  static std::map<int, std::string> files;  // live as long as the program
+  std::string& file = files[value];
+  file = "file_" + std::to_string(value) + ".cpp";
+  return {std::move(pattern), value, origin, file, value, plugin};
 }
 
 /// Text of what find() says, "null" for nothing.
@@ -195,10 +198,12 @@ TEST_CASE("registry: look-up by what the value accepts") {
 }
 
 TEST_CASE("registry: the order of registering changes nothing") {
-  std::vector<Entry> entries = sample().entries();
-  for (Entry& one : entries) {
-    if (!one.scope.empty()) one.pattern = one.scope + "::" + one.pattern;
-    one.scope.clear();
+  std::vector<Entry> entries;
+  const Registry<int> first = sample();
+  for (const Entry* one : first.entries()) {
+    Entry& again = entries.emplace_back(*one);
+    if (!again.scope.empty()) again.pattern = again.scope + "::" + again.pattern;
+    again.scope.clear();
   }
   entries.push_back(entry("tie*", 8));
   entries.push_back(entry("*tie", 9));
@@ -213,7 +218,7 @@ TEST_CASE("registry: the order of registering changes nothing") {
          {"llama", "qwen2", "qwen7", "tietie", "twice", "lab::llama", "Llama_Two"}) {
       text += found(registry, name) + "\n";
     }
-    for (const Entry& one : registry.entries()) text += one.pattern + one.place() + " ";
+    for (const Entry* one : registry.entries()) text += one->pattern + one->place() + " ";
     return text + resolved(registry, "LLAMA_two");
   };
   const std::string expected = answers({"thing", entries});

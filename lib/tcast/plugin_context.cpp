@@ -55,12 +55,13 @@ void PluginContext::add_profiles(const std::string& folder, const char* file, in
   // A folder has no order of its own.
   std::sort(paths.begin(), paths.end());
   for (const std::string& path : paths) {
-    const std::string pattern = Node::load_yaml(path).at("model_type").as_string();
+    const Node model_type = Node::load_yaml(path).at("model_type");
+    const std::string pattern = model_type.as_string();
     add("profile", {pattern}, ProfileFunction([path] {
           std::ifstream stream(path, std::ios::binary);
           return ProfileText{{std::istreambuf_iterator<char>(stream), {}}, path};
         }),
-        false, file, line);
+        false, path.c_str(), model_type.line());
   }
 }
 

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <deque>
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -33,35 +33,57 @@ const tcast::ArchitectureFunction architecture = [](const tcast::ArchitectureCon
 const tcast::CustomModelHook hook{
     [](tcast::TransformerModel& model) { tcast::run_standard_steps(model); }, {}};
 
-/// What the constructors of 1,000 files do before main.
-struct Thousand {
-  struct One {
-    std::string file;
-    std::string type;
-    std::string pattern;
-    tcast::RegisteredName names[2];
-    tcast::RegistrationNode tree;
-    tcast::RegistrationNode transformation;
+/// A literal whose '#' are the digits of a number.
+template <std::size_t Size>
+struct Numbered {
+  char text[Size]{};
 
-    explicit One(int i)
-        : file(fmt::format("custom_model/plugin_{:04}.cpp", i)),
-          type(fmt::format("bench_{:04}", i)),
-          pattern(type + "_*"),
-          names{type.c_str(), pattern.c_str()},
-          tree("architecture", names, 2, &architecture, &typeid(architecture),
-               &tcast::is_usable_value<tcast::ArchitectureFunction>, tcast::Origin::custom,
-               file.c_str(), 3),
-          transformation("custom_model", names, 2, &hook, &typeid(hook),
-                         &tcast::is_usable_value<tcast::CustomModelHook>, tcast::Origin::custom,
-                         file.c_str(), 9) {}
-  };
-  std::deque<One> all;
-
-  Thousand() {
-    for (int i = 0; i < plugin_count; ++i) all.emplace_back(i);
+  constexpr Numbered(const char (&form)[Size], int number) {
+    for (std::size_t i = Size; i-- > 0;) {
+      text[i] = form[i];
+      if (form[i] != '#') continue;
+      text[i] = static_cast<char>('0' + number % 10);
+      number /= 10;
+    }
   }
 };
-const Thousand thousand;
+
+/// What the macros leave of a file with two registrations.
+template <int Number>
+struct File {
+  static constexpr Numbered file{"custom_model/plugin_####.cpp", Number};
+  static constexpr Numbered type{"bench_####", Number};
+  static constexpr Numbered pattern{"bench_####_*", Number};
+  static constexpr tcast::RegisteredName names[] = {type.text, pattern.text};
+
+  tcast::RegistrationNode tree{"architecture",
+                               names,
+                               2,
+                               &architecture,
+                               &typeid(architecture),
+                               &tcast::is_usable_value<tcast::ArchitectureFunction>,
+                               tcast::Origin::custom,
+                               file.text,
+                               3};
+  tcast::RegistrationNode transformation{"custom_model",
+                                         names,
+                                         2,
+                                         &hook,
+                                         &typeid(hook),
+                                         &tcast::is_usable_value<tcast::CustomModelHook>,
+                                         tcast::Origin::custom,
+                                         file.text,
+                                         9};
+};
+
+template <int... Number>
+struct Files : File<Number>... {};
+
+template <int... Number>
+Files<Number...> files_of(std::integer_sequence<int, Number...>);
+
+/// What the constructors of 1,000 files do before main.
+const decltype(files_of(std::make_integer_sequence<int, plugin_count>())) files;
 
 double run_s(const std::string& program, const std::vector<std::string>& words) {
   const auto start = Clock::now();

@@ -4,6 +4,7 @@
 #include <deque>
 #include <exception>
 #include <limits>
+#include <list>
 #include <mutex>
 #include <numeric>
 #include <tuple>
@@ -58,7 +59,8 @@ struct Host {
   PluginSelection selection;
   std::vector<Record> records;                         // by name, origin, file
   std::unordered_map<std::string_view, Links> groups;  // in the order of records, then of lines
-  std::deque<SetupRegistration> registrations;         // values stay where registries point
+  std::list<SetupRegistration> registrations;
+  std::list<SetupRegistration> forgotten;  // registries that were handed out point into them
   std::vector<Setup> setups;
   std::deque<SetupContext> contexts;  // a plugin may keep a reference, which must not dangle
   std::vector<std::string> duplicates;
@@ -86,6 +88,7 @@ bool is_plugin_name(std::string_view name) {
 
 /// What is wrong with a name to register, or "".
 std::string name_problem(std::string_view name, Origin origin, std::string_view group) {
+  if (!name.empty() && name.find(':') == std::string_view::npos) return {};
   const std::size_t at = name.find("::");
   const bool scoped = at != std::string_view::npos && at > 0;
   if (name.empty() || (scoped && at + 2 == name.size())) {
@@ -237,7 +240,7 @@ Host& made_host() {
   all.made = false;
   all.records.clear();
   all.groups.clear();
-  all.registrations.clear();
+  all.forgotten.splice(all.forgotten.end(), all.registrations);
   all.setups.clear();
   all.duplicates.clear();
   ++all.version;
@@ -286,7 +289,8 @@ Host& made_host() {
   std::sort(order.begin(), order.end(), [&](std::size_t x, std::size_t y) {
     const Record& a = records[x];
     const Record& b = records[y];
-    return std::tie(a.name, a.origin, a.file) < std::tie(b.name, b.origin, b.file);
+    if (const int difference = a.name.compare(b.name); difference != 0) return difference < 0;
+    return std::tie(a.origin, a.file) < std::tie(b.origin, b.file);
   });
   std::vector<std::size_t> place(records.size());
   all.records.reserve(records.size());
@@ -298,7 +302,7 @@ Host& made_host() {
 
   for (Link& link : links) link.plugin = place[link.plugin];
   std::sort(links.begin(), links.end(), [](const Link& a, const Link& b) {
-    return std::tie(a.plugin, a.node->line) < std::tie(b.plugin, b.node->line);
+    return a.plugin != b.plugin ? a.plugin < b.plugin : a.node->line < b.node->line;
   });
   for (const Link& link : links) {
     if (std::string_view(link.node->group) == "plugin") continue;

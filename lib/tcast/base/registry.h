@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <compare>
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -20,20 +22,23 @@ namespace tcast {
 /// "custom" or "builtin"; the name of that origin's scope too.
 TCAST_API std::string_view name_of(Origin origin);
 
-/// One name or pattern of a registry, with the place and the plugin that registered it.
+/// One name or pattern of a registry, with the place and the plugin that registered it, both of
+/// which live as long as the program: there may be thousands of entries at every start.
 template <class T>
 struct RegistryEntry {
   std::string pattern{};
   T value{};
   Origin origin = Origin::builtin;
-  std::string file{};
+  std::string_view file{};
   int line = 0;
-  std::string plugin{};
+  std::string_view plugin{};
   std::string scope{};  ///< empty: that of the origin
   bool overrides = false;
   std::string failure{};  ///< why it cannot be used: the plugin failed; empty: it can
 
-  std::string place() const { return line > 0 ? fmt::format("{}:{}", file, line) : file; }
+  std::string place() const {
+    return line > 0 ? fmt::format("{}:{}", file, line) : std::string(file);
+  }
   std::string_view scope_name() const { return scope.empty() ? name_of(origin) : scope; }
 };
 
@@ -57,7 +62,7 @@ class Registry {
   Registry(std::string noun, std::vector<Entry> entries)
       : noun_(std::move(noun)), entries_(std::move(entries)) {
     for (Entry& entry : entries_) check(entry);
-    arrange();
+    compare_names();
   }
 
   /// Adds one entry. Throws Error when the same pattern of the same scope is there already and
@@ -65,15 +70,22 @@ class Registry {
   void add(Entry entry) {
     check(entry);
     entries_.push_back(std::move(entry));
-    arrange();
-    const std::vector<std::string> found = duplicates();
-    if (!found.empty()) throw Error(found.front(), duplicate_hint);
+    compare_names();
+    if (!duplicates_.empty()) throw Error(duplicates_.front(), duplicate_hint);
   }
 
   const std::string& noun() const { return noun_; }
 
-  /// All entries, best first; for equal patterns custom stands before builtin.
-  const std::vector<Entry>& entries() const { return entries_; }
+  bool empty() const { return entries_.empty(); }
+
+  /// All entries in order of precedence.
+  std::vector<const Entry*> entries() const {
+    std::vector<const Entry*> all;
+    all.reserve(entries_.size());
+    for (const Entry& entry : entries_) all.push_back(&entry);
+    arrange(all);
+    return all;
+  }
 
   /// Entries that an override of the same name took the place of.
   const std::vector<Entry>& overridden() const { return overridden_; }
@@ -83,18 +95,16 @@ class Registry {
   std::vector<const Entry*> candidates(std::string_view name, std::string_view from = {}) const {
     const auto [scope, rest] = split_scope(name);
     std::vector<const Entry*> found;
-    for (std::size_t i = 0; i < entries_.size(); ++i) {
-      // There may be thousands: most differ in their first letters.
-      const Entry& entry = entries_[i];
-      const std::size_t literal = literal_prefixes_[i];
-      if (rest.compare(0, literal, entry.pattern, 0, literal) != 0) continue;
-      if (literal == entry.pattern.size() ? rest.size() != literal
-                                          : !matches_pattern(rest, entry.pattern)) {
-        continue;
-      }
+    for (const Entry& entry : entries_) {
+      // There may be thousands: most differ in their first letter.
+      const char first = entry.pattern.front();
+      const bool wildcard = first == '*' || first == '?' || first == '[';
+      if (!wildcard && (rest.empty() || rest.front() != first)) continue;
+      if (!matches_pattern(rest, entry.pattern)) continue;
       const bool open = entry.scope.empty() || (!from.empty() && entry.scope == from);
       if (scope.empty() ? open : entry.scope_name() == scope) found.push_back(&entry);
     }
+    arrange(found);
     if (!from.empty()) {
       std::stable_sort(found.begin(), found.end(), [from](const Entry* a, const Entry* b) {
         return (a->scope_name() == from) > (b->scope_name() == from);
@@ -115,7 +125,7 @@ class Registry {
   const Entry& resolve(std::string_view reference) const {
     // A name before another one that differs in case, and both before what a pattern happens to
     // match.
-    std::vector<const Entry*> named = same_name(entries_, {}, reference);
+    std::vector<const Entry*> named = same_name({}, reference);
     std::stable_partition(named.begin(), named.end(), [&](const Entry* entry) {
       return entry->pattern == split_scope(reference).second;
     });
@@ -128,7 +138,7 @@ class Registry {
       const std::string_view plugin = reference.substr(0, i);
       const std::string_view name = reference.substr(i + 1);
       if (plugin.empty() || name.empty()) continue;
-      if (const Entry* found = best(same_name(entries_, plugin, name), reference)) return *found;
+      if (const Entry* found = best(same_name(plugin, name), reference)) return *found;
     }
     if (const Entry* found = find(reference)) return *found;
     throw Error(fmt::format("no {} '{}' is registered", noun_, printable(reference)),
@@ -152,16 +162,16 @@ class Registry {
   template <class Accepts>
   const Entry* match(Accepts accepts, std::string_view what) const {
     const Entry* winner = nullptr;
-    for (const Entry& entry : entries_) {
-      if (!entry.scope.empty() || (winner != nullptr && winner->origin != entry.origin)) continue;
-      if (winner != nullptr && winner->file == entry.file && winner->line == entry.line) continue;
-      if (!accepts(entry.value)) continue;
+    for (const Entry* entry : entries()) {
+      if (!entry->scope.empty() || (winner != nullptr && winner->origin != entry->origin)) continue;
+      if (winner != nullptr && winner->file == entry->file && winner->line == entry->line) continue;
+      if (!accepts(entry->value)) continue;
       if (winner != nullptr) {
         throw Error(fmt::format("{} is recognised by {} '{}' ({}) and by '{}' ({})", what, noun_,
-                                winner->pattern, winner->place(), entry.pattern, entry.place()),
+                                winner->pattern, winner->place(), entry->pattern, entry->place()),
                     "make one of the two predicates narrower");
       }
-      winner = &entry;
+      winner = entry;
     }
     if (winner != nullptr) reject_failed(*winner);
     return winner;
@@ -180,15 +190,7 @@ class Registry {
   }
 
   /// One message for each name that two entries of one scope have, sorted.
-  std::vector<std::string> duplicates() const {
-    std::vector<std::string> found;
-    for (std::size_t i = 1; i < entries_.size(); ++i) {
-      if (same_key(entries_[i - 1], entries_[i])) {
-        found.push_back(duplicate_text(entries_[i - 1], entries_[i]));
-      }
-    }
-    return found;
-  }
+  const std::vector<std::string>& duplicates() const { return duplicates_; }
 
   /// Why `winner` comes before `other`, as a clause: "custom comes before builtin".
   static std::string reason(const Entry& winner, const Entry& other) {
@@ -235,17 +237,17 @@ class Registry {
   }
 
   /// Entries of a plugin (empty: of any) registered under this text, whatever its letters' case.
-  static std::vector<const Entry*> same_name(const std::vector<Entry>& entries,
-                                             std::string_view plugin, std::string_view name) {
+  std::vector<const Entry*> same_name(std::string_view plugin, std::string_view name) const {
     const auto [scope, rest] = split_scope(name);
     std::vector<const Entry*> found;
-    for (const Entry& entry : entries) {
+    for (const Entry& entry : entries_) {
       if (plugin.empty() ? (scope.empty() ? !entry.scope.empty() : entry.scope_name() != scope)
                          : !same_letters(entry.plugin, plugin)) {
         continue;
       }
       if (same_letters(entry.pattern, rest)) found.push_back(&entry);
     }
+    arrange(found);
     return found;
   }
 
@@ -258,7 +260,9 @@ class Registry {
   std::vector<std::string> references() const {
     std::vector<std::string> result = names();
     for (const Entry& entry : entries_) {
-      if (!entry.plugin.empty()) result.push_back(entry.plugin + ":" + entry.pattern);
+      if (!entry.plugin.empty()) {
+        result.push_back(fmt::format("{}:{}", entry.plugin, entry.pattern));
+      }
     }
     return result;
   }
@@ -310,58 +314,67 @@ class Registry {
     }
   }
 
-  /// Puts the entries into order, without those that an override stands in for.
-  void arrange() {
-    // What is compared most is made once for each.
-    std::vector<std::pair<Rank, std::size_t>> order;
-    order.reserve(entries_.size());
-    for (std::size_t i = 0; i < entries_.size(); ++i) order.emplace_back(rank(entries_[i]), i);
-    std::sort(order.begin(), order.end(), [this](const auto& x, const auto& y) {
+  /// Puts entries into order of precedence; of equal ones, what overrides stands first.
+  static void arrange(std::vector<const Entry*>& list) {
+    if (list.size() < 2) return;
+    std::vector<std::pair<Rank, const Entry*>> ranked;
+    ranked.reserve(list.size());
+    for (const Entry* entry : list) ranked.emplace_back(rank(*entry), entry);
+    std::sort(ranked.begin(), ranked.end(), [](const auto& x, const auto& y) {
       if (x.first != y.first) return x.first < y.first;
-      const Entry& a = entries_[x.second];
-      const Entry& b = entries_[y.second];
-      if (const int difference = a.pattern.compare(b.pattern); difference != 0) {
-        return difference < 0;
-      }
-      if (const int difference = a.scope.compare(b.scope); difference != 0) return difference < 0;
-      if (a.overrides != b.overrides) return a.overrides;
-      if (const int difference = a.file.compare(b.file); difference != 0) return difference < 0;
-      return a.line < b.line;
+      const Entry& a = *x.second;
+      const Entry& b = *y.second;
+      const bool a_is_default = !a.overrides;
+      const bool b_is_default = !b.overrides;
+      return std::tie(a.pattern, a.scope, a_is_default, a.file, a.line) <
+             std::tie(b.pattern, b.scope, b_is_default, b.file, b.line);
     });
-    // In place: what is linked in is nearly in order.
-    for (std::size_t to = 0; to < order.size(); ++to) {
-      std::size_t from = order[to].second;
-      while (from < to) from = order[from].second;
-      if (from != to) std::swap(entries_[to], entries_[from]);
-    }
-    apply_overrides();
-    literal_prefixes_.clear();
-    for (const Entry& entry : entries_) {
-      literal_prefixes_.push_back(
-          std::min(entry.pattern.find_first_of("*?["), entry.pattern.size()));
-    }
+    for (std::size_t i = 0; i < list.size(); ++i) list[i] = ranked[i].second;
   }
 
-  /// Takes out what an override of the same name stands in for.
-  void apply_overrides() {
-    std::size_t kept = 0;
+  /// Takes out what an override of the same name stands in for, and notes the names that are there
+  /// twice all the same.
+  void compare_names() {
+    duplicates_.clear();
+    // By hashes: few names are equal, and putting all of them into order takes ten times as long.
+    std::vector<std::pair<std::size_t, std::size_t>> hashes(entries_.size());
     for (std::size_t i = 0; i < entries_.size(); ++i) {
-      const bool replaced = kept > 0 && !entries_[i].overrides && entries_[kept - 1].overrides &&
-                            same_key(entries_[kept - 1], entries_[i]);
-      if (replaced) {
-        overridden_.push_back(std::move(entries_[i]));
-      } else {
-        if (kept != i) entries_[kept] = std::move(entries_[i]);
-        ++kept;
+      hashes[i] = {std::hash<std::string_view>()(entries_[i].pattern), i};
+    }
+    std::sort(hashes.begin(), hashes.end());
+    std::vector<std::size_t> replaced;
+    std::vector<const Entry*> same;
+    for (std::size_t begin = 0, end = 0; begin < hashes.size(); begin = end) {
+      for (end = begin; end < hashes.size() && hashes[end].first == hashes[begin].first;) ++end;
+      if (end == begin + 1) continue;
+      same.clear();
+      for (std::size_t i = begin; i < end; ++i) same.push_back(&entries_[hashes[i].second]);
+      arrange(same);
+      const Entry* kept = same[0];
+      for (std::size_t i = 1; i < same.size(); ++i) {
+        if (!same_key(*kept, *same[i])) {
+          kept = same[i];
+        } else if (kept->overrides && !same[i]->overrides) {
+          replaced.push_back(static_cast<std::size_t>(same[i] - entries_.data()));
+        } else {
+          duplicates_.push_back(duplicate_text(*kept, *same[i]));
+          kept = same[i];
+        }
       }
     }
-    entries_.erase(entries_.begin() + static_cast<std::ptrdiff_t>(kept), entries_.end());
+    std::sort(duplicates_.begin(), duplicates_.end());
+    std::sort(replaced.begin(), replaced.end());
+    for (auto at = replaced.rbegin(); at != replaced.rend(); ++at) {
+      const auto entry = entries_.begin() + static_cast<std::ptrdiff_t>(*at);
+      overridden_.push_back(std::move(*entry));
+      entries_.erase(entry);
+    }
   }
 
   std::string noun_;
   std::vector<Entry> entries_;
   std::vector<Entry> overridden_;
-  std::vector<std::size_t> literal_prefixes_;  // of entries_: letters before the first wildcard
+  std::vector<std::string> duplicates_;
 };
 
 }  // namespace tcast

@@ -122,6 +122,8 @@ std::string Node::place() const {
                      keys.empty() ? "" : ": ", keys);
 }
 
+int Node::line() const { return static_cast<int>(element().mark.line); }
+
 std::string Node::json_string(std::string_view text) {
   std::string quoted = "\"";
   for (const char c : text) {

@@ -40,8 +40,9 @@ class TCAST_API Node {
   /// "file:line:column: key.path" of this node, the prefix of every error about it.
   std::string place() const;
 
-  /// The file as it was named when it was parsed.
+  /// The file as it was named when it was parsed, and the line, from 1.
   const std::string& file() const;
+  int line() const;
 
   /// The path of keys from the document's root ("text_config.layer_types[3]"), "" for the root.
   std::string path() const;

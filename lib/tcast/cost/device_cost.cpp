@@ -15,12 +15,12 @@ class OperatorCosts final : public CostModel {
  public:
   OperatorCosts(const DeviceProfile& device, const CostModel& below)
       : device_(device), below_(below) {
-    for (const auto& entry : operator_costs().entries()) {
-      const std::size_t at = entry.pattern.rfind('@');
+    for (const auto* entry : operator_costs().entries()) {
+      const std::size_t at = entry->pattern.rfind('@');
       if (at == std::string::npos) {
-        for_all_.add(entry);
-      } else if (same_device(entry.pattern.substr(at + 1), device.name)) {
-        RegistryEntry<OperatorCost> one = entry;
+        for_all_.add(*entry);
+      } else if (same_device(entry->pattern.substr(at + 1), device.name)) {
+        RegistryEntry<OperatorCost> one = *entry;
         one.pattern.resize(at);
         for_device_.add(std::move(one));
       }
@@ -92,7 +92,7 @@ DeviceCost::DeviceCost(const DeviceProfile& device, RooflineOptions options,
     }
     top_ = runner_.get();
   }
-  if (operator_costs().entries().empty()) return;
+  if (operator_costs().empty()) return;
   operators_ = std::make_unique<OperatorCosts>(device, *top_);
   top_ = operators_.get();
 }

@@ -56,14 +56,14 @@ class ArenaPlan {
       for (const std::size_t k : placed) {
         const Item& other = items_[k];
         const bool together = item.first <= other.last && other.first <= item.last;
-        if (!together || item.offset + item.bytes <= other.offset) continue;
+        if (!together || checked_add(item.offset, item.bytes) <= other.offset) continue;
         item.offset = std::max(item.offset, other.offset + other.bytes);
       }
       const auto where = std::upper_bound(
           placed.begin(), placed.end(), i,
           [this](std::size_t a, std::size_t b) { return items_[a].offset < items_[b].offset; });
       placed.insert(where, i);
-      total = std::max(total, item.offset + item.bytes);
+      total = std::max(total, checked_add(item.offset, item.bytes));
     }
     return total;
   }
@@ -185,7 +185,8 @@ class Executor::Impl {
   }
 
   void prepare(const Graph& graph) {
-    Program& program = plan(graph);
+    Program& program = plan_memory(graph);
+    make_kernels(graph, program);
     for (AlignedMemory& arena : arenas_) grow(arena, arena_bytes_);
     for (AlignedMemory& values : values_) grow(values, value_bytes_);
     grow(scratch_, scratch_bytes_);
@@ -194,8 +195,12 @@ class Executor::Impl {
     last_ = &program;
   }
 
-  ExecutorMemory needed(const Graph& graph) {
-    const Program& program = plan(graph);
+  ExecutorMemory needed(const Graph& graph, std::int64_t limit_bytes) {
+    Program& program = plan_memory(graph);
+    ExecutorMemory memory;
+    memory.activation_bytes = checked_mul(checked_add(arena_bytes_, value_bytes_), options_.ranks);
+    if (memory.activation_bytes > limit_bytes) return memory;
+    make_kernels(graph, program);
     const std::size_t tables = foreseen_.tables.size();
     for (std::size_t call = 0; call < graph.calls.size(); ++call) {
       const PreparedRegion& prepared = program.regions[graph.calls[call].region];
@@ -208,7 +213,6 @@ class Executor::Impl {
       logits_bytes += bytes_of(graph.values[named.value].shape.elements(), DType::f32);
     }
     foreseen_.logits_bytes = std::max(foreseen_.logits_bytes, logits_bytes);
-    ExecutorMemory memory;
     memory.weight_bytes = foreseen_.packing_bytes;
     for (const auto& [key, bytes] : foreseen_.weights) memory.weight_bytes += bytes;
     if (tables > 0 && foreseen_.tables.size() > tables) foreseen_.tables_change = true;
@@ -221,9 +225,8 @@ class Executor::Impl {
     constexpr auto most = static_cast<std::int64_t>(most_tables);
     memory.weight_bytes += foreseen_.tables_change ? most * largest_table : table_bytes;
     for (const auto& [key, bytes] : foreseen_.caches) memory.cache_bytes += bytes;
-    memory.activation_bytes =
-        (arena_bytes_ + value_bytes_ + foreseen_.logits_bytes) * options_.ranks + scratch_bytes_ +
-        held_bytes() + foreseen_.check_bytes;
+    memory.activation_bytes += foreseen_.logits_bytes * options_.ranks + scratch_bytes_ +
+                               held_bytes() + foreseen_.check_bytes;
     return memory;
   }
 
@@ -290,8 +293,8 @@ class Executor::Impl {
   }
 
  private:
-  /// Kernels and places for the values of a graph. No memory yet: only `bound` programs have it.
-  Program& plan(const Graph& graph) {
+  /// Places for the values of a graph. No memory yet: only `bound` programs have it.
+  Program& plan_memory(const Graph& graph) {
     TCAST_CHECK(graph.workload.executes, "a graph that is executed was traced for that");
     Program& program = programs_[static_cast<std::size_t>(graph.workload.phase)];
     bool same = program.regions.size() == graph.region_count &&
@@ -302,11 +305,16 @@ class Executor::Impl {
     if (!same) program = Program{};
     program.regions.resize(graph.region_count);
     for (std::uint32_t i = 0; i < graph.region_count; ++i) {
-      if (prepare_ops(graph, i, program.regions[i])) program.bound = false;
       arena_bytes_ = std::max(arena_bytes_, plan_region(graph.regions[i], program.regions[i]));
     }
     value_bytes_ = std::max(value_bytes_, plan_values(graph, program));
     return program;
+  }
+
+  void make_kernels(const Graph& graph, Program& program) {
+    for (std::uint32_t i = 0; i < graph.region_count; ++i) {
+      if (prepare_ops(graph, i, program.regions[i])) program.bound = false;
+    }
   }
 
   std::int64_t held_bytes() const {
@@ -1397,7 +1405,9 @@ Executor::Executor(ParameterPath path, ExecutorOptions options)
     : impl_(std::make_unique<Impl>(std::move(path), std::move(options))) {}
 Executor::~Executor() = default;
 
-ExecutorMemory Executor::needed(const Graph& graph) { return impl_->needed(graph); }
+ExecutorMemory Executor::needed(const Graph& graph, std::int64_t limit_bytes) {
+  return impl_->needed(graph, limit_bytes);
+}
 void Executor::prepare(const Graph& graph) { impl_->prepare(graph); }
 void Executor::run(const Graph& graph, const std::vector<std::vector<std::int64_t>>& token_ids,
                    const FollowingIds& following) {

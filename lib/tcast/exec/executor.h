@@ -92,8 +92,9 @@ class Executor {
 
   /// What memory() will be at most when this graph and those asked about before are executed, and
   /// what is held only for a moment: the plain copy of a weight that is packed, what a checked op
-  /// is compared with. Makes kernels, and allocates nothing. Throws Error as run() does.
-  ExecutorMemory needed(const Graph& graph);
+  /// is compared with. Makes kernels, and allocates nothing; but when values alone take more than
+  /// `limit_bytes`, it says only that. Throws Error as run() does.
+  ExecutorMemory needed(const Graph& graph, std::int64_t limit_bytes);
 
   /// Makes kernels and weights for a graph without executing it; run() does so by itself.
   void prepare(const Graph& graph);

@@ -781,9 +781,9 @@ class GroupedKernel final : public Kernel {
   /// One expert may get all rows.
   std::int64_t held_bytes() override {
     std::string reason;
-    const Expert largest = expert_for(std::max<std::int64_t>(1, op_.rows), reason);
-    TCAST_CHECK(largest.kernel != nullptr, reason);
-    return working_bytes(largest, round_up(op_.rows, padding));
+    const std::int64_t m = round_up(std::max<std::int64_t>(1, op_.rows), padding);
+    const Kernel* const largest = kernel_for(m, reason);
+    return working_bytes(largest == nullptr ? 0 : largest->scratch_bytes(), m, m);
   }
 
   void run(const KernelArgs& args) override {
@@ -863,10 +863,11 @@ class GroupedKernel final : public Kernel {
     return kernels_.emplace(m, std::move(result.kernel)).first->second.get();
   }
 
-  /// What one expert's product needs when `padded` of its rows are copied.
-  std::int64_t working_bytes(const Expert& chosen, std::int64_t padded) const {
-    return chosen.kernel->scratch_bytes() + round_up(bytes_of(padded * op_.k, op_.input), 64) +
-           round_up(bytes_of(padded * op_.n, op_.output), 64) + round_up(chosen.m * 4, 64) +
+  /// What the product of one expert needs, of `m` rows of which `padded` are copied.
+  std::int64_t working_bytes(std::int64_t scratch_bytes, std::int64_t m,
+                             std::int64_t padded) const {
+    return scratch_bytes + round_up(bytes_of(checked_mul(padded, op_.k), op_.input), 64) +
+           round_up(bytes_of(checked_mul(padded, op_.n), op_.output), 64) + round_up(m * 4, 64) +
            round_up(op_.n * 4, 64);
   }
 
@@ -880,7 +881,7 @@ class GroupedKernel final : public Kernel {
     std::byte* y = args.outputs[0].data + row * y_row;
     const std::int64_t padded = m == count ? 0 : m;
     // Grows to what the largest share of an expert needs, then stays.
-    const std::int64_t needed = working_bytes(chosen, padded);
+    const std::int64_t needed = working_bytes(kernel.scratch_bytes(), m, padded);
     if (memory_.bytes() < needed) memory_ = AlignedMemory(needed);
     ScratchLayout layout(memory_.data());
     const std::span<std::byte> scratch(layout.take<std::byte>(kernel.scratch_bytes()),

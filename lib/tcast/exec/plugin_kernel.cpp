@@ -16,7 +16,7 @@ class PluginKernel final : public Kernel {
  public:
   PluginKernel(CustomOp op, const RegistryEntry<OperatorKernel>& entry)
       : op_(op), run_(entry.value), place_(entry.place()) {
-    implementation_ = "plugin:" + entry.plugin;
+    implementation_ = fmt::format("plugin:{}", entry.plugin);
   }
 
   void run(const KernelArgs& args) override {

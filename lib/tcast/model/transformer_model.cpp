@@ -307,7 +307,7 @@ namespace {
 /// What plugins have to say of single keys.
 void validate_types(const HfConfig& config) {
   const auto& validators = type_validators();
-  if (validators.entries().empty()) return;
+  if (validators.empty()) return;
   for (const auto& [key, value] : config.members()) {
     if (const auto* const entry = validators.find(key)) entry->value(value);
   }
