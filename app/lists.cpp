@@ -72,7 +72,8 @@ class StepsCommand final : public ListCommand {
     for (const StepInfo& step : standard_steps()) {
       list.push_back({std::string(step.name), std::string(step.description)});
     }
-    for (const auto* entry : plugin_steps()) list.push_back({entry->pattern, from(*entry)});
+    for (const auto* entry : plugin_steps())
+      list.push_back({std::string(entry->pattern), from(*entry)});
     return list;
   }
 
@@ -156,7 +157,8 @@ class ProfilesCommand final : public ListCommand {
     for (const EmbeddedFile& file : embedded_profiles()) {
       list.push_back({file.key, fmt::format("{} (builtin)", file.name)});
     }
-    for (const auto* entry : profiles().entries()) list.push_back({entry->pattern, from(*entry)});
+    for (const auto* entry : profiles().entries())
+      list.push_back({std::string(entry->pattern), from(*entry)});
     return list;
   }
 

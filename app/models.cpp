@@ -38,8 +38,12 @@ struct Registration {
 
 template <class Entry>
 Registration registration(const char* kind, const Entry& entry) {
-  return {kind,       entry.pattern, std::string(name_of(entry.origin)), std::string(entry.file),
-          entry.line, ""};
+  return {kind,
+          std::string(entry.pattern),
+          std::string(name_of(entry.origin)),
+          std::string(entry.file),
+          entry.line,
+          ""};
 }
 
 template <class T>

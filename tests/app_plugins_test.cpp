@@ -612,9 +612,8 @@ TEST_CASE("set-up: the order in which the files of a folder were made changes no
   static std::string folder;
   folder = scratch.path("cards");
   LinkedPlugins linked(true);
-  linked.add("setup", {"profile"}, SetupFunction([](SetupContext& setup) {
-               PluginContext(setup).add_profiles(folder);
-             }),
+  linked.add("setup", {"profile"},
+             SetupFunction([](SetupContext& setup) { PluginContext(setup).add_profiles(folder); }),
              "custom_model/cards.cpp");
   linked.link();
   std::vector<std::pair<std::string, std::string>> cards = {

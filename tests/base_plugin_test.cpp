@@ -229,7 +229,8 @@ TEST_CASE("plugins: nasty ones get a clear message and leave the rest working") 
                kept = &context;
                // Registering while a registry is being walked.
                for (const auto* entry : registry_of<int>("other").entries()) {
-                 context.add("number", {entry->pattern + "_again"}, entry->value, false, "w.cpp", 1);
+                 context.add("number", {std::string(entry->pattern) + "_again"}, entry->value,
+                             false, "w.cpp", 1);
                  registry_of<int>("other");
                }
              }),

@@ -109,7 +109,7 @@ TEST_CASE("build: a registry's own way of building") {
   const Registry<Maker> registry = makers();
   std::string log;
   const auto own = [&](const RegistryEntry<Maker>& entry, const Arguments& arguments) {
-    log += entry.pattern + ";";
+    log += std::string(entry.pattern) + ";";
     return "[" + entry.value("own", arguments) + "]";
   };
   CHECK(build_with(registry, yaml("{type: sized, size: 1}"), own) == "[own 1m]");

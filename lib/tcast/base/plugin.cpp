@@ -1,6 +1,7 @@
 #include "tcast/base/plugin.h"
 
 #include <algorithm>
+#include <cstring>
 #include <deque>
 #include <exception>
 #include <limits>
@@ -60,7 +61,9 @@ struct Host {
   std::vector<Record> records;                         // by name, origin, file
   std::unordered_map<std::string_view, Links> groups;  // in the order of records, then of lines
   std::list<SetupRegistration> registrations;
-  std::list<SetupRegistration> forgotten;  // registries that were handed out point into them
+  // What registries that were handed out point into.
+  std::list<SetupRegistration> old_registrations;
+  std::list<std::vector<Record>> old_records;
   std::vector<Setup> setups;
   std::deque<SetupContext> contexts;  // a plugin may keep a reference, which must not dangle
   std::vector<std::string> duplicates;
@@ -120,6 +123,8 @@ std::string failure_text(const Record& record) {
                                                 "--strict",
                                                 printable(record.name)));
 }
+
+bool is_declaration(const RegistrationNode& node) { return std::strcmp(node.group, "plugin") == 0; }
 
 void check_node(Record& record, const RegistrationNode& node) {
   const auto refuse = [&](const std::string& what) {
@@ -238,41 +243,39 @@ Host& made_host() {
     return all;
   }
   all.made = false;
-  all.records.clear();
+  if (!all.records.empty()) all.old_records.push_back(std::exchange(all.records, {}));
   all.groups.clear();
-  all.forgotten.splice(all.forgotten.end(), all.registrations);
+  all.old_registrations.splice(all.old_registrations.end(), all.registrations);
   all.setups.clear();
   all.duplicates.clear();
   ++all.version;
 
   std::vector<Record> records;
-  std::unordered_map<std::string_view, std::size_t> index;  // by file
   Links links;
   std::size_t total = 0;
   for (const RegistrationNode* node = first_registration(); node != nullptr; node = node->next) {
     ++total;
   }
   links.reserve(total);
-  index.reserve(total);
+  TextIndex index(total);  // by file
   const char* last_file = nullptr;
   std::size_t last_plugin = 0;
   for (const RegistrationNode* node = first_registration(); node != nullptr; node = node->next) {
     // The registrations of a file stand together.
     if (node->file != last_file) {
-      const auto [at, is_new] = index.try_emplace(node->file, records.size());
-      if (is_new) {
+      last_file = node->file;
+      last_plugin = index.insert(node->file, records.size());
+      if (last_plugin == records.size()) {
         Record& fresh = records.emplace_back();
         fresh.name = stem(node->file);
         fresh.origin = node->origin;
         fresh.file = node->file;
         fresh.line = std::numeric_limits<int>::max();
       }
-      last_file = node->file;
-      last_plugin = at->second;
     }
     links.push_back({node, last_plugin});
     Record& record = records[last_plugin];
-    if (std::string_view(node->group) != "plugin") {
+    if (!is_declaration(*node)) {
       if (!record.declared) record.line = std::min(record.line, node->line);
       continue;
     }
@@ -305,7 +308,7 @@ Host& made_host() {
     return a.plugin != b.plugin ? a.plugin < b.plugin : a.node->line < b.node->line;
   });
   for (const Link& link : links) {
-    if (std::string_view(link.node->group) == "plugin") continue;
+    if (is_declaration(*link.node)) continue;
     check_node(all.records[link.plugin], *link.node);
     all.groups[link.node->group].push_back(link);
   }

@@ -107,7 +107,7 @@ struct LiveRegistration {
   const char* file = nullptr;
   int line = 0;
   std::string_view plugin;
-  std::string failure;
+  std::string_view failure;
 };
 
 /// Changes whenever a registry made before may be out of date.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <compare>
 #include <cstddef>
-#include <functional>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -22,24 +21,36 @@ namespace tcast {
 /// "custom" or "builtin"; the name of that origin's scope too.
 TCAST_API std::string_view name_of(Origin origin);
 
-/// One name or pattern of a registry, with the place and the plugin that registered it, both of
-/// which live as long as the program: there may be thousands of entries at every start.
+/// A view of a text that lives as long as the program: a literal, or what plugins are known by.
+class LastingText : public std::string_view {
+ public:
+  using std::string_view::string_view;
+  // Implicit, as literals are meant.
+  constexpr LastingText(std::string_view text) : std::string_view(text) {}  // NOLINT
+  LastingText(const std::string& text) : std::string_view(text) {}          // NOLINT
+  LastingText(std::string&& text) = delete;                                 // NOLINT
+};
+
+/// One name or pattern of a registry, with the place and the plugin that registered it. There may
+/// be thousands at every start: they own no text.
 template <class T>
 struct RegistryEntry {
-  std::string pattern{};
+  LastingText pattern{};
   T value{};
   Origin origin = Origin::builtin;
-  std::string_view file{};
+  LastingText file{};
   int line = 0;
-  std::string_view plugin{};
-  std::string scope{};  ///< empty: that of the origin
+  LastingText plugin{};
+  LastingText scope{};  ///< empty: that of the origin
   bool overrides = false;
-  std::string failure{};  ///< why it cannot be used: the plugin failed; empty: it can
+  LastingText failure{};  ///< why it cannot be used: the plugin failed; empty: it can
 
   std::string place() const {
     return line > 0 ? fmt::format("{}:{}", file, line) : std::string(file);
   }
-  std::string_view scope_name() const { return scope.empty() ? name_of(origin) : scope; }
+  std::string_view scope_name() const {
+    return scope.empty() ? name_of(origin) : std::string_view(scope);
+  }
 };
 
 /// Names and patterns of one group with what they stand for. A plain value: registry_of() makes one
@@ -182,7 +193,8 @@ class Registry {
     std::vector<std::string> result;
     for (const Entry& entry : entries_) {
       if (!is_literal_pattern(entry.pattern)) continue;
-      result.push_back(entry.scope.empty() ? entry.pattern : entry.scope + "::" + entry.pattern);
+      result.push_back(entry.scope.empty() ? std::string(entry.pattern)
+                                           : fmt::format("{}::{}", entry.scope, entry.pattern));
     }
     std::sort(result.begin(), result.end());
     result.erase(std::unique(result.begin(), result.end()), result.end());
@@ -306,7 +318,7 @@ class Registry {
                                 noun_, entry.pattern, name_of(entry.origin)),
                     "leave out the scope, or choose a name of your own for it");
       }
-      entry.pattern = std::string(rest);
+      entry.pattern = rest;
     }
     if (entry.pattern.empty()) {
       throw Error(fmt::format("{}: {} registered under an empty name", entry.place(), noun_),
@@ -332,34 +344,40 @@ class Registry {
     for (std::size_t i = 0; i < list.size(); ++i) list[i] = ranked[i].second;
   }
 
+  /// The entries whose pattern another one has too: putting all of them into order takes ten times
+  /// as long as a hash table.
+  std::vector<const Entry*> repeated() const {
+    TextIndex index(entries_.size());
+    std::vector<std::size_t> found;
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      const std::size_t first = index.insert(entries_[i].pattern, i);
+      if (first == i) continue;
+      found.push_back(first);
+      found.push_back(i);
+    }
+    std::sort(found.begin(), found.end());
+    found.erase(std::unique(found.begin(), found.end()), found.end());
+    std::vector<const Entry*> list;
+    for (const std::size_t i : found) list.push_back(&entries_[i]);
+    return list;
+  }
+
   /// Takes out what an override of the same name stands in for, and notes the names that are there
   /// twice all the same.
   void compare_names() {
     duplicates_.clear();
-    // By hashes: few names are equal, and putting all of them into order takes ten times as long.
-    std::vector<std::pair<std::size_t, std::size_t>> hashes(entries_.size());
-    for (std::size_t i = 0; i < entries_.size(); ++i) {
-      hashes[i] = {std::hash<std::string_view>()(entries_[i].pattern), i};
-    }
-    std::sort(hashes.begin(), hashes.end());
+    std::vector<const Entry*> same = repeated();
+    arrange(same);
     std::vector<std::size_t> replaced;
-    std::vector<const Entry*> same;
-    for (std::size_t begin = 0, end = 0; begin < hashes.size(); begin = end) {
-      for (end = begin; end < hashes.size() && hashes[end].first == hashes[begin].first;) ++end;
-      if (end == begin + 1) continue;
-      same.clear();
-      for (std::size_t i = begin; i < end; ++i) same.push_back(&entries_[hashes[i].second]);
-      arrange(same);
-      const Entry* kept = same[0];
-      for (std::size_t i = 1; i < same.size(); ++i) {
-        if (!same_key(*kept, *same[i])) {
-          kept = same[i];
-        } else if (kept->overrides && !same[i]->overrides) {
-          replaced.push_back(static_cast<std::size_t>(same[i] - entries_.data()));
-        } else {
-          duplicates_.push_back(duplicate_text(*kept, *same[i]));
-          kept = same[i];
-        }
+    const Entry* kept = nullptr;
+    for (const Entry* entry : same) {
+      if (kept == nullptr || !same_key(*kept, *entry)) {
+        kept = entry;
+      } else if (kept->overrides && !entry->overrides) {
+        replaced.push_back(static_cast<std::size_t>(entry - entries_.data()));
+      } else {
+        duplicates_.push_back(duplicate_text(*kept, *entry));
+        kept = entry;
       }
     }
     std::sort(duplicates_.begin(), duplicates_.end());

@@ -1,7 +1,9 @@
 #include "tcast/base/text.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <functional>
 #include <iterator>
 
 #include <fmt/format.h>
@@ -136,6 +138,16 @@ std::string did_you_mean(std::string_view name, std::span<const std::string> can
   const std::string near = closest(name, candidates);
   if (near.empty()) return std::string(otherwise);
   return fmt::format("did you mean '{}'?", printable(near));
+}
+
+TextIndex::TextIndex(std::size_t most_texts) : slots_(std::bit_ceil(2 * most_texts + 1)) {}
+
+std::size_t TextIndex::insert(std::string_view text, std::size_t position) {
+  const std::size_t mask = slots_.size() - 1;
+  std::size_t at = std::hash<std::string_view>()(text) & mask;
+  while (slots_[at].text.data() != nullptr && slots_[at].text != text) at = (at + 1) & mask;
+  if (slots_[at].text.data() == nullptr) slots_[at] = {text, position};
+  return slots_[at].position;
 }
 
 bool matches_pattern(std::string_view name, std::string_view pattern) {

@@ -145,7 +145,7 @@ template <class T, class Make>
 auto build_with(const Registry<T>& registry, const Node& node, Make make)
     -> std::invoke_result_t<Make&, const RegistryEntry<T>&, const Arguments&> {
   const auto [entry, arguments] = find_to_build(registry, node);
-  const std::string what = registry.noun() + " '" + entry->pattern + "'";
+  const std::string what = fmt::format("{} '{}'", registry.noun(), entry->pattern);
   using Made = std::invoke_result_t<Make&, const RegistryEntry<T>&, const Arguments&>;
   if constexpr (std::is_void_v<Made>) {
     make(*entry, arguments);

@@ -21,7 +21,7 @@ class OperatorCosts final : public CostModel {
         for_all_.add(*entry);
       } else if (same_device(entry->pattern.substr(at + 1), device.name)) {
         RegistryEntry<OperatorCost> one = *entry;
-        one.pattern.resize(at);
+        one.pattern = one.pattern.substr(0, at);
         for_device_.add(std::move(one));
       }
     }

@@ -217,7 +217,7 @@ std::string recognise(const HfConfig& config) {
   const auto* const entry = architecture_predicates().match(
       [&](const ArchitecturePredicate& recognises) { return recognises(config); },
       fmt::format("the config {}", config.file()));
-  return entry == nullptr ? "" : entry->pattern;
+  return entry == nullptr ? "" : std::string(entry->pattern);
 }
 
 const OperatorDefinition& find_operator(const std::string& name) {

@@ -45,8 +45,8 @@ std::vector<RegistryEntry<StepFunction>> core_steps() {
       {"patch_moe", {"experts", patch_moe}}};
   std::vector<RegistryEntry<StepFunction>> entries;
   const auto add = [&](std::string_view name, StepFunction function) {
-    entries.push_back({std::string(name), std::move(function), Origin::builtin,
-                       "lib/tcast/transform/pipeline.cpp"});
+    entries.push_back(
+        {name, std::move(function), Origin::builtin, "lib/tcast/transform/pipeline.cpp"});
   };
   for (const StepInfo& step : steps) {
     add(step.name,
