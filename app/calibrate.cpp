@@ -1,6 +1,3 @@
-#include <algorithm>
-#include <chrono>
-#include <ctime>
 #include <filesystem>
 #include <ostream>
 #include <string>
@@ -8,7 +5,6 @@
 #include <utility>
 #include <vector>
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <fmt/ostream.h>
 #include <nlohmann/json.hpp>
@@ -17,54 +13,17 @@
 #include "tcast/base/text.h"
 #include "tcast/cost/calibration.h"
 #include "tcast/cost/roofline.h"
-#include "tcast/exec/kernel.h"
-#include "tcast/exec/timer.h"
 #include "tcast/report/report.h"
 #include "tcast/report/text_table.h"
 
 #include "app/command.h"
-#include "app/host_timing.h"
+#include "app/host_calibration.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/simulation.h"
 
 namespace tcast {
 namespace {
-
-constexpr double default_budget_s = 10;
-constexpr double thorough_budget_s = 60;
-/// How often every operator is timed, with all the others in between, so that a disturbance hits
-/// one of the times.
-constexpr int most_rounds = 3;
-constexpr double least_budget_of_round_s = 2;
-
-/// Median of the rounds' times of each operator that has one.
-struct TimedPoint {
-  CalibrationPoint point;
-  double spread = 0;  ///< largest time of a round / least - 1
-  Measurement last;
-};
-
-double median_of(std::vector<double> values) { return summarize(std::move(values)).median; }
-
-std::vector<TimedPoint> points_of(const std::vector<OpRecord>& ops,
-                                  const std::vector<HostTimings>& measured) {
-  std::vector<TimedPoint> points;
-  for (std::size_t i = 0; i < ops.size(); ++i) {
-    std::vector<double> seconds;
-    for (const HostTimings& round : measured) {
-      const Measurement& measurement = round.measurements[i];
-      if (measurement.supported()) seconds.push_back(measurement.seconds);
-    }
-    if (seconds.empty()) continue;
-    const auto [least, most] = std::minmax_element(seconds.begin(), seconds.end());
-    TimedPoint& timed = points.emplace_back();
-    timed.spread = *most / *least - 1;
-    timed.point = {ops[i], median_of(seconds)};
-    timed.last = measured.back().measurements[i];
-  }
-  return points;
-}
 
 class CalibrateCommand final : public Command {
  public:
@@ -85,7 +44,8 @@ class CalibrateCommand final : public Command {
     line.add_option(
         "--time-budget", "SECONDS", to_number(time_budget_s_, 0.1, 86400),
         fmt::format("limit of the time spent on timing (default {}, with --thorough {})",
-                    default_budget_s, thorough_budget_s));
+                    HostCalibrationOptions::default_budget_s,
+                    HostCalibrationOptions::thorough_budget_s));
     line.add_flag("--thorough", thorough_, "time about twice as many operators");
     line.begin_group("Output");
     line.add_option("-o,--output", "FILE", to_text(file_),
@@ -105,31 +65,17 @@ class CalibrateCommand final : public Command {
 
   int run(Streams streams) override {
     check_target();
-    const double budget_s =
-        time_budget_s_ > 0 ? time_budget_s_ : (thorough_ ? thorough_budget_s : default_budget_s);
-    const std::vector<OpRecord> ops = calibration_ops({HostDTypes{}.bf16, thorough_});
-    HostTimingOptions timing;
-    const int rounds =
-        std::clamp(static_cast<int>(budget_s / least_budget_of_round_s), 1, most_rounds);
-    timing.timer.time_budget_s = budget_s / rounds;
-    timing.timer.threads = static_cast<int>(threads_);
-    timing.err = &streams.err;
-    std::vector<HostTimings> measured;
-    for (int round = 0; round < rounds; ++round) measured.push_back(time_on_host(ops, timing));
-    const std::vector<TimedPoint> timed = points_of(ops, measured);
-    const TimingConditions conditions = conditions_of(measured);
-    std::vector<CalibrationPoint> points;
-    points.reserve(timed.size());
-    for (const TimedPoint& point : timed) points.push_back(point.point);
-
-    const CalibrationFrame frame = frame_of(measured);
-    const Calibration calibration = calibrate(frame, points);
-    warn(timed, conditions, streams.err);
+    HostCalibrationOptions options;
+    options.name = name_;
+    options.threads = static_cast<int>(threads_);
+    options.thorough = thorough_;
+    options.time_budget_s = time_budget_s_;
+    options.err = &streams.err;
+    const HostCalibration host = calibrate_host(options);
+    warn(host.timed, host.conditions, streams.err);
     const std::string yaml =
-        "# Written by tcast calibrate: " + frame.source + "\n" + to_yaml(calibration.device);
-    const std::string errors = json_
-                                   ? json_of(calibration, timed, conditions)
-                                   : table_of(calibration, timed, rounds, conditions, frame.source);
+        "# Written by tcast calibrate: " + host.source + "\n" + to_yaml(host.calibration.device);
+    const std::string errors = json_ ? json_of(host) : table_of(host);
     write_result(file_, yaml, streams.out);
     (file_.empty() ? streams.err : streams.out) << errors;
     return 0;
@@ -151,43 +97,6 @@ class CalibrateCommand final : public Command {
     }
   }
 
-  CalibrationFrame frame_of(const std::vector<HostTimings>& measured) const {
-    CalibrationFrame frame;
-    const HostTimings& timings = measured.back();
-    const HostFeatures& host = timings.host;
-    const std::string cpu = host.cpu.empty() ? "unknown CPU" : host.cpu;
-    const std::string threads = fmt::format("{} thread(s)", timings.threads);
-    frame.device.name = name_.empty() ? fmt::format("{}, {}", cpu, threads) : name_;
-    frame.device.description = fmt::format("{}, {}, {}", cpu, name_of(host.isa), threads);
-    frame.device.memory_bytes = std::max<std::int64_t>(host.memory_bytes, 1);
-    frame.device.cache_bytes = host.last_level_bytes;
-    std::vector<double> overheads;
-    for (const HostTimings& round : measured) {
-      double& bandwidth = frame.device.memory_bandwidth_bytes_per_s;
-      bandwidth = std::max(bandwidth, round.speed.read_bytes_per_s);
-      double& flops = frame.device.vector[DType::f32];
-      flops = std::max(flops, round.speed.f32_flops_per_s);
-      overheads.push_back(round.op_overhead_s);
-    }
-    frame.overhead_s = median_of(overheads);
-    const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-    frame.source = fmt::format("{:%Y-%m-%d}, {}, {}, {}, oneDNN {}, tcast {}", fmt::gmtime(now),
-                               cpu, name_of(host.isa), threads, onednn_version(), TCAST_VERSION);
-    return frame;
-  }
-
-  /// Of all rounds: their time together, the canary of the worst.
-  static TimingConditions conditions_of(const std::vector<HostTimings>& measured) {
-    TimingConditions all;
-    for (const HostTimings& round : measured) {
-      if (!round.conditions) continue;
-      all.took_s += round.conditions->took_s;
-      all.canary_drift = std::max(all.canary_drift, round.conditions->canary_drift);
-      all.others_cpu_share = std::max(all.others_cpu_share, round.conditions->others_cpu_share);
-    }
-    return all;
-  }
-
   static void warn(const std::vector<TimedPoint>& timed, const TimingConditions& conditions,
                    std::ostream& err) {
     ReportTiming timing;
@@ -205,13 +114,12 @@ class CalibrateCommand final : public Command {
     }
   }
 
-  std::string table_of(const Calibration& calibration, const std::vector<TimedPoint>& timed,
-                       int rounds, const TimingConditions& conditions,
-                       const std::string& source) const {
+  std::string table_of(const HostCalibration& host) const {
+    const Calibration& calibration = host.calibration;
     const DeviceProfile& device = calibration.device;
-    std::string text = wrap("tcast calibrate: ", source);
-    text += fmt::format("  {} operators timed {} time(s) in {}\n", timed.size(), rounds,
-                        format_seconds(conditions.took_s));
+    std::string text = wrap("tcast calibrate: ", host.source);
+    text += fmt::format("  {} operators timed {} time(s) in {}\n", host.timed.size(), host.rounds,
+                        format_seconds(host.conditions.took_s));
     std::string reached = "products reach";
     for (int i = 0; i < dtype_count; ++i) {
       const auto dtype = static_cast<DType>(i);
@@ -255,8 +163,8 @@ class CalibrateCommand final : public Command {
     return file.ends_with(".yaml") || file.ends_with(".yml");
   }
 
-  static std::string json_of(const Calibration& calibration, const std::vector<TimedPoint>& timed,
-                             const TimingConditions& conditions) {
+  static std::string json_of(const HostCalibration& host) {
+    const auto& [calibration, timed, conditions, rounds, source] = host;
     const DeviceProfile& device = calibration.device;
     const RooflineModel model(device);
     nlohmann::ordered_json json;

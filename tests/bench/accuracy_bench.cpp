@@ -1,10 +1,11 @@
 // What `tcast simulate` predicts for this host beside what executing the same model then takes.
 //
-//   accuracy_bench [--full] [--pairs N] [--device FILE] [--only TEXT] [--json FILE]
+//   accuracy_bench [--full] [--pairs N] [--calibrate] [--only TEXT] [--json FILE]
 //
 // Each cell is one forward pass of one model: predicted from ops timed in that moment, measured by
 // executing it, again and again in turns, in one process. `noise` is how far one run differs from
-// the next. With --device the prediction of that profile (`tcast calibrate`) stands beside them.
+// the next. With --calibrate, what `tcast calibrate` fits just before a model, dtype and number of
+// threads predicts alone stands beside them.
 // Prints the table of the README; the exit status is 3 when a figure misses its limit.
 #include <algorithm>
 #include <cmath>
@@ -30,6 +31,7 @@
 
 #include "app/comparison.h"
 #include "app/generation.h"
+#include "app/host_calibration.h"
 #include "app/options.h"
 #include "app/simulation.h"
 #include "app/token_ids.h"
@@ -168,7 +170,7 @@ class Measured {
 struct Result {
   std::vector<double> predicted;
   std::vector<double> measured;
-  double profile = 0;  ///< of the device profile; 0: none was given
+  double profile = 0;  ///< of the device profile; 0: there is none
 
   double error() const {
     std::vector<double> errors;
@@ -196,7 +198,7 @@ struct Result {
 struct Arguments {
   bool full = false;
   int pairs = 5;
-  std::string device;
+  bool calibrate = false;
   std::string only;
   std::string json;
 };
@@ -213,8 +215,8 @@ Arguments arguments(int argc, char** argv) {
       args.full = true;
     } else if (name == "--pairs") {
       args.pairs = std::max(1, std::atoi(value().c_str()));
-    } else if (name == "--device") {
-      args.device = value();
+    } else if (name == "--calibrate") {
+      args.calibrate = true;
     } else if (name == "--only") {
       args.only = value();
     } else if (name == "--json") {
@@ -253,11 +255,10 @@ Summary summary(std::vector<double> errors) {
 int bench(const Arguments& args) {
   const std::vector<BenchModel> models = bench_models();
   std::optional<DeviceProfile> device;
-  if (!args.device.empty()) device = load_device(args.device);
   fmt::print(
       "| model | dtype | threads | phase | tokens | batch | measured | noise | timed ops | kept "
       "timings |{}\n|---|---|---|---|---|---|---|---|---|---|{}\n",
-      device ? " profile |" : "", device ? "---|" : "");
+      args.calibrate ? " profile |" : "", args.calibrate ? "---|" : "");
   std::vector<double> errors, warm, profile, noises;
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   std::unique_ptr<TransformerModel> model;
@@ -279,6 +280,11 @@ int bench(const Arguments& args) {
                    format_bytes(static_cast<double>(model->weight_bytes())));
         held.clear();
         continue;
+      }
+      if (args.calibrate) {
+        HostCalibrationOptions options;
+        options.threads = cell.threads;
+        device = calibrate_host(options).calibration.device;
       }
       ExecutorOptions options;
       options.max_sequence_length = 2049;
@@ -344,7 +350,7 @@ int bench(const Arguments& args) {
   };
   line("timed ops", errors, std::max(0.04, 1.5 * noise), std::max(0.12, 3 * high_noise));
   line("kept timings", warm, 0, 0);
-  if (device) line("calibrated profile", profile, 0.1, 0);
+  if (args.calibrate) line("calibrated profile", profile, 0.1, 0);
   return met ? 0 : 3;
 }
 

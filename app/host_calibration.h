@@ -1,0 +1,42 @@
+#pragma once
+
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include "tcast/cost/calibration.h"
+
+#include "app/host_timing.h"
+
+namespace tcast {
+
+struct HostCalibrationOptions {
+  static constexpr double default_budget_s = 10;
+  static constexpr double thorough_budget_s = 60;
+
+  std::string name{};           ///< of the device; empty: that of the CPU
+  int threads = 0;              ///< 0: all that this process may use
+  double time_budget_s = 0;     ///< 0: one of the above
+  bool thorough = false;        ///< time about twice as many operators
+  std::ostream* err = nullptr;  ///< where progress is shown; null: nowhere
+};
+
+/// An operator, the median of its times in all rounds, and how much they differ.
+struct TimedPoint {
+  CalibrationPoint point;
+  double spread = 0;  ///< largest time of a round / least - 1
+  Measurement last;
+};
+
+struct HostCalibration {
+  Calibration calibration;
+  std::vector<TimedPoint> timed;
+  TimingConditions conditions;  ///< of all rounds: their time together, the worst of the rest
+  int rounds = 0;
+  std::string source;  ///< date, CPU, instruction set, threads, versions
+};
+
+/// Times the operators of calibration_ops() on this host and fits a device profile to them.
+HostCalibration calibrate_host(const HostCalibrationOptions& options);
+
+}  // namespace tcast
