@@ -71,7 +71,9 @@ class CalibrateCommand final : public Command {
     options.thorough = thorough_;
     options.time_budget_s = time_budget_s_;
     options.err = &streams.err;
-    const HostCalibration host = calibrate_host(options);
+    HostCalibrator calibrator(options);
+    for (int round = 0; round < calibrator.rounds(); ++round) calibrator.time_round();
+    const HostCalibration host = calibrator.fit();
     warn(host.timed, host.conditions, streams.err);
     const std::string yaml =
         "# Written by tcast calibrate: " + host.source + "\n" + to_yaml(host.calibration.device);

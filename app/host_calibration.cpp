@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <ctime>
+#include <numeric>
 #include <utility>
 
 #include <fmt/chrono.h>
@@ -19,10 +20,19 @@ namespace {
 
 /// How often every operator is timed, with all the others in between, so that a disturbance hits
 /// one of the times.
-constexpr int most_rounds = 3;
+constexpr int most_rounds = 5;
 constexpr double least_budget_of_round_s = 2;
 
 double median_of(std::vector<double> values) { return summarize(std::move(values)).median; }
+
+/// Mean without the smallest and the largest: a machine that is now fast and now slow takes for a
+/// pass the mean of both, not what it is more often.
+double middle_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::ptrdiff_t ends = values.size() > 2 ? 1 : 0;
+  const double sum = std::accumulate(values.begin() + ends, values.end() - ends, 0.0);
+  return sum / static_cast<double>(values.size() - 2 * static_cast<std::size_t>(ends));
+}
 
 std::vector<TimedPoint> points_of(const std::vector<OpRecord>& ops,
                                   const std::vector<HostTimings>& measured) {
@@ -37,7 +47,7 @@ std::vector<TimedPoint> points_of(const std::vector<OpRecord>& ops,
     const auto [least, most] = std::minmax_element(seconds.begin(), seconds.end());
     TimedPoint& timed = points.emplace_back();
     timed.spread = *most / *least - 1;
-    timed.point = {ops[i], median_of(seconds)};
+    timed.point = {ops[i], middle_of(seconds)};
     timed.last = measured.back().measurements[i];
   }
   return points;
@@ -81,27 +91,34 @@ TimingConditions conditions_of(const std::vector<HostTimings>& measured) {
 
 }  // namespace
 
-HostCalibration calibrate_host(const HostCalibrationOptions& options) {
+HostCalibrator::HostCalibrator(const HostCalibrationOptions& options)
+    : options_(options), ops_(calibration_ops({HostDTypes{}.bf16, options.thorough})) {
   double budget_s = options.time_budget_s;
   if (budget_s <= 0) {
     budget_s = options.thorough ? HostCalibrationOptions::thorough_budget_s
                                 : HostCalibrationOptions::default_budget_s;
   }
-  HostCalibration result;
-  result.rounds = std::clamp(static_cast<int>(budget_s / least_budget_of_round_s), 1, most_rounds);
-  const std::vector<OpRecord> ops = calibration_ops({HostDTypes{}.bf16, options.thorough});
+  rounds_ = std::clamp(static_cast<int>(budget_s / least_budget_of_round_s), 1, most_rounds);
+  round_budget_s_ = budget_s / rounds_;
+}
+
+void HostCalibrator::time_round() {
   HostTimingOptions timing;
-  timing.timer.time_budget_s = budget_s / result.rounds;
-  timing.timer.threads = options.threads;
-  timing.err = options.err;
-  std::vector<HostTimings> measured;
-  for (int round = 0; round < result.rounds; ++round) measured.push_back(time_on_host(ops, timing));
-  result.timed = points_of(ops, measured);
-  result.conditions = conditions_of(measured);
+  timing.timer.time_budget_s = round_budget_s_;
+  timing.timer.threads = options_.threads;
+  timing.err = options_.err;
+  measured_.push_back(time_on_host(ops_, timing));
+}
+
+HostCalibration HostCalibrator::fit() const {
+  HostCalibration result;
+  result.rounds = static_cast<int>(measured_.size());
+  result.timed = points_of(ops_, measured_);
+  result.conditions = conditions_of(measured_);
   std::vector<CalibrationPoint> points;
   points.reserve(result.timed.size());
   for (const TimedPoint& timed : result.timed) points.push_back(timed.point);
-  const CalibrationFrame frame = frame_of(measured, options.name);
+  const CalibrationFrame frame = frame_of(measured_, options_.name);
   result.calibration = calibrate(frame, points);
   result.source = frame.source;
   return result;

@@ -21,7 +21,7 @@ struct HostCalibrationOptions {
   std::ostream* err = nullptr;  ///< where progress is shown; null: nowhere
 };
 
-/// An operator, the median of its times in all rounds, and how much they differ.
+/// An operator, the mean of its times in the middle rounds, and how much they differ.
 struct TimedPoint {
   CalibrationPoint point;
   double spread = 0;  ///< largest time of a round / least - 1
@@ -36,7 +36,25 @@ struct HostCalibration {
   std::string source;  ///< date, CPU, instruction set, threads, versions
 };
 
-/// Times the operators of calibration_ops() on this host and fits a device profile to them.
-HostCalibration calibrate_host(const HostCalibrationOptions& options);
+/// Times the operators of calibration_ops() on this host, again and again, and fits a device profile
+/// to what they took.
+class HostCalibrator {
+ public:
+  explicit HostCalibrator(const HostCalibrationOptions& options);
+
+  /// Times every operator once more, in `time_budget_s` / rounds().
+  void time_round();
+  /// How many rounds the budget is for.
+  int rounds() const { return rounds_; }
+  /// Of the rounds so far, of which there is one at least.
+  HostCalibration fit() const;
+
+ private:
+  HostCalibrationOptions options_;
+  int rounds_ = 1;
+  double round_budget_s_ = 0;
+  std::vector<OpRecord> ops_;
+  std::vector<HostTimings> measured_;
+};
 
 }  // namespace tcast

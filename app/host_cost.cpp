@@ -43,7 +43,7 @@ std::string MeasuredCostModel::explain(const OpRecord& record) const {
   const Measurement* measured = find(record);
   if (measured == nullptr) return fallback_.explain(record);
   std::string text = fmt::format(
-      "{} {}\n  measured on this host: {} (median of {} samples, spread {:.1f} %, {} threads, {}, "
+      "{} {}\n  measured on this host: {} (mean of {} samples, spread {:.1f} %, {} threads, {}, "
       "oneDNN {})\n",
       name_of(record), describe(record), format_seconds(measured->seconds), measured->samples,
       100 * measured->spread, measured->threads, measured->implementation,

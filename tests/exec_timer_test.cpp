@@ -68,20 +68,28 @@ TEST_CASE("a budget goes to what costs little first and the rest in equal parts"
   CHECK(parts[2] == doctest::Approx(11.0 / 3));
 }
 
-TEST_CASE("median and spread") {
+TEST_CASE("median, mean without outliers, spread") {
   struct Row {
     std::vector<double> samples;
     double median;
+    double mean;
     double spread;
   };
   const std::vector<Row> rows = {
-      {{2}, 2, 0},    {{3, 1, 2}, 2, 0.5}, {{4, 1, 3, 2}, 2.5, 0.6}, {{1, 1, 1, 1, 100}, 1, 0},
-      {{0, 0}, 0, 0},
+      {{2}, 2, 2, 0},
+      {{3, 1, 2}, 2, 2, 0.5},
+      {{4, 1, 3, 2}, 2.5, 2.5, 0.6},
+      {{1, 1, 1, 1, 100}, 1, 1, 0},
+      {{0, 0}, 0, 0, 0},
+      // Now fast, now slow: both count.
+      {{1, 2, 1, 2, 1}, 1, 1.4, 1},
+      {{10, 11, 10, 12, 11, 40}, 11, 10.8, 0.143},
   };
   for (const Row& row : rows) {
     const SampleSummary summary = summarize(row.samples);
     CHECK(summary.median == doctest::Approx(row.median));
-    CHECK(summary.spread == doctest::Approx(row.spread));
+    CHECK(summary.mean == doctest::Approx(row.mean));
+    CHECK(summary.spread == doctest::Approx(row.spread).epsilon(0.01));
     CHECK(summary.samples == static_cast<int>(row.samples.size()));
   }
   CHECK_THROWS_AS(summarize({}), InternalError);

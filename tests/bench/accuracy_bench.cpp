@@ -4,8 +4,8 @@
 //
 // Each cell is one forward pass of one model: predicted from ops timed in that moment, measured by
 // executing it, again and again in turns, in one process. `noise` is how far one run differs from
-// the next. With --calibrate, what `tcast calibrate` fits just before a model, dtype and number of
-// threads predicts alone stands beside them.
+// the next. With --calibrate, a round of `tcast calibrate` goes before each pair, and what the profile
+// fitted to these rounds predicts alone stands beside them.
 // Prints the table of the README; the exit status is 3 when a figure misses its limit.
 #include <algorithm>
 #include <cmath>
@@ -149,11 +149,15 @@ class Measured {
     executor_.run(graph_, ids_);
   }
 
-  /// Median of a few passes.
+  /// Median of a few passes; of one, when that takes seconds.
   double seconds() {
     std::vector<double> samples;
     const double start = now_s();
-    while (samples.size() < 3 || (now_s() - start < 0.3 && samples.size() < 25)) {
+    const auto wanted = [&](double passed_s) {
+      return samples.empty() || (samples.size() < 3 && passed_s < 2) ||
+             (samples.size() < 25 && passed_s < 0.3);
+    };
+    while (wanted(now_s() - start)) {
       const double before = now_s();
       executor_.run(graph_, ids_);
       samples.push_back(now_s() - before);
@@ -254,7 +258,6 @@ Summary summary(std::vector<double> errors) {
 
 int bench(const Arguments& args) {
   const std::vector<BenchModel> models = bench_models();
-  std::optional<DeviceProfile> device;
   fmt::print(
       "| model | dtype | threads | phase | tokens | batch | measured | noise | timed ops | kept "
       "timings |{}\n|---|---|---|---|---|---|---|---|---|---|{}\n",
@@ -281,11 +284,6 @@ int bench(const Arguments& args) {
         held.clear();
         continue;
       }
-      if (args.calibrate) {
-        HostCalibrationOptions options;
-        options.threads = cell.threads;
-        device = calibrate_host(options).calibration.device;
-      }
       ExecutorOptions options;
       options.max_sequence_length = 2049;
       options.on_route = choose_evenly;
@@ -296,7 +294,11 @@ int bench(const Arguments& args) {
     SimulationRequest request;
     request.phase = cell.work;
     Result result;
+    HostCalibrationOptions calibration;
+    calibration.threads = cell.threads;
+    HostCalibrator calibrator(calibration);
     for (int i = 0; i < args.pairs; ++i) {
+      if (args.calibrate) calibrator.time_round();
       Simulation simulation(*model, request);
       HostTimingOptions timing;
       timing.timer.threads = cell.threads;
@@ -305,9 +307,9 @@ int bench(const Arguments& args) {
       result.predicted.push_back(phase_s(simulation, cell.work));
       result.measured.push_back(measured.seconds());
     }
-    if (device) {
+    if (args.calibrate) {
       Simulation simulation(*model, request);
-      simulation.run(*device, false);
+      simulation.run(calibrator.fit().calibration.device, false);
       result.profile = phase_s(simulation, cell.work);
       profile.push_back(result.profile_error());
     }
@@ -316,7 +318,7 @@ int bench(const Arguments& args) {
     noises.push_back(result.noise());
     fmt::print("| {} | {:.1f} ms | {:.1f} % | {} | {} |{}\n", name, 1e3 * median(result.measured),
                100 * result.noise(), percent(result.error()), percent(result.warm_error()),
-               device ? fmt::format(" {} |", percent(result.profile_error())) : "");
+               args.calibrate ? fmt::format(" {} |", percent(result.profile_error())) : "");
     std::fflush(stdout);
     json.push_back({{"cell", name},
                     {"predicted_s", result.predicted},

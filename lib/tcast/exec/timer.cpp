@@ -503,7 +503,12 @@ SampleSummary summarize(std::vector<double> samples) {
   };
   SampleSummary summary;
   summary.median = quantile(0.5);
-  summary.spread = summary.median > 0 ? (quantile(0.75) - quantile(0.25)) / summary.median : 0;
+  const double range = quantile(0.75) - quantile(0.25);
+  summary.spread = summary.median > 0 ? range / summary.median : 0;
+  const auto first =
+      std::lower_bound(samples.begin(), samples.end(), quantile(0.25) - 1.5 * range);
+  const auto last = std::upper_bound(first, samples.end(), quantile(0.75) + 1.5 * range);
+  summary.mean = std::accumulate(first, last, 0.0) / static_cast<double>(last - first);
   summary.samples = static_cast<int>(samples.size());
   return summary;
 }
@@ -746,7 +751,7 @@ class OpTimer::Impl {
     job.result.spread = summary.spread;
     job.result.samples = summary.samples;
     job.result.implementation = made.kernel->implementation();
-    return {op.share, summary.median};
+    return {op.share, summary.mean};
   }
 
   /// Whether operands, and packed weight and scratch once there is a kernel, keep to the limit.

@@ -17,7 +17,7 @@ namespace tcast {
 struct Measurement {
   /// Why there is no time; empty when there is one.
   std::string unsupported;
-  double seconds = 0;  ///< median of the samples, of the operator in full
+  double seconds = 0;  ///< mean of the samples, without outliers, of the operator in full
   double spread = 0;   ///< interquartile range of the samples, as a part of the median
   int samples = 0;
   int threads = 0;
@@ -120,10 +120,13 @@ std::vector<double> share_budget(std::span<const double> wishes, double budget);
 
 struct SampleSummary {
   double median = 0;
-  double spread = 0;
+  double spread = 0;  ///< interquartile range / median
+  /// Mean without outliers (Tukey: more than 1.5 interquartile ranges outside the quartiles). What
+  /// many runs take together: where a machine is now fast and now slow, the median is one of both.
+  double mean = 0;
   int samples = 0;
 };
-/// Median and interquartile range / median of at least one sample.
+/// Of at least one sample.
 SampleSummary summarize(std::vector<double> samples);
 
 /// Calls `run` after a warm-up until the median is known well or `limit_s` is spent, at least once
