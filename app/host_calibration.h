@@ -36,8 +36,8 @@ struct HostCalibration {
   std::string source;  ///< date, CPU, instruction set, threads, versions
 };
 
-/// Times the operators of calibration_ops() on this host, again and again, and fits a device profile
-/// to what they took.
+/// Times the operators of calibration_ops() on this host, again and again, and fits a device
+/// profile to what they took.
 class HostCalibrator {
  public:
   explicit HostCalibrator(const HostCalibrationOptions& options);

@@ -4,9 +4,9 @@
 //
 // Each cell is one forward pass of one model: predicted from ops timed in that moment, measured by
 // executing it, again and again in turns, in one process. `noise` is how far one run differs from
-// the next. With --calibrate, a round of `tcast calibrate` goes before each pair, and what the profile
-// fitted to these rounds predicts alone stands beside them.
-// Prints the table of the README; the exit status is 3 when a figure misses its limit.
+// the next. With --calibrate, a round of `tcast calibrate` goes before each pair, and what the
+// profile fitted to these rounds predicts alone stands beside them. Prints the table of the README;
+// the exit status is 3 when a figure misses its limit.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

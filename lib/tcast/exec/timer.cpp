@@ -505,8 +505,7 @@ SampleSummary summarize(std::vector<double> samples) {
   summary.median = quantile(0.5);
   const double range = quantile(0.75) - quantile(0.25);
   summary.spread = summary.median > 0 ? range / summary.median : 0;
-  const auto first =
-      std::lower_bound(samples.begin(), samples.end(), quantile(0.25) - 1.5 * range);
+  const auto first = std::lower_bound(samples.begin(), samples.end(), quantile(0.25) - 1.5 * range);
   const auto last = std::upper_bound(first, samples.end(), quantile(0.75) + 1.5 * range);
   summary.mean = std::accumulate(first, last, 0.0) / static_cast<double>(last - first);
   summary.samples = static_cast<int>(samples.size());
