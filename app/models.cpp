@@ -86,11 +86,11 @@ std::vector<Registration> explain(const char* kind, const Registry<T>& registry,
 Registry<std::string> all_profiles() {
   std::vector<RegistryEntry<std::string>> entries;
   for (const EmbeddedFile& file : embedded_profiles()) {
-    entries.push_back({file.key, "", Origin::builtin, file.name, 0});
+    entries.push_back({file.key, "", Origin::builtin, false, 0, file.name});
   }
   for (const auto* one : profiles().entries()) {
-    entries.push_back({one->pattern, "", one->origin, one->file, one->line, one->plugin, one->scope,
-                       one->overrides, one->failure});
+    entries.push_back({one->pattern, "", one->origin, one->overrides, one->line, one->file,
+                       one->plugin, one->scope, one->failure});
   }
   return {"profile", std::move(entries)};
 }

@@ -23,7 +23,7 @@ Entry entry(const char* pattern, int value, Origin origin = Origin::custom,
   static std::map<int, std::string> files;  // live as long as the program
   std::string& file = files[value];
   file = "file_" + std::to_string(value) + ".cpp";
-  return {pattern, value, origin, file, value, plugin};
+  return {pattern, value, origin, false, value, file, plugin};
 }
 
 /// Text of what find() says, "null" for nothing.

@@ -21,7 +21,7 @@ using Maker = std::function<std::string(const std::string& context, const Argume
 
 Registry<Maker> makers() {
   const auto entry = [](const char* name, Maker make) {
-    return RegistryEntry<Maker>{name, std::move(make), Origin::custom, "makers.cpp", 1};
+    return RegistryEntry<Maker>{name, std::move(make), Origin::custom, false, 1, "makers.cpp"};
   };
   return {"maker",
           {entry("plain", [](const std::string& context, const Arguments&) { return context; }),

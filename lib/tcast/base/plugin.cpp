@@ -252,13 +252,19 @@ Host& made_host() {
 
   std::vector<Record> records;
   Links links;
+  // There may be thousands: memory that is touched for the first time costs more than what is done
+  // with it.
   std::size_t total = 0;
+  std::size_t files = 0;
+  const char* last_file = nullptr;
   for (const RegistrationNode* node = first_registration(); node != nullptr; node = node->next) {
     ++total;
+    if (node->file != std::exchange(last_file, node->file)) ++files;
   }
   links.reserve(total);
-  TextIndex index(total);  // by file
-  const char* last_file = nullptr;
+  records.reserve(files);
+  TextIndex index(files);
+  last_file = nullptr;
   std::size_t last_plugin = 0;
   for (const RegistrationNode* node = first_registration(); node != nullptr; node = node->next) {
     // The registrations of a file stand together.
@@ -296,11 +302,13 @@ Host& made_host() {
     return std::tie(a.origin, a.file) < std::tie(b.origin, b.file);
   });
   std::vector<std::size_t> place(records.size());
-  all.records.reserve(records.size());
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    place[order[i]] = i;
-    all.records.push_back(std::move(records[order[i]]));
+  for (std::size_t i = 0; i < order.size(); ++i) place[order[i]] = i;
+  for (std::size_t to = 0; to < order.size(); ++to) {
+    std::size_t from = order[to];
+    while (from < to) from = order[from];  // where swapping has put it
+    if (from != to) std::swap(records[to], records[from]);
   }
+  all.records = std::move(records);
   check_records(all);
 
   for (Link& link : links) link.plugin = place[link.plugin];

@@ -38,11 +38,11 @@ struct RegistryEntry {
   LastingText pattern{};
   T value{};
   Origin origin = Origin::builtin;
-  LastingText file{};
-  int line = 0;
-  LastingText plugin{};
-  LastingText scope{};  ///< empty: that of the origin
   bool overrides = false;
+  int line = 0;
+  LastingText file{};
+  LastingText plugin{};
+  LastingText scope{};    ///< empty: that of the origin
   LastingText failure{};  ///< why it cannot be used: the plugin failed; empty: it can
 
   std::string place() const {

@@ -140,13 +140,19 @@ std::string did_you_mean(std::string_view name, std::span<const std::string> can
   return fmt::format("did you mean '{}'?", printable(near));
 }
 
-TextIndex::TextIndex(std::size_t most_texts) : slots_(std::bit_ceil(2 * most_texts + 1)) {}
+TextIndex::TextIndex(std::size_t most_texts)
+    : slots_(std::bit_ceil(most_texts + most_texts / 2 + 1)) {}
 
 std::size_t TextIndex::insert(std::string_view text, std::size_t position) {
   const std::size_t mask = slots_.size() - 1;
   std::size_t at = std::hash<std::string_view>()(text) & mask;
-  while (slots_[at].text.data() != nullptr && slots_[at].text != text) at = (at + 1) & mask;
-  if (slots_[at].text.data() == nullptr) slots_[at] = {text, position};
+  while (slots_[at].text != nullptr && std::string_view(slots_[at].text, slots_[at].size) != text) {
+    at = (at + 1) & mask;
+  }
+  if (slots_[at].text == nullptr) {
+    slots_[at] = {text.data(), static_cast<std::uint32_t>(text.size()),
+                  static_cast<std::uint32_t>(position)};
+  }
   return slots_[at].position;
 }
 

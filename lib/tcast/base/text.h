@@ -66,10 +66,11 @@ class TCAST_API TextIndex {
 
  private:
   struct Slot {
-    std::string_view text{};
-    std::size_t position = 0;
+    const char* text = nullptr;
+    std::uint32_t size = 0;
+    std::uint32_t position = 0;
   };
-  std::vector<Slot> slots_;  // a power of two, at most half of them taken
+  std::vector<Slot> slots_;  // a power of two, at most two thirds of them taken
 };
 
 }  // namespace tcast

@@ -26,7 +26,7 @@ constexpr ActivationName activation_names[] = {
 std::vector<RegistryEntry<ElementwiseKind>> core_activations() {
   std::vector<RegistryEntry<ElementwiseKind>> entries;
   for (const auto& [name, kind] : activation_names) {
-    entries.push_back({name, kind, Origin::builtin, "lib/tcast/model/decoder_spec.cpp"});
+    entries.push_back({name, kind, Origin::builtin, false, 0, "lib/tcast/model/decoder_spec.cpp"});
   }
   return entries;
 }

@@ -46,7 +46,7 @@ std::vector<RegistryEntry<StepFunction>> core_steps() {
   std::vector<RegistryEntry<StepFunction>> entries;
   const auto add = [&](std::string_view name, StepFunction function) {
     entries.push_back(
-        {name, std::move(function), Origin::builtin, "lib/tcast/transform/pipeline.cpp"});
+        {name, std::move(function), Origin::builtin, false, 0, "lib/tcast/transform/pipeline.cpp"});
   };
   for (const StepInfo& step : steps) {
     add(step.name,
