@@ -75,6 +75,7 @@ class CalibrateCommand final : public Command {
     for (int round = 0; round < calibrator.rounds(); ++round) calibrator.time_round();
     const HostCalibration host = calibrator.fit();
     warn(host.timed, host.conditions, streams.err);
+    warn_of_fit(host.calibration, streams.err);
     const std::string yaml =
         "# Written by tcast calibrate: " + host.source + "\n" + to_yaml(host.calibration.device);
     const std::string errors = json_ ? json_of(host) : table_of(host);
@@ -113,6 +114,20 @@ class CalibrateCommand final : public Command {
     if (sum > 0) timing.mean_spread = weighted / sum;
     for (const std::string& warning : timing_warnings(timing)) {
       fmt::print(err, "tcast: warning: {}\n", warning);
+    }
+  }
+
+  /// A profile that cannot be trusted says so when it is made.
+  static void warn_of_fit(const Calibration& calibration, std::ostream& err) {
+    constexpr double much = 0.3;
+    for (const CalibrationResidual& residual : calibration.residuals) {
+      const bool product =
+          residual.op_class == OpClass::matmul || residual.op_class == OpClass::matvec;
+      if (!product || residual.held_out == 0 || residual.median <= much) continue;
+      fmt::print(err,
+                 "tcast: warning: the profile misses the {} operators that it was not fitted to by "
+                 "{:.0f} % (median); repeat on a quiet machine or with a larger --time-budget\n",
+                 name_of(residual.op_class), 100 * residual.median);
     }
   }
 

@@ -120,13 +120,15 @@ std::vector<Comparison::Row> Comparison::totals() const {
 }
 
 std::vector<Comparison::Row> Comparison::by_class(Phase phase) const {
-  // Names of ops tell their class: both sides have the same ones.
-  std::map<std::string, std::string> classes;
-  for (const OpTime& op : ops_) classes[op.name] = tcast::name_of(op.op_class);
+  // Both sides have the same ops; the class of one of few rows is another than that of many.
+  std::map<std::pair<std::string, std::string>, std::string> classes;
+  for (const OpTime& op : ops_) {
+    if (op.phase == phase) classes[{op.module, op.name}] = tcast::name_of(op.op_class);
+  }
   return sums(
       phase,
       [&](const ReportOp& op) {
-        const auto found = classes.find(op.name);
+        const auto found = classes.find({op.module, op.name});
         return found == classes.end() ? op.name : found->second;
       },
       [](const OpTime& op) { return std::string(tcast::name_of(op.op_class)); });

@@ -208,9 +208,11 @@ void Simulation::run(const DeviceProfile& device, bool ideal, const std::string&
 
 void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   if (model_.options().parallel.devices() > 1) {
-    throw Error(fmt::format("this host is one device, {} were asked for",
-                            model_.options().parallel.devices()),
-                "name a device with --device ('tcast devices' lists them)");
+    throw Error(
+        fmt::format("this host is one device, {} were asked for",
+                    model_.options().parallel.devices()),
+        "leave out --num-devices, --tp and --ep here; 'tcast simulate --device NAME' has as "
+        "many as wanted");
   }
   // The forecast itself says which ops it needs, whatever they take; then they are timed, and it is
   // made again.

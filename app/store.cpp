@@ -106,16 +106,19 @@ class StoreCommand final : public Command {
     // Reading comes first: nothing is made for a source that is not there.
     const std::string text = action_ == Action::import_all ? read_text(source_) : std::string();
     MeasurementStore store(file);
-    if (!store.warning().empty()) fmt_warning(streams.err, store.warning());
+    // Nobody wants half of what is there for the whole.
+    if (action_ != Action::clear) {
+      if (const std::string broken = store.check(); !broken.empty()) {
+        throw Error(fmt::format("{} is damaged: {}", printable(file), printable(broken)),
+                    "'tcast store clear' begins anew; what was measured is lost");
+      }
+    }
     std::string result;
     switch (action_) {
-      case Action::list: {
-        const std::string broken = store.check();
-        if (!broken.empty()) throw Error(fmt::format("{}: {}", printable(file), broken));
+      case Action::list:
         result = output_.format == OutputFormat::json ? list_json(store.hosts(), file, &store)
                                                       : list_table(store, file);
         break;
-      }
       case Action::export_all:
         result = store.export_text();
         break;
@@ -127,15 +130,13 @@ class StoreCommand final : public Command {
         result = fmt::format("{} measurements removed from {}\n", store.clear(), printable(file));
         break;
     }
+    // What is no store may show when it is opened or only when it is read.
+    if (!store.warning().empty()) streams.err << "tcast: warning: " << store.warning() << '\n';
     write_result(output_.file, result, streams.out);
     return 0;
   }
 
  private:
-  static void fmt_warning(std::ostream& err, const std::string& text) {
-    err << "tcast: warning: " << text << '\n';
-  }
-
   std::string list_table(const MeasurementStore& store, const std::string& file) const {
     std::string text = fmt::format("{}\n\n", printable(file));
     std::vector<std::vector<std::string>> rows = {{"ops", "newest (UTC)", "memory reads", "host"}};

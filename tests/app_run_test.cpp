@@ -266,6 +266,13 @@ TEST_CASE("a prediction stands beside what was measured, and its parts sum to it
       CHECK(sum(comparison[phase]["classes"], key) == doctest::Approx(whole));
       CHECK(sum(comparison[phase]["modules"], key) == doctest::Approx(whole));
     }
+    // Predicted and measured of an op are in one class: neither side stands alone.
+    for (const json& row : comparison[phase]["classes"]) {
+      if (row["name"] == "(between ops)") continue;
+      CAPTURE(row.dump());
+      CHECK(row["predicted_s"].get<double>() > 0);
+      CHECK(row["measured_s"].get<double>() > 0);
+    }
   }
   CHECK(report["latency"]["prefill_s"] == comparison["totals"][0]["measured_s"]);
 

@@ -1,6 +1,7 @@
 #include "tcast/exec/measurement_store.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -458,7 +459,8 @@ std::int64_t MeasurementStore::import_text(std::string_view text, std::string_vi
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     try {
-      const auto json = nlohmann::json::parse(line);
+      const auto json = nlohmann::json::parse(line, nullptr, false);
+      if (json.is_discarded()) throw Error("it is not JSON");
       StoredMeasurement& stored = list.emplace_back();
       stored.host = json.at("host").get<std::string>();
       stored.op = json.at("op").get<std::string>();
@@ -476,9 +478,12 @@ std::int64_t MeasurementStore::import_text(std::string_view text, std::string_vi
       m.substituted = json.at("substituted").get<std::string>();
       m.unsupported = json.at("unsupported").get<std::string>();
       const bool timed = m.unsupported.empty();
-      if (stored.host.empty() || stored.op.empty() || !(m.seconds >= 0) ||
-          (timed && !(m.seconds > 0 && m.seconds < 1e6)) || !(m.share > 0 && m.share <= 1)) {
-        throw Error("numbers that no measurement has");
+      if (stored.host.empty() || stored.op.empty()) throw Error("it has no host or no op");
+      if (!std::isfinite(m.seconds) || !(timed ? m.seconds > 0 : m.seconds >= 0)) {
+        throw Error(fmt::format("{} seconds are no time", m.seconds));
+      }
+      if (!(m.share > 0 && m.share <= 1)) {
+        throw Error(fmt::format("share is above 0 and at most 1, got {}", m.share));
       }
     } catch (const std::exception& error) {
       throw Error(fmt::format("{}:{}: expected a measurement as 'tcast store export' writes it: {}",
@@ -509,12 +514,10 @@ std::int64_t MeasurementStore::clear() {
 
 std::string MeasurementStore::check() const {
   return impl_->use([&] {
-    std::string found;
-    Statement row(impl_->db(), "PRAGMA integrity_check");
-    while (row.step()) {
-      if (row.text(0) != "ok") found += (found.empty() ? "" : "; ") + row.text(0);
-    }
-    return found;
+    Statement row(impl_->db(), "PRAGMA integrity_check(1)");
+    std::string found = row.step() ? row.text(0) : std::string();
+    std::replace(found.begin(), found.end(), '\n', ' ');
+    return found == "ok" ? std::string() : found;
   });
 }
 
