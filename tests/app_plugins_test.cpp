@@ -290,6 +290,14 @@ TEST_CASE("hooks: mapped by --custom-model and by profiles, in every way to refe
                  "q.yaml: custom_model: no custom model 'nobody' is registered"));
 }
 
+TEST_CASE("hooks: one model type mapped to two hooks is an error") {
+  const Scratch scratch;
+  const std::string config = scratch.config("llama");
+  CHECK(contains(refusal(config, {"--custom-model", "llama=example_decoder", "--custom-model",
+                                  "llama=bailing_moe"}),
+                 "--custom-model: 'llama' is mapped to 'example_decoder' and to 'bailing_moe'"));
+}
+
 TEST_CASE("hooks: custom_model_config is typed and located, and unread keys are reported") {
   const Scratch scratch;
   const std::string config = scratch.config("plugged");

@@ -1,9 +1,9 @@
 #include "tcast/exec/measurement_store.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <ctime>
 #include <filesystem>

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <exception>
+#include <map>
 #include <new>
 #include <string>
 #include <utility>
@@ -182,8 +183,16 @@ const Registry<StepFunction>& registered_steps() {
 const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& model) {
   const std::string model_type = model.config().model_type();
   std::string reference;
+  // The last one that matches counts, so that a type can be taken out of a pattern.
+  std::map<std::string, std::string> given;
   for (const std::string& text : model.options().custom_models) {
     const auto [pattern, hook] = split_mapping(text);
+    const auto [before, is_new] = given.emplace(pattern, hook);
+    if (!is_new && before->second != hook) {
+      throw Error(fmt::format("--custom-model: '{}' is mapped to '{}' and to '{}'",
+                              printable(pattern), printable(before->second), printable(hook)),
+                  "keep one of the two");
+    }
     if (matches_pattern(model_type, pattern)) reference = hook;
   }
   if (!reference.empty()) return &resolve_hook(reference, "--custom-model");
