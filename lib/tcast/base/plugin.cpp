@@ -38,8 +38,20 @@ struct Record {
   int interface_version = plugin_interface;
   bool declared = false;  ///< by TCAST_PLUGIN, whose line it has
   PluginState state = PluginState::loaded;
-  std::string reason{};
-  std::vector<std::string> trace{};
+  struct Problem {
+    std::string reason;
+    std::vector<std::string> trace;
+  };
+  std::unique_ptr<Problem> problem{};  ///< most have none, and there may be thousands
+
+  /// Why it is not loaded; empty: it is.
+  const std::string& reason() const {
+    static const std::string none;
+    return problem == nullptr ? none : problem->reason;
+  }
+  std::vector<std::string> trace() const {
+    return problem == nullptr ? std::vector<std::string>() : problem->trace;
+  }
 
   std::string place() const { return fmt::format("{}:{}", file, line); }
 };
@@ -108,14 +120,14 @@ std::string name_problem(std::string_view name, Origin origin, std::string_view 
 void fail(Record& record, std::string reason, std::vector<std::string> trace = {}) {
   if (record.state == PluginState::failed) return;  // the first reason is the cause
   record.state = PluginState::failed;
-  record.reason = std::move(reason);
-  record.trace = std::move(trace);
+  record.problem =
+      std::make_unique<Record::Problem>(Record::Problem{std::move(reason), std::move(trace)});
   ++host().version;
 }
 
 std::string failure_text(const Record& record) {
   return fmt::format("plugin '{}' ({}) failed: {}", printable(record.name), record.place(),
-                     record.reason);
+                     record.reason());
 }
 
 [[noreturn]] void throw_failure(const Record& record) {
@@ -229,8 +241,8 @@ void apply_selection(Host& all) {
   for (std::size_t i = 0; i < chosen.size(); ++i) {
     if (chosen[i]) continue;
     all.records[i].state = PluginState::disabled;
-    all.records[i].reason = fmt::format("not selected by {}", all.selection.source);
-    all.records[i].trace.clear();
+    all.records[i].problem = std::make_unique<Record::Problem>(
+        Record::Problem{fmt::format("not selected by {}", all.selection.source), {}});
   }
 }
 
@@ -421,8 +433,8 @@ std::vector<Plugin> plugins() {
                     record.line,
                     record.interface_version,
                     record.state,
-                    record.reason,
-                    record.trace,
+                    record.reason(),
+                    record.trace(),
                     {}});
   }
   for (const auto& [group, links] : all.groups) {
@@ -471,7 +483,7 @@ std::vector<PluginProblem> plugin_problems() {
   std::vector<PluginProblem> problems;
   for (const Record& record : all.records) {
     if (record.state != PluginState::failed) continue;
-    problems.push_back({failure_text(record), record.trace});
+    problems.push_back({failure_text(record), record.trace()});
   }
   for (const std::string& text : all.duplicates) problems.push_back({text, {}});
   return problems;
@@ -487,7 +499,7 @@ std::string missing_plugin_hint(std::string_view group, std::string_view name) {
       for (int i = 0; i < node->name_count; ++i) {
         if (!matches_pattern(name, node->names[i].text)) continue;
         return fmt::format("the plugin '{}' ({}:{}) registers it, but is {}", record.name,
-                           node->file, node->line, record.reason);
+                           node->file, node->line, record.reason());
       }
     }
   }
@@ -496,7 +508,7 @@ std::string missing_plugin_hint(std::string_view group, std::string_view name) {
     if (record.state == PluginState::loaded || !announces(*setup.node, group)) continue;
     return fmt::format("the plugin '{}' might register it, but {}: {}", record.name,
                        record.state == PluginState::failed ? "failed" : "is disabled",
-                       record.reason);
+                       record.reason());
   }
   return {};
 }
@@ -541,7 +553,7 @@ std::vector<LiveRegistration> live_registrations(std::string_view group,
       }
       if (!node->is_usable(node->value)) continue;
       live.push_back({node->value, node->origin, node->names, node->name_count, node->file,
-                      node->line, record.name, record.reason});
+                      node->line, record.name, record.reason()});
     }
   }
   for (const SetupRegistration& made : all.registrations) {
@@ -553,7 +565,7 @@ std::vector<LiveRegistration> live_registrations(std::string_view group,
     }
     live.push_back({made.value.get(), record.origin, made.registered.data(),
                     static_cast<int>(made.registered.size()), made.file.c_str(), made.line,
-                    record.name, record.reason});
+                    record.name, record.reason()});
   }
   return live;
 }
