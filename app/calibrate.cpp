@@ -1,7 +1,5 @@
-#include <filesystem>
 #include <ostream>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -64,7 +62,7 @@ class CalibrateCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    check_target();
+    require_writable(file_);
     HostCalibrationOptions options;
     options.name = name_;
     options.threads = static_cast<int>(threads_);
@@ -85,21 +83,6 @@ class CalibrateCommand final : public Command {
   }
 
  private:
-  /// What would only fail after all the timing.
-  void check_target() const {
-    namespace fs = std::filesystem;
-    std::error_code error;
-    if (fs::is_directory(file_, error)) {
-      throw Error(fmt::format("-o: '{}' is a directory", printable(file_)),
-                  "name a file, as host.yaml");
-    }
-    const fs::path folder = fs::path(file_).parent_path();
-    if (!folder.empty() && !fs::is_directory(folder, error)) {
-      throw Error(fmt::format("-o: there is no directory '{}'", printable(folder.string())),
-                  "make it first");
-    }
-  }
-
   static void warn(const std::vector<TimedPoint>& timed, const TimingConditions& conditions,
                    std::ostream& err) {
     ReportTiming timing;

@@ -1,5 +1,6 @@
 #include "app/output.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <ostream>
@@ -68,17 +69,39 @@ std::string follow_links(const std::string& path) {
   return target;
 }
 
+/// Where a path leads, and what is there now.
+struct Target {
+  std::string path;
+  struct stat old {};
+  bool exists = false;
+};
+
+/// Throws Error for what cannot be replaced nor made.
+Target find_target(const std::string& path) {
+  Target target;
+  target.path = follow_links(path);
+  target.exists = stat(target.path.c_str(), &target.old) == 0;
+  if (!target.exists && errno != ENOENT) fail(path, errno);
+  if (target.exists && S_ISDIR(target.old.st_mode)) fail(path, EISDIR);
+  if (target.exists && access(target.path.c_str(), W_OK) != 0) fail(path, errno);
+  if (target.exists && !S_ISREG(target.old.st_mode)) return target;
+  const std::size_t slash = target.path.rfind('/');
+  const std::string folder =
+      slash == std::string::npos ? "." : target.path.substr(0, std::max<std::size_t>(1, slash));
+  if (access(folder.c_str(), W_OK | X_OK) != 0) fail(path, errno);
+  return target;
+}
+
 }  // namespace
 
+void require_writable(const std::string& path) {
+  if (!path.empty()) find_target(path);
+}
+
 void write_atomically(const std::string& path, std::string_view text) {
-  const std::string target = follow_links(path);
-  struct stat old {};
+  const auto [target, old, exists] = find_target(path);
   mode_t mode = 0666;
-  const bool exists = stat(target.c_str(), &old) == 0;
-  if (!exists && errno != ENOENT) fail(path, errno);
   if (exists) {
-    if (S_ISDIR(old.st_mode)) fail(path, EISDIR);
-    if (access(target.c_str(), W_OK) != 0) fail(path, errno);
     if (!S_ISREG(old.st_mode)) {
       File file(target, 0, 0);
       if (!file.is_open()) fail(path, errno);

@@ -72,6 +72,7 @@ class ProfileOpsCommand final : public Command {
   }
 
   int run(Streams streams) override {
+    require_writable(output_.file);
     TransformerModel model = load_model(config_, model_);
     transform(model);
     SimulationRequest request;

@@ -139,6 +139,7 @@ class RunCommand final : public Command {
   }
 
   int run(Streams streams) override {
+    for (const std::string& file : {output_.file, logits_file_}) require_writable(file);
     set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
     TransformerModel model = load_model(config_, model_);
     const std::string pipeline = describe_pipeline(model);

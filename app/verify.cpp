@@ -82,6 +82,7 @@ class VerifyCommand final : public Command {
   }
 
   int run(Streams streams) override {
+    require_writable(output_.file);
     set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
     if (!model_.options.dtype) model_.options.dtype = DType::f32;
     // Several blocks for each request, so that the way they are found matters.

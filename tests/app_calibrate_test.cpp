@@ -116,8 +116,8 @@ TEST_CASE("calibrate refuses what would fail after minutes, at once") {
   };
   const std::string missing = folder.file("no/such/host.yaml");
   const std::vector<Row> rows = {
-      {{"-o", folder.file("")}, 1, "-o: '" + folder.file("") + "' is a directory"},
-      {{"-o", missing}, 1, "-o: there is no directory '" + folder.file("no/such") + "'"},
+      {{"-o", folder.file("")}, 1, "cannot write '" + folder.file("") + "': Is a directory"},
+      {{"-o", missing}, 1, "cannot write '" + missing + "': No such file or directory"},
       {{"--name", " - "}, 2, "--name: expected a name, got ' - '"},
       {{"--name", "a\x1b[31m"}, 2, "--name: expected a name, got 'a\\x1b[31m'"},
       {{"--threads", "0"}, 2, "--threads: expected a whole number >= 1, got 0"},

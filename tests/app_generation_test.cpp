@@ -70,6 +70,11 @@ TEST_CASE("the memory that executing takes is known before") {
       Generation generation(model, 2, length + 2, {.arithmetic = one.arithmetic});
       const ExecutorMemory need = generation.memory_needed(length, std::int64_t{1} << 40);
       CHECK(generation.executor().memory().weight_bytes == 0);
+      // What takes too much by its activations alone is not looked at further.
+      const ExecutorMemory least = generation.memory_needed(length, 1);
+      CHECK(least.activation_bytes > 1);
+      CHECK(least.activation_bytes <= need.activation_bytes);
+      CHECK(least.weight_bytes + least.cache_bytes == 0);
       generation.step(prompt);
       for (std::size_t i = 0; i < 2; ++i) generation.step({{decode[0][i]}, {decode[1][i]}});
       const ExecutorMemory held = generation.executor().memory();

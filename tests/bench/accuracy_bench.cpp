@@ -14,7 +14,6 @@
 #include <fstream>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +23,6 @@
 #include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
-#include "tcast/device/device_profile.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/threads.h"
 #include "tcast/transform/pipeline.h"

@@ -56,24 +56,21 @@ struct File {
   static constexpr Numbered pattern{"bench_####_*", Number};
   static constexpr tcast::RegisteredName names[] = {type.text, pattern.text};
 
-  tcast::RegistrationNode tree{"architecture",
-                               names,
-                               2,
-                               &architecture,
-                               &typeid(architecture),
-                               &tcast::is_usable_value<tcast::ArchitectureFunction>,
-                               tcast::Origin::custom,
-                               file.text,
-                               3};
-  tcast::RegistrationNode transformation{"custom_model",
-                                         names,
-                                         2,
-                                         &hook,
-                                         &typeid(hook),
-                                         &tcast::is_usable_value<tcast::CustomModelHook>,
-                                         tcast::Origin::custom,
-                                         file.text,
-                                         9};
+  tcast::RegistrationNode tree = node("architecture", architecture, 3);
+  tcast::RegistrationNode transformation = node("custom_model", hook, 9);
+
+  template <class Value>
+  static tcast::RegistrationNode node(const char* group, const Value& value, int line) {
+    return {group,
+            names,
+            2,
+            &value,
+            &typeid(value),
+            &tcast::is_usable_value<Value>,
+            tcast::Origin::custom,
+            file.text,
+            line};
+  }
 };
 
 template <int... Number>

@@ -16,7 +16,7 @@ namespace tcast {
 /// Which operators are worth timing on a device.
 struct CalibrationRange {
   bool bf16 = true;       ///< the device has bf16 arithmetic; else f32 and int8 only
-  bool thorough = false;  ///< about three times as many
+  bool thorough = false;  ///< about twice as many
 };
 
 /// Operators to time: products of few to many rows in every dtype, attention of prompts and of

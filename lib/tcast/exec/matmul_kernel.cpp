@@ -782,6 +782,7 @@ class GroupedKernel final : public Kernel {
   std::int64_t held_bytes() override {
     std::string reason;
     const std::int64_t m = round_up(std::max<std::int64_t>(1, op_.rows), padding);
+    // What no kernel can be made for is refused for its size by whoever asks.
     const Kernel* const largest = kernel_for(m, reason);
     return working_bytes(largest == nullptr ? 0 : largest->scratch_bytes(), m, m);
   }
