@@ -8,17 +8,17 @@
 
 namespace tcast {
 
-enum class Comparison { less, less_equal, greater, greater_equal, equal, not_equal };
+enum class Relation { less, less_equal, greater, greater_equal, equal, not_equal };
 
 /// A claim about a report: "tpot_s<0.02".
 struct Assertion {
   std::string field;  ///< as given: "tpot_s" or "latency.tpot_s"
-  Comparison comparison = Comparison::less;
+  Relation relation = Relation::less;
   double value = 0;
   std::string text;  ///< the whole claim as given, for messages
 };
 
-/// Reads `<field> <comparison> <number>`: comparison is one of < <= > >= == !=, the number plain
+/// Reads `<field> <relation> <number>`: relation is one of < <= > >= == !=, the number plain
 /// (no unit) or true or false (1 or 0). Throws Error with the column for anything else.
 TCAST_API Assertion parse_assertion(std::string_view text);
 
