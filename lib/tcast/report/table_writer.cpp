@@ -571,9 +571,11 @@ std::string write_table(const Report& report, const TableOptions& options) {
   // The modules of one operator are in its row already.
   std::erase_if(phases, [](const PhaseOps& phase) { return phase.ops.size() < 2; });
   if (!phases.empty()) result += "\n" + ModuleTable(phases).text(module_times(phases));
-  result += write_list("assumptions", report.assumptions);
-  result += write_list("warnings", report.warnings);
-  return result;
+  return result + write_notes(report);
+}
+
+std::string write_notes(const Report& report) {
+  return write_list("assumptions", report.assumptions) + write_list("warnings", report.warnings);
 }
 
 }  // namespace tcast
