@@ -66,7 +66,12 @@ int run_command(const CommandInfo& info, const std::vector<std::string>& argumen
     line.print_help(streams.out);
     return 0;
   }
-  return command->run(streams);
+  const int status = command->run(streams);
+  if (status != 0 || !plugins.strict() || command->warnings() == 0) return status;
+  streams.out.flush();
+  throw Error(fmt::format("--strict: {} warning{}", command->warnings(),
+                          command->warnings() == 1 ? "" : "s"),
+              "they stand in the result; leave out --strict to take it as it is");
 }
 
 int run_line(std::vector<std::string> arguments, Streams streams) {

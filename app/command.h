@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <iosfwd>
 #include <memory>
 #include <string_view>
@@ -24,6 +25,15 @@ class Command {
 
   /// Runs the command after its line was parsed. Returns the exit status. Throws Error.
   virtual int run(Streams streams) = 0;
+
+  /// Warnings that the results carry: with --strict, they make the run a failed one.
+  std::size_t warnings() const { return warnings_; }
+
+ protected:
+  void note_warnings(std::size_t count) { warnings_ += count; }
+
+ private:
+  std::size_t warnings_ = 0;
 };
 
 /// A command as the program lists it.

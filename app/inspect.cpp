@@ -43,14 +43,12 @@ std::vector<std::string> remarks(const TransformerModel& model) {
   std::vector<std::string> list;
   for (const std::string& assumption : model.assumptions())
     list.push_back("assumed: " + assumption);
-  for (const StepReport& report : model.reports()) {
-    for (const std::string& warning : report.warnings) {
-      list.push_back(fmt::format("warning: {}: {}", report.step, warning));
-    }
+  if (model.reports().empty() && model.config().has("quantization_config")) {
+    list.emplace_back(
+        "note: the model is shown before its quantization (quantization_config); --transformed "
+        "shows it after that");
   }
-  model.config().has("max_position_embeddings");  // simulate compares lengths with it
-  const std::vector<std::string> unread = model.config().unread_keys();
-  if (!unread.empty()) list.push_back("not read: " + printable(join(unread, ", "), 2000));
+  for (const std::string& warning : model.warnings()) list.push_back("warning: " + warning);
   return list;
 }
 
@@ -141,10 +139,14 @@ class InspectCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    if (steps_) return inspect_steps(config_, model_, workload_, device_, output_, streams);
+    if (steps_) {
+      note_warnings(inspect_steps(config_, model_, workload_, device_, output_, streams));
+      return 0;
+    }
     TransformerModel model = load_model(config_, model_);
     if (output_.format == OutputFormat::json) {
       write_result(output_.file, json_of(model), streams.out);
+      note_warnings(model.warnings().size());
       for (const std::string& remark : remarks(model)) {
         streams.err << "tcast: " << remark << '\n';
       }
@@ -158,6 +160,7 @@ class InspectCommand final : public Command {
     }
     text += "\n" + text_of(diff_ ? diff_lines(before, tree(model)) : tree(model));
     const std::vector<std::string> notes = remarks(model);
+    note_warnings(model.warnings().size());
     if (!notes.empty()) text += "\n" + text_of(notes);
     write_result(output_.file, text, streams.out);
     return 0;

@@ -39,8 +39,12 @@ class PricingObserver final : public StepObserver {
     PhaseForecast prefill;
     PhaseForecast decode;
     forecaster.price({Phase::prefill, asked.batch, asked.input_length, 0}, prefill);
-    const std::int64_t context = asked.input_length + asked.output_length / 2;
-    forecaster.price({Phase::decode, asked.batch, 1, context}, decode);
+    std::int64_t longest = asked.input_length;
+    if (model.generates()) {
+      longest = checked_add(longest, asked.output_length);
+      const std::int64_t context = asked.input_length + asked.output_length / 2;
+      forecaster.price({Phase::decode, asked.batch, 1, context}, decode);
+    }
     StepFigures& figures = step.figures.emplace();
     figures.regions = prefill.graph.region_count;
     const std::vector<std::int64_t> calls = prefill.graph.calls_per_region();
@@ -58,8 +62,8 @@ class PricingObserver final : public StepObserver {
     sum(prefill, figures.prefill_flops, figures.prefill_bytes);
     sum(decode, figures.decode_flops, figures.decode_bytes);
     figures.weights_bytes = source.weight_bytes();
-    figures.kv_cache_bytes =
-        cache_bytes(decode.graph, asked.batch, asked.input_length + asked.output_length);
+    const Graph& last = model.generates() ? decode.graph : prefill.graph;
+    figures.kv_cache_bytes = cache_bytes(last, asked.batch, longest);
     figures.activation_peak_bytes = std::max(prefill.activation.bytes, decode.activation.bytes);
     figures.prefill_s = prefill.total_s;
     figures.decode_step_s = decode.total_s;
@@ -75,18 +79,19 @@ class PricingObserver final : public StepObserver {
 
 }  // namespace
 
-int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
-                  const WorkloadInputs& workload, const std::string& device_name,
-                  const OutputInputs& output, Streams streams) {
+std::size_t inspect_steps(const std::string& config_path, const ModelInputs& inputs,
+                          const WorkloadInputs& workload, const std::string& device_name,
+                          const OutputInputs& output, Streams streams) {
   TransformerModel model = load_model(config_path, inputs);
   const DeviceProfile device = load_device(device_name);
   Report report;
   report.config_file = config_path;
   report.device = device.name;
   SimulationRequest request;
-  request.batch_size = workload.batch_size;
-  request.input_length = workload.input_length;
-  request.output_length = workload.output_length;
+  const WorkloadInputs asked = workload_for(model, workload);
+  request.batch_size = asked.batch_size;
+  request.input_length = asked.input_length;
+  request.output_length = asked.output_length;
   PricingObserver observer(report, request, device);
   observer.add(model, {});
   model.set_observer(&observer);
@@ -94,12 +99,12 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   model.set_observer(nullptr);
   TargetInputs target;
   target.device = device_name;
-  add_inputs(report, model, inputs, workload, target);
+  add_inputs(report, model, inputs, asked, target);
   add_model(report, model);
   const bool json = output.format == OutputFormat::json;
   write_result(output.file, json ? write_steps_json(report) : write_steps_table(report),
                streams.out);
-  return 0;
+  return report.warnings.size();
 }
 
 }  // namespace tcast

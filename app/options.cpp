@@ -68,22 +68,6 @@ Reader refuse_above_one(std::string what) {
   };
 }
 
-/// The config of the text model alone.
-HfConfig text_part(const HfConfig& config, std::vector<std::string>& assumptions) {
-  std::optional<HfConfig> text = config.nested("text_config");
-  if (!text) {
-    throw Error(
-        fmt::format("{}: --text-only was given, but there is no text_config", config.file()),
-        "leave out --text-only");
-  }
-  assumptions.push_back(
-      fmt::format("only the text model (text_config) of '{}' is built (--text-only)",
-                  printable(config.model_type())));
-  // What is said of the whole model is said of its parts, unless they say it themselves.
-  return text->with_defaults_of(config,
-                                {"torch_dtype", "quantization_config", "tie_word_embeddings"});
-}
-
 }  // namespace
 
 std::string_view name_of(OutputFormat format) {
@@ -153,6 +137,7 @@ void add_request_options(CommandLine& line, WorkloadInputs& inputs) {
                   "prompt tokens of each request; default 512");
   line.add_option("--output-length", "TOKENS", to_size(inputs.output_length),
                   "generated tokens of each request; default 128");
+  line.add_check([&line, &inputs] { inputs.output_given = line.given("--output-length"); });
 }
 
 void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
@@ -270,6 +255,23 @@ void add_report_options(CommandLine& line, OutputInputs& inputs) {
                     "exit with 3 unless this holds, as 'tpot_s<0.02'; may be repeated");
 }
 
+WorkloadInputs workload_for(const TransformerModel& model, const WorkloadInputs& inputs) {
+  if (model.generates()) return inputs;
+  const std::string what =
+      fmt::format("{}: a model of this class predicts no tokens", model.config().file());
+  const char* const hint =
+      "it takes --batch-size and --input-length; with a head for tokens its architectures would "
+      "name another class";
+  if (inputs.output_given) throw Error(what + ", so that there is no --output-length", hint);
+  WorkloadInputs asked = inputs;
+  if (!asked.single_phase) {
+    asked.single_phase = Workload{Phase::prefill, inputs.batch_size, inputs.input_length, 0};
+  } else if (asked.single_phase->phase == Phase::decode) {
+    throw Error(what + ", so that there is no --phase decode", hint);
+  }
+  return asked;
+}
+
 TransformerModel load_model(const std::string& config_path, const ModelInputs& inputs) {
   return load_model(HfConfig::load(config_path), inputs);
 }
@@ -277,24 +279,29 @@ TransformerModel load_model(const std::string& config_path, const ModelInputs& i
 TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
   ModelOptions options = inputs.options;
   std::vector<std::string> assumptions;
-  if (inputs.text_only) config = text_part(config, assumptions);
+  if (inputs.text_only) {
+    const std::string whole = config.model_type();
+    config = config.text_part();
+    assumptions.push_back(
+        fmt::format("only the text model of '{}' is built (--text-only)", printable(whole)));
+  }
   if (!inputs.sizes.empty()) config = config.with_sizes(inputs.sizes);
   const std::string model_type = config.model_type();
-  if (!inputs.assume_base.empty() && architectures().find(model_type) != nullptr) {
-    assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",
-                                      inputs.assume_base, model_type));
-  }
   const bool unknown = architectures().find(model_type) == nullptr;
-  std::string build_as = unknown ? inputs.assume_base : std::string();
-  if (unknown && build_as.empty()) build_as = recognise(config);
-  ModelProfile profile = load_profile(model_type, inputs.profiles, build_as);
+  if (!inputs.assume_base.empty() && !unknown) {
+    assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",
+                                      inputs.assume_base, printable(model_type)));
+  }
+  std::string built_as = unknown ? inputs.assume_base : std::string();
+  if (unknown && built_as.empty()) built_as = recognise(config);
+  ModelProfile profile = load_profile(model_type, inputs.profiles, built_as);
   if (profile.base && !inputs.assume_base.empty()) {
     assumptions.push_back(fmt::format("--assume-base {} is not used: the profile's base is '{}'",
                                       inputs.assume_base, *profile.base));
   }
   TransformerModel model =
       build_model(std::move(config), std::move(profile), std::move(options), inputs.assume_base);
-  model.assumptions().insert(model.assumptions().begin(), assumptions.begin(), assumptions.end());
+  for (std::string& assumption : assumptions) model.add_assumption(std::move(assumption));
   bind_custom_model(model);
   return model;
 }

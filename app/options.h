@@ -31,6 +31,7 @@ struct WorkloadInputs {
   std::int64_t batch_size = 1;      ///< requests of the whole deployment
   std::int64_t input_length = 512;  ///< tokens of each
   std::int64_t output_length = 128;
+  bool output_given = false;             ///< --output-length was
   std::optional<Workload> single_phase;  ///< --phase; then the fields above do not count
 };
 
@@ -89,6 +90,10 @@ void add_report_options(CommandLine& line, OutputInputs& inputs);
 
 /// "json", ...: as the command line spells it.
 std::string_view name_of(OutputFormat format);
+
+/// What is asked of this model: of one that predicts no tokens, one pass over the inputs. Throws
+/// Error for what such a model does not do: an output length, a decode pass.
+WorkloadInputs workload_for(const TransformerModel& model, const WorkloadInputs& inputs);
 
 /// Reads a config and builds the untransformed model. What had to be assumed is in its assumptions.
 /// Throws Error.

@@ -75,6 +75,7 @@ class ProfileOpsCommand final : public Command {
     require_writable(output_.file);
     TransformerModel model = load_model(config_, model_);
     transform(model);
+    workload_ = workload_for(model, workload_);
     SimulationRequest request;
     request.batch_size = workload_.batch_size;
     request.input_length = workload_.input_length;
@@ -88,7 +89,9 @@ class ProfileOpsCommand final : public Command {
     timing.err = &streams.err;
     simulation.run_on_host(timing, false);
     Report report;
+    report.warnings = model.warnings();
     simulation.fill(report);
+    note_warnings(report.warnings.size());
     for (const std::string& warning : report.warnings) {
       fmt::print(streams.err, "tcast: warning: {}\n", warning);
     }

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/text.h"
+#include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/json_text.h"
@@ -30,6 +31,13 @@ void add_flag(Report& report, const char* name, bool value) {
 
 }  // namespace
 
+std::string warning_lines(const std::vector<std::string>& warnings) {
+  std::string text;
+  for (const std::string& warning : warnings)
+    text += wrap("  warning   ", printable(warning, 2000));
+  return text;
+}
+
 void add_model(Report& report, const TransformerModel& model) {
   report.model_type = model.config().model_type();
   const ParameterCounts counts = model.count_parameters();
@@ -38,17 +46,9 @@ void add_model(Report& report, const TransformerModel& model) {
   report.pipeline = describe_pipeline(model);
   report.memory.max_position_embeddings =
       model.config().find<std::int64_t>("max_position_embeddings");
+  if (const std::int64_t limit = model.context_limit()) report.memory.context_limit = limit;
   report.assumptions = model.assumptions();
-  const std::vector<std::string> unread = model.config().unread_keys();
-  if (!unread.empty()) {
-    report.assumptions.push_back("config keys that nothing read: " +
-                                 printable(join(unread, ", "), 2000));
-  }
-  for (const StepReport& step : model.reports()) {
-    for (const std::string& warning : step.warnings) {
-      report.warnings.push_back(step.step + ": " + warning);
-    }
-  }
+  report.warnings = model.warnings();
 }
 
 void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,

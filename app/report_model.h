@@ -1,11 +1,17 @@
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
 
 #include "app/options.h"
 
 namespace tcast {
+
+/// Warnings as lines of a text result: "  warning   ...", wrapped; empty when there are none.
+std::string warning_lines(const std::vector<std::string>& warnings);
 
 /// Puts into a report what it says of a transformed model whatever is asked about it: type,
 /// parameters (as deployed: with MTP layers if they were asked for), pipeline, what had to be

@@ -28,6 +28,7 @@
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/speculation.h"
 #include "app/token_ids.h"
 
@@ -90,6 +91,7 @@ class RunCommand final : public Command {
                     "prompt tokens of each request; default 128");
     line.add_option("--output-length", "TOKENS", to_size(workload_.output_length),
                     "tokens to generate, greedily; default 16");
+    line.add_check([&line, this] { workload_.output_given = line.given("--output-length"); });
     line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
                     "the prompts instead: a line of token ids for each request");
     line.add_option("--seed", "N", to_size(seed_, 0), "of the random prompts; default 0");
@@ -144,6 +146,9 @@ class RunCommand final : public Command {
     TransformerModel model = load_model(config_, model_);
     const std::string pipeline = describe_pipeline(model);
     transform(model);
+    workload_ = workload_for(model, workload_);
+    // What does not generate makes one pass over the prompts.
+    if (!model.generates()) workload_.output_length = 1;
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     TokenIds prompts;
     if (!token_ids_file_.empty()) {
@@ -158,10 +163,10 @@ class RunCommand final : public Command {
     if (!runner_.empty()) execution.context.maker = find_executor(runner_);
     if (compare_) execution.on_route = choose_evenly;
     // The last pass may check more tokens than are still wanted.
-    Generation generation(
-        model, requests,
-        checked_add(checked_add(input_length, output_length), model.options().num_mtp_tokens),
-        std::move(execution));
+    const std::int64_t longest =
+        checked_add(checked_add(input_length, output_length), model.options().num_mtp_tokens);
+    Generation generation(model, requests, model.generates() ? longest : input_length,
+                          std::move(execution));
     // Before anything of that size is made.
     generation.require_memory(input_length);
     if (prompts.empty()) prompts = random_token_ids(requests, input_length, vocabulary, seed_);
@@ -177,7 +182,8 @@ class RunCommand final : public Command {
         streams.out << Comparison::predicted_text(*prediction) << '\n' << std::flush;
       }
     }
-    const RunResult result = generate(generation, prompts, output_length);
+    RunResult result = generate(generation, prompts, output_length);
+    if (!model.generates()) result.tokens.assign(prompts.size(), {});
     std::optional<Comparison> comparison;
     if (prediction) {
       comparison.emplace(std::move(*prediction), result.prefill_s, result.decode_s, result.ops);
@@ -194,6 +200,7 @@ class RunCommand final : public Command {
       if (comparison) text += "\n" + comparison->text();
     }
     write_result(output_.file, text, streams.out);
+    note_warnings(model.warnings().size());
     return 0;
   }
 
@@ -278,6 +285,7 @@ class RunCommand final : public Command {
     for (const std::string& note : generation.executor().notes()) {
       text += fmt::format("  this host: {}\n", note);
     }
+    text += warning_lines(model.warnings());
     const double prompt_tokens = requests * static_cast<double>(input_length);
     text += fmt::format("\nprefill       {:>10}  {} request(s) of {} tokens, {:.0f} tokens/s\n",
                         format_seconds(result.prefill_s), result.tokens.size(), input_length,
@@ -323,6 +331,7 @@ class RunCommand final : public Command {
       }
       text += table.text() + "\n";
     }
+    if (!model.generates()) return text;
     text += "generated tokens";
     for (const auto& tokens : result.tokens) text += fmt::format("\n  {}", fmt::join(tokens, " "));
     return text + "\n";
@@ -368,7 +377,8 @@ class RunCommand final : public Command {
                              {"kernel", op.implementation}});
     }
     if (comparison) json["comparison"] = comparison->json();
-    json["tokens"] = result.tokens;
+    if (model.generates()) json["tokens"] = result.tokens;
+    json["warnings"] = model.warnings();
     json["notes"] = generation.executor().notes();
     return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   }

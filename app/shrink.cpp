@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include <fmt/format.h>
@@ -58,6 +59,7 @@ struct Facts {
   std::int64_t window = 0;
   std::int64_t chunk = 0;
   std::int64_t experts = 0;
+  std::string experts_key;  ///< under which the config has their number
   std::int64_t top_k = 0;
   std::int64_t groups = 1;
   std::int64_t topk_groups = 1;
@@ -66,6 +68,7 @@ struct Facts {
 Facts facts_of(const TransformerModel& model) {
   Facts facts;
   const MoeFieldNames& moe = model.profile().moe_field_names;
+  facts.experts_key = model.profile().moe_num_experts_key.back();
   walk(model.root(), [&](const Module& module, const ModulePath&) {
     const auto note = [&module](std::int64_t& fact, std::string_view attribute) {
       fact = std::max(fact, module.int_attribute(attribute).value_or(0));
@@ -193,9 +196,9 @@ std::vector<std::string> changes_of(const HfConfig& config, const Facts& facts,
   for (const auto& [key, size] : after.sizes) {
     std::int64_t old = size_in(config, key).value_or(0);
     if (key == "num_key_value_heads" && facts.kv_heads > 0) old = facts.kv_heads;
-    if (key == "num_experts") old = facts.experts;
+    if (key == facts.experts_key) old = facts.experts;
     if (size == old) continue;
-    if (key == "num_experts") {
+    if (key == facts.experts_key) {
       changes.push_back(fmt::format("{} of {} experts", size, old));
     } else {
       changes.push_back(fmt::format("{} {} -> {}", key, old, size));
@@ -217,6 +220,7 @@ Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkReq
 
   Shrunk result;
   result.inputs = inputs;
+  result.warnings = whole.warnings();
   const auto finish = [&] {
     // Requests that end inside the first window or chunk would not show it.
     const std::int64_t tokens = request.input_length + request.decode_tokens;
@@ -255,8 +259,9 @@ Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkReq
         const std::int64_t in_groups =
             ceil_div(facts.top_k, std::max<std::int64_t>(1, facts.topk_groups)) * facts.groups;
         const std::int64_t least = std::max({2 * facts.top_k, 2 * facts.groups, in_groups});
-        result.inputs.sizes.emplace_back("num_experts", part_of(facts.experts, facts.experts,
-                                                                std::lcm(facts.groups, ep), least));
+        result.inputs.sizes.emplace_back(
+            facts.experts_key,
+            part_of(facts.experts, facts.experts, std::lcm(facts.groups, ep), least));
       }
     }
     if (divisor >= 2) {

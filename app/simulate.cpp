@@ -146,7 +146,9 @@ class SimulateCommand final : public Command {
     report.config_file = file;
     add_model(report, model);
 
-    Simulation simulation(model, request());
+    const WorkloadInputs workload = workload_for(model, workload_);
+    const SimulationRequest asked = request(workload);
+    Simulation simulation(model, asked);
     if (device) {
       report.device = device->name;
       simulation.run(*device, target_.ideal, target_.runner);
@@ -160,16 +162,16 @@ class SimulateCommand final : public Command {
       report.device = simulation.device().description;
     }
     simulation.fill(report);
-    const LeastDevices least =
-        least_devices(model, model_.assume_base, request(), simulation.device());
+    const LeastDevices least = least_devices(model, model_.assume_base, asked, simulation.device());
     report.memory.min_devices = least.devices;
     report.memory.min_devices_tp = least.tp;
     report.memory.min_devices_ep = least.ep;
     TargetInputs target = target_;
     if (!device) target.threads = simulation.threads();
-    add_inputs(report, model, model_, workload_, target);
+    add_inputs(report, model, model_, workload, target);
     for (const StepReport& step : model.reports()) report.steps.push_back(to_report_step(step));
-    check_length(report);
+    check_length(report, workload);
+    note_warnings(report.warnings.size());
 
     if (!output_.trace_file.empty()) {
       write_atomically(output_.trace_file, write_trace(simulation.trace_events()));
@@ -199,27 +201,28 @@ class SimulateCommand final : public Command {
     throw InternalError("an output format without a writer");
   }
 
-  SimulationRequest request() const {
+  SimulationRequest request(const WorkloadInputs& workload) const {
     SimulationRequest asked;
-    asked.batch_size = workload_.batch_size;
-    asked.input_length = workload_.input_length;
-    asked.output_length = workload_.output_length;
+    asked.batch_size = workload.batch_size;
+    asked.input_length = workload.input_length;
+    asked.output_length = workload.output_length;
     asked.reserved_bytes = target_.reserved_memory_bytes;
-    asked.phase = workload_.single_phase;
+    asked.phase = workload.single_phase;
     return asked;
   }
 
   /// A context longer than the model was trained for.
-  void check_length(Report& report) const {
-    const std::optional<std::int64_t> positions = report.memory.max_position_embeddings;
-    const std::int64_t longest = workload_.single_phase
-                                     ? workload_.single_phase->sequence_length()
-                                     : workload_.input_length + workload_.output_length;
-    if (!positions || longest <= *positions) return;
-    report.warnings.push_back(
-        fmt::format("{} tokens of context are more than the {} that the config is made for "
-                    "(max_position_embeddings)",
-                    longest, *positions));
+  static void check_length(Report& report, const WorkloadInputs& workload) {
+    const std::optional<std::int64_t> limit = report.memory.context_limit;
+    const std::int64_t longest = workload.single_phase
+                                     ? workload.single_phase->sequence_length()
+                                     : workload.input_length + workload.output_length;
+    if (!limit || longest <= *limit) return;
+    report.warnings.push_back(fmt::format(
+        "{} tokens of context are more than the {} that the config is made for ({})", longest,
+        *limit,
+        limit == report.memory.max_position_embeddings ? "max_position_embeddings"
+                                                       : "with its scaling of positions"));
   }
 
   std::vector<std::string> configs_;

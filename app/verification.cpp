@@ -94,11 +94,6 @@ Verification::Verification(const TransformerModel& model, VerificationRequest re
       sequences_[i].insert(sequences_[i].end(), tokens[i].begin(), tokens[i].end());
     }
   }
-  const auto* whole = dynamic_cast<const CausalLm*>(&model.root());
-  if (whole != nullptr && whole->head() == nullptr) {
-    notes_.emplace_back("the model has no head of its own: compared from the first step on");
-    return;
-  }
   reference_ = execute(model, Arithmetic::unrounded);
   routing_.take_changes();
   require_usable(reference_.logits);

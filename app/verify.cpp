@@ -20,6 +20,7 @@
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/shrink.h"
 #include "app/token_ids.h"
 #include "app/verification.h"
@@ -88,6 +89,15 @@ class VerifyCommand final : public Command {
     // Several blocks for each request, so that the way they are found matters.
     if (!line_->given("--kv-block-size")) model_.options.kv_block_size = 4;
     const HfConfig config = HfConfig::load(config_);
+    if (!load_model(config, model_).generates()) {
+      if (line_->given("--decode-steps") && decode_steps_ > 0) {
+        throw Error(fmt::format("{}: a model of this class predicts no tokens, so that there are "
+                                "no decode steps",
+                                config.file()),
+                    "leave out --decode-steps");
+      }
+      decode_steps_ = 0;
+    }
     VerificationRequest request;
     request.tolerance = tolerance_;
     // Fewer devices than ranks are refused by shard_model.
@@ -130,10 +140,11 @@ class VerifyCommand final : public Command {
     model.set_observer(nullptr);
     verification.finish(model);
 
+    note_warnings(small.warnings.size());
     write_result(output_.file,
                  output_.format == OutputFormat::json
-                     ? json_text_of(model, verification, request, small.changes)
-                     : table_of(model, verification, request, small.changes),
+                     ? json_text_of(model, verification, request, small)
+                     : table_of(model, verification, request, small),
                  streams.out);
     return verification.keeps_function() ? 0 : 3;
   }
@@ -150,8 +161,8 @@ class VerifyCommand final : public Command {
   }
 
   std::string table_of(const TransformerModel& model, const Verification& verification,
-                       const VerificationRequest& request,
-                       const std::vector<std::string>& changes) const {
+                       const VerificationRequest& request, const Shrunk& small) const {
+    const std::vector<std::string>& changes = small.changes;
     const bool precise = std::none_of(verification.steps().begin(), verification.steps().end(),
                                       [](const VerifiedStep& step) { return step.deployed; });
     std::string text = fmt::format("tcast verify: {} ({}), transformed by {}\n", config_,
@@ -173,6 +184,7 @@ class VerifyCommand final : public Command {
       text += wrap("  precision ", precision_text(request));
     }
     for (const std::string& note : verification.notes()) text += wrap("  note      ", note);
+    text += warning_lines(small.warnings);
     text += '\n';
 
     std::vector<TextColumn> columns = {
@@ -261,8 +273,7 @@ class VerifyCommand final : public Command {
   }
 
   std::string json_text_of(const TransformerModel& model, const Verification& verification,
-                           const VerificationRequest& request,
-                           const std::vector<std::string>& changes) const {
+                           const VerificationRequest& request, const Shrunk& small) const {
     ordered_json json;
     json["schema"] = 1;
     json["inputs"] = {{"config", config_},
@@ -276,7 +287,7 @@ class VerifyCommand final : public Command {
                       {"kv_block_size", model_.options.kv_block_size},
                       {"threads", current_threads()},
                       {"ranks", verification.ranks()}};
-    json["model"] = {{"model_type", model.config().model_type()}, {"made_smaller", changes}};
+    json["model"] = {{"model_type", model.config().model_type()}, {"made_smaller", small.changes}};
     json["pipeline"] = describe_pipeline(model);
     json["steps"] = ordered_json::array();
     for (const VerifiedStep& step : verification.steps()) {
@@ -297,6 +308,7 @@ class VerifyCommand final : public Command {
       json["steps"].push_back(std::move(one));
     }
     json["notes"] = verification.notes();
+    json["warnings"] = small.warnings;
     json["keeps_function"] = verification.keeps_function();
     return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   }

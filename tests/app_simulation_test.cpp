@@ -42,11 +42,14 @@ TransformerModel transformed(const std::string& file, const ModelOptions& option
 
 /// Parallelism that a shipped model can take.
 ModelOptions spread(const std::string& file) {
-  const HfConfig config = HfConfig::load(file);
+  HfConfig config = HfConfig::load(file);
+  ModelProfile profile = load_profile(config.model_type(), {});
+  const TransformerModel model = build_model(std::move(config), std::move(profile), {});
   ModelOptions options;
   options.parallel.num_devices = 8;
-  options.parallel.tp = config.get_size("num_attention_heads") % 4 == 0 ? 4 : 2;
-  options.parallel.ep = config.has("num_experts") ? 4 : 1;
+  options.parallel.tp = model.config().get_size("num_attention_heads") % 4 == 0 ? 4 : 2;
+  const ParameterCounts counts = model.count_parameters();
+  options.parallel.ep = counts.active < counts.total ? 4 : 1;
   return options;
 }
 

@@ -43,8 +43,8 @@ TEST_CASE("json: names and order of the fields") {
   CHECK(names_of(json["memory"]) ==
         Names{"weights_bytes", "kv_cache_bytes", "activation_peak_bytes", "activation_peak_at",
               "workspace_bytes", "reserved_bytes", "total_bytes", "capacity_bytes", "fits",
-              "max_batch_size", "max_context_length", "max_position_embeddings", "min_devices",
-              "min_devices_tp", "min_devices_ep"});
+              "max_batch_size", "max_context_length", "context_limit", "max_position_embeddings",
+              "min_devices", "min_devices_tp", "min_devices_ep"});
   const Names latency = {"prefill_s", "ttft_s", "decode_step_s", "tpot_s", "end_to_end_s"};
   CHECK(names_of(json["latency"]) == latency);
   CHECK(names_of(json["ideal"]) == latency);
@@ -138,6 +138,7 @@ TEST_CASE("json: the whole text") {
     "fits": false,
     "max_batch_size": null,
     "max_context_length": null,
+    "context_limit": null,
     "max_position_embeddings": null,
     "min_devices": null,
     "min_devices_tp": null,

@@ -231,7 +231,7 @@ TEST_CASE("table: limits of memory") {
   struct Row {
     std::optional<std::int64_t> batch;
     std::optional<std::int64_t> context;
-    std::optional<std::int64_t> positions;  // that the config is made for
+    std::optional<std::int64_t> limit;  // that the config is made for
     std::string lines;
   };
   const std::vector<Row> rows = {
@@ -252,12 +252,17 @@ TEST_CASE("table: limits of memory") {
        "\n  largest batch      not limited by memory\n"
        "  longest context    not limited by memory; the config is made for 4,096 "
        "(max_position_embeddings)\n\n"},
+      {1, 8001, 8000,
+       "\n  largest batch      1 with these lengths\n"
+       "  longest context    8,001 tokens with this batch; the config is made for 8,000 (with its "
+       "scaling of\n                     positions)\n\n"},
   };
   for (const Row& row : rows) {
     Report report = sample_report();
     report.memory.max_batch_size = row.batch;
     report.memory.max_context_length = row.context;
-    report.memory.max_position_embeddings = row.positions;
+    report.memory.context_limit = row.limit;
+    if (row.limit != 8000) report.memory.max_position_embeddings = row.limit;
     const std::string text = write_table(report);
     CAPTURE(text);
     CHECK(text.find(row.lines) != std::string::npos);

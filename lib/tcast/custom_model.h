@@ -15,6 +15,7 @@
 #include "tcast/base/plugin.h"
 #include "tcast/base/text.h"
 #include "tcast/config/arguments.h"
+#include "tcast/config/config_class.h"
 #include "tcast/config/exchange.h"
 #include "tcast/cost/device_cost.h"
 #include "tcast/device/device_profile.h"
@@ -79,6 +80,17 @@
   TCAST_REGISTER_FUNCTION("architecture", ::tcast::ArchitectureFunction, \
                           std::unique_ptr<::tcast::Module>,              \
                           (const ::tcast::ArchitectureContext& context), __VA_ARGS__)
+
+/// Registers the config class of the given model types: the keys that the architecture's function
+/// reads, with what absent ones mean, other names, and keys that are harmless. `config_class` is a
+/// constexpr tcast::ConfigClass of static lifetime. Without one, keys are known when they are read:
+///
+///     TCAST_REGISTER_CONFIG_CLASS(my_config_class, "my_model");
+#define TCAST_REGISTER_CONFIG_CLASS(config_class, ...)             \
+  namespace {                                                      \
+  TCAST_REGISTER_VALUE("config_class", config_class, __VA_ARGS__); \
+  }                                                                \
+  static_assert(true)
 
 /// Registers when a config whose model_type nobody knows is one of the given, registered type:
 ///

@@ -115,18 +115,31 @@ Value DecoderModel::forward(Trace& trace, Value ids) const {
   return call(trace, names_.norm, call(trace, names_.layers, hidden));
 }
 
-CausalLm::CausalLm(std::string class_name, std::string decoder_name, double softcap)
-    : ModuleOf(std::move(class_name)), decoder_name_(std::move(decoder_name)), softcap_(softcap) {
+RewardHead::RewardHead(std::int64_t hidden_size, std::int64_t labels, DType dtype)
+    : ModuleOf("Sequential") {
+  add_child("0", std::make_unique<Linear>(hidden_size, hidden_size, true, dtype));
+  add_child("2", std::make_unique<Linear>(hidden_size, labels, true, dtype));
+}
+
+Value RewardHead::forward(Trace& trace, Value hidden) const {
+  return call(trace, "2", trace.unary(ElementwiseKind::relu, call(trace, "0", hidden)));
+}
+
+CausalLm::CausalLm(ModelHead head, std::string decoder_name, double softcap)
+    : ModuleOf(head.class_name),
+      head_(std::move(head)),
+      decoder_name_(std::move(decoder_name)),
+      softcap_(softcap) {
   if (softcap_ > 0) set_attribute("final_logit_softcapping", softcap_);
 }
 
 Value CausalLm::forward(Trace& trace, Value ids) const {
-  const Value hidden = call(trace, decoder_name_, ids);
-  return head() == nullptr ? hidden : logits(trace, hidden);
+  return logits(trace, call(trace, decoder_name_, ids));
 }
 
 Value CausalLm::logits(Trace& trace, Value hidden) const {
-  return softcapped(trace, (*head())(trace, hidden), softcap_);
+  if (head_.kind == HeadKind::none) return hidden;
+  return softcapped(trace, call(trace, head_.name, hidden), softcap_);
 }
 
 // --- wrapper -------------------------------------------------------------------------------------
@@ -142,7 +155,9 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
   const DecoderModel& decoder = lm.decoder();
   // The last row of each request; all rows when every token's logits are wanted.
   auto select = [&](Value rows) {
-    if (work.phase == Phase::decode || work.query_length == 1) return rows;
+    const bool all = lm.head_kind() == HeadKind::none || lm.head_kind() == HeadKind::token ||
+                     (lm.head_kind() == HeadKind::causal && work.phase == Phase::decode);
+    if (all || work.query_length == 1) return rows;
     const Value indices = trace.input("last rows", {work.batch}, DType::i64);
     return trace.gather(rows, indices, work.batch, trace.shape(rows)[1]);
   };

@@ -99,33 +99,56 @@ class TCAST_API DecoderModel : public ModuleOf<DecoderModel> {
   DecoderNames names_;
 };
 
-/// A decoder with its head as published: logits for every row. A checkpoint without a head class
-/// has only the decoder. A `softcap` c > 0 turns logits into c * tanh(logits / c).
+/// What stands on a decoder: logits over the vocabulary; nothing (embeddings are its hidden
+/// states); scores of labels for each request, or for each token; a score through one more layer.
+enum class HeadKind : std::uint8_t { causal, none, sequence, token, reward };
+
+/// The class of a whole model and its head.
+struct ModelHead {
+  HeadKind kind = HeadKind::causal;
+  std::string class_name = "CausalLm";  ///< HF class of the model
+  std::string name = "lm_head";         ///< of the head among the model's children; empty: none
+  std::int64_t labels = 0;
+
+  bool operator==(const ModelHead&) const = default;
+};
+
+/// Linear, ReLU, Linear: what Qwen2.5's published reward models have as their head, with a bias on
+/// both. Children: 0 and 2, as in PyTorch's Sequential.
+class TCAST_API RewardHead : public ModuleOf<RewardHead> {
+ public:
+  RewardHead(std::int64_t hidden_size, std::int64_t labels, DType dtype);
+  Value forward(Trace& trace, Value hidden) const override;
+};
+
+/// A decoder with its head as published, whose result it is for every row; without a head, hidden
+/// states. A `softcap` c > 0 turns logits into c * tanh(logits / c).
 class TCAST_API CausalLm : public ModuleOf<CausalLm> {
  public:
-  explicit CausalLm(std::string class_name, std::string decoder_name = "model", double softcap = 0);
+  explicit CausalLm(ModelHead head, std::string decoder_name = "model", double softcap = 0);
 
   Value forward(Trace& trace, Value ids) const override;
 
-  /// The head's result for normalized hidden states.
+  /// The head's result for normalized hidden states; these themselves without a head.
   Value logits(Trace& trace, Value hidden) const;
 
+  HeadKind head_kind() const { return head_.kind; }
   const std::string& decoder_name() const { return decoder_name_; }
   DecoderModel& decoder() { return dynamic_cast<DecoderModel&>(child(decoder_name_)); }
   const DecoderModel& decoder() const {
     return dynamic_cast<const DecoderModel&>(child(decoder_name_));
   }
-  const Module* head() const { return find_child("lm_head"); }
-  Module* head() { return find_child("lm_head"); }
 
  private:
+  ModelHead head_;
   std::string decoder_name_;
   double softcap_;
 };
 
-/// The one forward interface that wrap_model gives every language model: token ids in, logits out
-/// for the rows that need them (prefill: the last of each request, decode: all), then the
-/// predictions of the MTP layers. Its only child has an empty name, so paths stay those of the
+/// The one forward interface that wrap_model gives every language model: token ids in, the head's
+/// result out for the rows that need it (of a causal model, in prefill the last row of each
+/// request, in decode all; of a sequence classifier or reward model the last row; else all), then
+/// the predictions of the MTP layers. Its only child has an empty name, so paths stay those of the
 /// model.
 class TCAST_API LanguageModelWrapper : public ModuleOf<LanguageModelWrapper> {
  public:

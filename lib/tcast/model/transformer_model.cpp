@@ -8,7 +8,6 @@
 
 #include <fmt/format.h>
 
-#include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 
@@ -168,6 +167,55 @@ ParameterCounts TransformerModel::count_parameters() const {
   return counts;
 }
 
+std::vector<std::string> TransformerModel::assumptions() const {
+  std::vector<std::string> all = assumptions_;
+  const std::vector<std::string> defaults = config_.defaults_read();
+  if (!defaults.empty()) {
+    all.push_back(fmt::format("absent, as in {}: {}", config_.class_name(), join(defaults, ", ")));
+  }
+  return all;
+}
+
+std::vector<std::string> TransformerModel::warnings() const {
+  std::vector<std::string> all = warnings_;
+  const std::vector<UnreadKey> unread = config_.unread();
+  constexpr std::size_t most_keys = 12;
+  for (std::size_t i = 0; i < std::min(unread.size(), most_keys); ++i) {
+    const UnreadKey& key = unread[i];
+    all.push_back(
+        fmt::format("config key {}{} is not read{}{}", key.path,
+                    key.value.empty() ? "" : fmt::format(" ({})", key.value),
+                    ": what it says may be missing from the numbers",
+                    key.closest.empty() ? "" : fmt::format("; did you mean {}?", key.closest)));
+  }
+  if (unread.size() > most_keys) {
+    all.push_back(fmt::format("{} further config keys are not read", unread.size() - most_keys));
+  }
+  for (const StepReport& step : reports_) {
+    for (const std::string& warning : step.warnings) all.push_back(step.step + ": " + warning);
+  }
+  return all;
+}
+
+bool TransformerModel::generates() const {
+  bool generates = true;
+  walk(*root_, [&generates](const Module& module, const ModulePath&) {
+    const auto* lm = dynamic_cast<const CausalLm*>(&module);
+    if (lm != nullptr && lm->head_kind() != HeadKind::causal) generates = false;
+  });
+  return generates;
+}
+
+std::int64_t TransformerModel::context_limit() const {
+  double limit = 0;
+  walk(*root_, [&limit](const Module& module, const ModulePath&) {
+    const auto* rotary = dynamic_cast<const RotaryEmbedding*>(&module);
+    if (rotary != nullptr) limit = std::max(limit, rotary->rope().context_limit);
+  });
+  if (limit == 0) limit = config_.find<double>("max_position_embeddings").value_or(0);
+  return static_cast<std::int64_t>(std::min(limit, 1e15));
+}
+
 std::int64_t TransformerModel::longest_sequence() const {
   std::int64_t longest = std::numeric_limits<std::int64_t>::max();
   walk(*root_, [&longest](const Module& module, const ModulePath&) {
@@ -241,146 +289,6 @@ const OperatorDefinition& find_operator(const std::string& name) {
   Known& fresh = definitions.emplace_back(Known{name, {nullptr, entry->value}});
   fresh.definition.name = fresh.name.c_str();
   return fresh.definition;
-}
-
-// --- profiles ------------------------------------------------------------------------------------
-
-ModelProfile load_profile(const std::string& model_type, const std::vector<std::string>& files,
-                          const std::string& builtin_type) {
-  const std::string& builtin = builtin_type.empty() ? model_type : builtin_type;
-  ModelProfile profile;
-  profile.model_type = model_type;
-  // Exact, else the most literal letters; the builtin index is by key, nothing is parsed in vain.
-  const EmbeddedFile* best = nullptr;
-  for (const EmbeddedFile& file : embedded_profiles()) {
-    if (!matches_pattern(builtin, file.key)) continue;
-    const bool better = best == nullptr ||
-                        (is_literal_pattern(file.key) && !is_literal_pattern(best->key)) ||
-                        (is_literal_pattern(file.key) == is_literal_pattern(best->key) &&
-                         literal_length(file.key) > literal_length(best->key));
-    if (better) best = &file;
-  }
-  if (best != nullptr) {
-    profile.merge(Node::parse_yaml(std::string_view(best->text, best->size), best->name));
-    profile.sources.back() += " (builtin)";
-  }
-  if (const auto* const entry = tcast::profiles().find(builtin)) {
-    const ProfileText text = entry->value();
-    profile.merge(Node::parse_yaml(text.text, text.file));
-    profile.sources.back() += fmt::format(" (plugin {})", entry->plugin);
-  }
-  for (const std::string& file : files) {
-    const Node yaml = Node::load_yaml(file);
-    const std::optional<Node> pattern = yaml.find("model_type");
-    if (pattern && !matches_pattern(model_type, pattern->as_string())) {
-      pattern->fail(fmt::format("this profile is for '{}', the config's model_type is '{}'",
-                                printable(pattern->as_string()), printable(model_type)),
-                    "pass a profile for this model type, or widen its model_type pattern");
-    }
-    profile.merge(yaml);
-  }
-  profile.model_type = model_type;
-  return profile;
-}
-
-// --- building ------------------------------------------------------------------------------------
-
-namespace {
-
-[[noreturn]] void fail_unknown(const HfConfig& config, const std::string& model_type) {
-  const std::vector<std::string> known = architectures().names();
-  const std::string near = closest(model_type, known);
-  const std::string plugin = missing_plugin_hint("architecture", model_type);
-  if (!plugin.empty()) {
-    config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)),
-                plugin);
-  }
-  std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
-  hint +=
-      "see 'tcast models' for what is known; describe the type in a profile with 'base:' "
-      "(--profile FILE), register it in custom_model/, or, if it is built like a known type, say "
-      "so "
-      "with --assume-base TYPE";
-  config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)), hint);
-}
-
-/// What plugins have to say of single keys.
-void validate_types(const HfConfig& config) {
-  const auto& validators = type_validators();
-  if (validators.empty()) return;
-  for (const auto& [key, value] : config.members()) {
-    if (const auto* const entry = validators.find(key)) entry->value(value);
-  }
-}
-
-/// Other towers than the language model mean that a text-only tree would be a wrong answer.
-void refuse_other_towers(const HfConfig& config, const std::string& model_type) {
-  for (const char* key : {"vision_config", "visual", "audio_config", "vision_tower"}) {
-    if (!config.has(key)) continue;
-    const bool text = config.has("text_config") || config.has("llm_config");
-    config.fail(key,
-                fmt::format("'{}' has a part that is not a language model; such models are not "
-                            "supported yet",
-                            printable(model_type)),
-                text ? "--text-only simulates its text_config alone" : "");
-  }
-}
-
-}  // namespace
-
-TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
-                             const std::string& assume_base) {
-  const std::string model_type = config.model_type();
-  validate_types(config);
-  refuse_other_towers(config, model_type);
-  std::string build_as = model_type;
-  std::vector<std::string> assumptions;
-  const bool registered = architectures().find(model_type) != nullptr;
-  const std::string recognised =
-      registered || profile.base || !assume_base.empty() ? "" : recognise(config);
-  if (!recognised.empty()) {
-    if (architectures().find(recognised) == nullptr) {
-      throw Error(fmt::format("{}: the config is recognised as '{}', which is not a known "
-                              "architecture",
-                              config.file(), printable(recognised)),
-                  did_you_mean(recognised, architectures().names()));
-    }
-    build_as = recognised;
-    assumptions.push_back(
-        fmt::format("model type '{}' is recognised as '{}' by what its config has",
-                    printable(model_type), recognised));
-  } else if (profile.base) {
-    build_as = *profile.base;
-    if (architectures().find(build_as) == nullptr) {
-      throw Error(
-          fmt::format("{}: base: '{}' is not a known architecture",
-                      profile.sources.empty() ? "profile" : profile.sources.back(),
-                      printable(build_as)),
-          did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
-    }
-  } else if (!registered && !assume_base.empty()) {
-    build_as = assume_base;
-    if (architectures().find(build_as) == nullptr) {
-      throw Error(
-          fmt::format("--assume-base '{}' is not a known architecture", printable(build_as)),
-          did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
-    }
-    assumptions.push_back(
-        fmt::format("model type '{}' is built as '{}' (--assume-base)", model_type, build_as));
-  } else if (!registered) {
-    fail_unknown(config, model_type);
-  }
-  std::unique_ptr<Module> root =
-      architectures().find(build_as)->value({config, profile, options, assumptions});
-  if (root == nullptr) {
-    throw Error(fmt::format("the architecture '{}' ({}) returned no tree",
-                            architectures().find(build_as)->pattern,
-                            architectures().find(build_as)->place()));
-  }
-  TransformerModel model(std::move(config), std::move(profile), std::move(options), std::move(root),
-                         std::move(assumptions));
-  model.set_recognised_as(recognised);
-  return model;
 }
 
 }  // namespace tcast

@@ -120,15 +120,20 @@ class TCAST_API TransformerModel {
 
   const std::vector<StepReport>& reports() const { return reports_; }
   std::vector<StepReport>& reports() { return reports_; }
-  std::vector<std::string>& assumptions() { return assumptions_; }
-  const std::vector<std::string>& assumptions() const { return assumptions_; }
+  /// What had to be assumed; the config class's values for absent keys are among them.
+  std::vector<std::string> assumptions() const;
+  void add_assumption(std::string text) { assumptions_.push_back(std::move(text)); }
+  /// What the user should know although work goes on: of the architecture, of config keys that
+  /// nothing read, of the steps so far.
+  std::vector<std::string> warnings() const;
+  void add_warning(std::string text) { warnings_.push_back(std::move(text)); }
   /// What the profile's custom_model_config and --custom-model-config say, the latter over the
   /// former.
   const Arguments& custom_model_config() const { return custom_model_config_; }
-  /// The registered model type that the config was recognised as, where its own is unknown; else
-  /// empty.
-  const std::string& recognised_as() const { return recognised_as_; }
-  void set_recognised_as(std::string model_type) { recognised_as_ = std::move(model_type); }
+  /// The registered model type that the tree was built as, where that is another than the config's
+  /// (recognised, --assume-base, the profile's base); else empty.
+  const std::string& built_as() const { return built_as_; }
+  void set_built_as(std::string model_type) { built_as_ = std::move(model_type); }
   /// Names that the model's hook gives; null before bind_custom_model() and where there is no hook.
   const std::shared_ptr<ModelNames>& names() const { return names_; }
   void set_names(std::shared_ptr<ModelNames> names) { names_ = std::move(names); }
@@ -149,6 +154,11 @@ class TCAST_API TransformerModel {
   /// Bytes of weights and buffers that one rank holds (the busiest), scales included, tied ones
   /// once.
   std::int64_t weight_bytes() const;
+  /// Whether it predicts tokens: false for embeddings, classifiers and reward models, which do not
+  /// decode.
+  bool generates() const;
+  /// Tokens of context that it is made for; 0: the config does not say.
+  std::int64_t context_limit() const;
   /// Tokens of the longest sequence that it takes: as many as it has learned positions, else any.
   std::int64_t longest_sequence() const;
 
@@ -161,9 +171,10 @@ class TCAST_API TransformerModel {
   ModelOptions options_;
   std::unique_ptr<Module> root_;
   std::vector<std::string> assumptions_;
+  std::vector<std::string> warnings_;
   std::vector<StepReport> reports_;
   Arguments custom_model_config_;
-  std::string recognised_as_;
+  std::string built_as_;
   std::shared_ptr<ModelNames> names_;
   StepObserver* observer_ = nullptr;
   std::uint32_t fulfilled_ = 0;
@@ -207,16 +218,17 @@ TCAST_API std::string recognise(const HfConfig& config);
 TCAST_API const OperatorDefinition& find_operator(const std::string& name);
 
 /// Merges the builtin profile of `model_type` (exact, else the most specific wildcard), the one
-/// that a plugin registered, and the given files, later ones over earlier ones. Throws Error.
-/// `builtin_type`, if given, is the type whose builtin profile is taken instead (a model type that
-/// is built as another one).
+/// that a plugin registered, and the given files, later ones over earlier ones; below them the
+/// profile of the type that the model is built as, where one of them names a `base` (or, where none
+/// does, that of `built_as`). Throws Error.
 TCAST_API ModelProfile load_profile(const std::string& model_type,
                                     const std::vector<std::string>& files,
-                                    const std::string& builtin_type = {});
+                                    const std::string& built_as = {});
 
 /// Builds the untransformed model (decision D1). `assume_base`: the architecture to use for a model
 /// type that nobody registered. Throws Error: unknown model types with what to do next, vision
-/// towers and diffusion models by name.
+/// towers and diffusion models by name, and, for a model that is built as another type, keys that
+/// mean a part which that type has not.
 TCAST_API TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
                                        const std::string& assume_base = {});
 

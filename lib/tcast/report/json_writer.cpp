@@ -63,6 +63,7 @@ Json memory_to_json(const ReportMemory& memory) {
   json["fits"] = memory.fits;
   json["max_batch_size"] = integer_or_null(memory.max_batch_size);
   json["max_context_length"] = integer_or_null(memory.max_context_length);
+  json["context_limit"] = integer_or_null(memory.context_limit);
   json["max_position_embeddings"] = integer_or_null(memory.max_position_embeddings);
   // A 0 would pass every "at most" assertion.
   const auto positive = [](std::int64_t value) { return value > 0 ? Json(value) : Json(); };
@@ -294,6 +295,9 @@ std::vector<ReportField> report_fields(const Report& report) {
       add(fmt::format("{}.{}", name, inner), value);
     }
   }
+  // Of these lists, how many there are.
+  add("assumptions", Json(report.assumptions.size()));
+  add("warnings", Json(report.warnings.size()));
   return fields;
 }
 

@@ -64,8 +64,10 @@ struct ReportMemory {
   /// 0 when none does, nothing when memory does not limit it or nobody asked.
   std::optional<std::int64_t> max_batch_size{};
   std::optional<std::int64_t> max_context_length{};
-  /// Tokens that the config is made for (max_position_embeddings), whatever fits.
-  std::optional<std::int64_t> max_position_embeddings{};
+  /// Tokens of context that the config is made for, whatever fits: what its scaling of positions
+  /// makes of the original length.
+  std::optional<std::int64_t> context_limit{};
+  std::optional<std::int64_t> max_position_embeddings{};  ///< as the config has it
   std::int64_t min_devices = 0;     ///< least number of devices that would do; 0: unknown
   std::int64_t min_devices_tp = 0;  ///< spread like this
   std::int64_t min_devices_ep = 0;

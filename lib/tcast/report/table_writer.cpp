@@ -225,10 +225,12 @@ std::string write_memory(const Report& report) {
   std::string context =
       limit(memory.max_context_length, "tokens with this batch", "a single token");
   // What fits is one thing, what the model was trained for another.
-  const std::optional<std::int64_t> positions = memory.max_position_embeddings;
-  if (positions && memory.max_context_length.value_or(*positions + 1) > *positions) {
-    context += fmt::format("; the config is made for {} (max_position_embeddings)",
-                           format_grouped(*positions));
+  const std::optional<std::int64_t> made_for = memory.context_limit;
+  if (made_for && memory.max_context_length.value_or(*made_for + 1) > *made_for) {
+    context +=
+        fmt::format("; the config is made for {} ({})", format_grouped(*made_for),
+                    made_for == memory.max_position_embeddings ? "max_position_embeddings"
+                                                               : "with its scaling of positions");
   }
   return result + wrap("  longest context    ", context);
 }
@@ -569,9 +571,11 @@ std::string write_table(const Report& report, const TableOptions& options) {
   // The modules of one operator are in its row already.
   std::erase_if(phases, [](const PhaseOps& phase) { return phase.ops.size() < 2; });
   if (!phases.empty()) result += "\n" + ModuleTable(phases).text(module_times(phases));
-  result += write_list("assumptions", report.assumptions);
-  result += write_list("warnings", report.warnings);
-  return result;
+  return result + write_notes(report);
+}
+
+std::string write_notes(const Report& report) {
+  return write_list("assumptions", report.assumptions) + write_list("warnings", report.warnings);
 }
 
 }  // namespace tcast

@@ -17,6 +17,9 @@ struct TableOptions {
 /// other options, pipeline; those of which the report knows something.
 TCAST_API std::string write_header(const Report& report);
 
+/// The lists of assumptions and of warnings, each behind an empty line; what is empty is left out.
+TCAST_API std::string write_notes(const Report& report);
+
 /// The report for a person at a terminal: what was run, memory, latency, where the time goes by
 /// operator and by module, assumptions and warnings. At most 100 columns, no colours. Shown totals
 /// equal the sums of the shown parts to the last digit. Throws InternalError for times that are not

@@ -113,7 +113,7 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
           fmt::format("{} tokens are predicted by {} layer(s), applied again", tokens, count));
     }
     wrapper->set_mtp_tokens(tokens);
-    m.assumptions().push_back(fmt::format(
+    m.add_assumption(fmt::format(
         "a decode step checks {} tokens and counts one as accepted; divide tpot_s by the accepted "
         "tokens per step",
         tokens + 1));

@@ -201,8 +201,9 @@ const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& mo
                          model.profile().sources.back() + ": custom_model");
   }
   if (const auto* const hook = custom_models().find(model_type)) return hook;
-  if (model.recognised_as().empty()) return nullptr;
-  return custom_models().find(model.recognised_as());
+  // Steps of the type's own profile come before the hook of the type that it is built as.
+  if (model.built_as().empty() || !model.profile().pipeline.empty()) return nullptr;
+  return custom_models().find(model.built_as());
 }
 
 void bind_custom_model(TransformerModel& model) {
@@ -302,17 +303,15 @@ void note_unused(TransformerModel& model, bool has_hook) {
                 "leave it out, or choose a hook with --custom-model TYPE=HOOK");
   }
   if (!unread.empty()) {
-    model.assumptions().push_back(
-        fmt::format("keys of custom_model_config that the hook did not read: {}",
-                    printable(join(unread, ", "), 2000)));
+    model.add_warning(fmt::format("keys of custom_model_config that the hook did not read: {}",
+                                  printable(join(unread, ", "), 2000)));
   }
   for (const std::string& text : model.options().custom_models) {
     const auto [pattern, hook] = split_mapping(text);
     resolve_hook(hook, "--custom-model");
     if (matches_pattern(model.config().model_type(), pattern)) continue;
-    model.assumptions().push_back(
-        fmt::format("--custom-model {} is not used: the model type is '{}'", printable(text),
-                    printable(model.config().model_type())));
+    model.add_assumption(fmt::format("--custom-model {} is not used: the model type is '{}'",
+                                     printable(text), printable(model.config().model_type())));
   }
 }
 
