@@ -18,6 +18,11 @@ MeasuredCostModel::MeasuredCostModel(const CostModel& fallback,
                                      const std::vector<Measurement>& measurements,
                                      double op_overhead_s)
     : fallback_(fallback), op_overhead_s_(op_overhead_s) {
+  add(records, measurements);
+}
+
+void MeasuredCostModel::add(const std::vector<OpRecord>& records,
+                            const std::vector<Measurement>& measurements) {
   for (std::size_t i = 0; i < records.size(); ++i) {
     if (measurements[i].supported())
       measurements_.emplace(signature_of(records[i]), measurements[i]);
@@ -54,6 +59,9 @@ std::string MeasuredCostModel::explain(const OpRecord& record) const {
         "would "
         "be {:.1f} % off\n",
         100 * measured->share, 100 * measured->error);
+  }
+  if (!measured->between.empty()) {
+    text += fmt::format("  on the line between the times of {}\n", measured->between);
   }
   text +=
       fmt::format("  and {} that the executor spends on each op\n", format_seconds(op_overhead_s_));
