@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/text.h"
+#include "tcast/cost/op_cost.h"
 
 namespace tcast {
 OpEstimate RecordingCostModel::estimate(const OpRecord& record) const {
@@ -47,12 +48,12 @@ OpEstimate MeasuredCostModel::estimate(const OpRecord& record) const {
 std::string MeasuredCostModel::explain(const OpRecord& record) const {
   const Measurement* measured = find(record);
   if (measured == nullptr) return fallback_.explain(record);
-  std::string text = fmt::format(
-      "{} {}\n  measured on this host: {} (mean of {} samples, spread {:.1f} %, {} threads, {}, "
-      "oneDNN {})\n",
-      name_of(record), describe(record), format_seconds(measured->seconds), measured->samples,
-      100 * measured->spread, measured->threads, measured->implementation,
-      measured->onednn_version);
+  std::string text = explain_work(record);
+  text += fmt::format(
+      "  measured on this host: {} (mean of {} samples, spread {:.1f} %, {} threads, {}, oneDNN "
+      "{})\n",
+      format_seconds(measured->seconds), measured->samples, 100 * measured->spread,
+      measured->threads, measured->implementation, measured->onednn_version);
   if (measured->scaled) {
     text += fmt::format(
         "  timed at {:.1f} % of its work and half of that, and extrapolated; in proportion it "

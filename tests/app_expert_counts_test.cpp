@@ -2,11 +2,18 @@
 // (D7).
 #include <cstdint>
 #include <map>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
 
+#include "tcast/device/device_profile.h"
+#include "tcast/model/transformer_model.h"
+#include "tcast/transform/pipeline.h"
+
 #include "app/expert_counts.h"
+#include "app/simulation.h"
 
 namespace {
 
@@ -85,6 +92,37 @@ TEST_CASE("a graph gets the distinct experts of the layers that call its regions
   // Nothing was counted of layer 9.
   CHECK(at(2, 0).distinct_experts == Approx(8 * (1 - 0.75 * 0.75)));
   CHECK(at(2, 0).routing.num_experts == 8);
+}
+
+TEST_CASE("a simulation prices the distinct experts that were counted") {  // S6, D7
+  HfConfig config =
+      HfConfig::load(std::string(TCAST_SOURCE_DIR) + "/configs/models/olmoe-1b-7b.json");
+  ModelProfile profile = load_profile(config.model_type(), {});
+  ModelOptions options;
+  options.num_hidden_layers = 2;
+  TransformerModel model = build_model(std::move(config), std::move(profile), options);
+  transform(model);
+  SimulationRequest request;
+  request.phase =
+      Workload{.phase = Phase::decode, .batch = 2, .query_length = 1, .context_length = 9};
+  const auto expert_bytes = [&](const ExpertCounts& counts) {
+    Simulation simulation(model, request);
+    simulation.use(counts);
+    simulation.run(load_device("h200"), false);
+    Report report;
+    simulation.fill(report);
+    double bytes = 0;
+    for (const ReportOp& op : report.ops) bytes += op.name == "grouped_matmul" ? op.bytes : 0;
+    return bytes;
+  };
+  ExpertCounts counts;
+  const double expected = expert_bytes(counts);
+  // 8 of 64 experts for a token: both tokens to the same 8 in one layer, to 15 in the other.
+  add(counts, Phase::decode, 0, 64, 8, {0, 1, 2, 3, 4, 5, 6, 7, 7, 6, 5, 4, 3, 2, 1, 0});
+  add(counts, Phase::decode, 1, 64, 8, {0, 1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11, 12, 13, 14});
+  const double of_expert = 3.0 * 2048 * 1024 * 2;
+  CHECK(expected - expert_bytes(counts) ==
+        Approx(2 * of_expert * (64 * (1 - 0.875 * 0.875) - 11.5)));
 }
 
 TEST_CASE("experts are dealt evenly") {

@@ -69,9 +69,9 @@ struct ExpertParallel {
 };
 
 /// As HuggingFace's eager block: a loop over the experts, each picking its rows. An expert without
-/// rows is not computed, so that when pricing each expert's ops are expected to run (Op::runs) as
-/// often as it has rows: over all experts, these sum to the expected distinct experts, and their
-/// rows to those that are routed, as in the fused block.
+/// rows is not computed. So when pricing, an expert's ops count as the part of the passes in which
+/// it has rows (Op::runs): over all experts, these parts sum to the expected distinct experts, and
+/// the rows to those that are routed, as in the fused block.
 class TCAST_API EagerMoe : public ModuleOf<EagerMoe> {
  public:
   EagerMoe(std::string class_name, MoeConfig config, MoeFieldNames names);
