@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -51,6 +52,7 @@ class Session {
     look_up();
     if (!is_complete()) time();
     for (const auto& [name, places] : places_) {
+      if (result_.measurements[places.front()].supported()) ++result_.timed;
       for (const std::size_t place : places) {
         result_.measurements[place] = result_.measurements[places.front()];
       }
@@ -170,6 +172,25 @@ class Session {
   std::unique_ptr<MeasurementStore> store_;
 };
 
+/// The time of an op from those of the ops that were timed in its place.
+Measurement combined(const std::vector<WeightedOp>& parts, const Measurement* timed) {
+  Measurement all = timed[parts.size() - 1];
+  if (parts.size() == 1 && parts[0].weight == 1) return all;
+  all.seconds = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (!timed[i].supported()) return timed[i];
+    all.seconds += parts[i].weight * timed[i].seconds;
+    all.spread = std::max(all.spread, timed[i].spread);
+    all.samples = std::min(all.samples, timed[i].samples);
+    all.scaled = all.scaled || timed[i].scaled;
+    all.share = std::min(all.share, timed[i].share);
+    all.error = std::max(all.error, timed[i].error);
+  }
+  const double most = std::get<GroupedMatMul>(parts.back().record).distinct_experts;
+  all.between = fmt::format("{:.0f} and {:.0f} distinct experts", most - 1, most);
+  return all;
+}
+
 }  // namespace
 
 std::string default_store_file() {
@@ -184,7 +205,22 @@ std::string default_store_file() {
 }
 
 HostTimings time_on_host(const std::vector<OpRecord>& records, const HostTimingOptions& options) {
-  return Session(records, options).run();
+  std::vector<std::vector<WeightedOp>> parts;
+  std::vector<OpRecord> timed;
+  for (const OpRecord& record : records) {
+    for (const WeightedOp& part : parts.emplace_back(timed_in_place_of(record))) {
+      timed.push_back(part.record);
+    }
+  }
+  HostTimings result = Session(timed, options).run();
+  std::vector<Measurement> measurements;
+  const Measurement* next = result.measurements.data();
+  for (const std::vector<WeightedOp>& of_record : parts) {
+    measurements.push_back(combined(of_record, next));
+    next += of_record.size();
+  }
+  result.measurements = std::move(measurements);
+  return result;
 }
 
 }  // namespace tcast

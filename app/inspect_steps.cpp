@@ -1,6 +1,7 @@
 #include "app/inspect_steps.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "tcast/cost/device_cost.h"
@@ -36,27 +37,31 @@ class PricingObserver final : public StepObserver {
     asked.batch = batch_per_rank(request_.batch_size, model.options().parallel);
     asked.input_length = request_.input_length;
     asked.output_length = request_.output_length;
+    Workload work;
+    work.batch = asked.batch;
+    work.query_length = asked.input_length;
+    work.requests = request_.batch_size;
     PhaseForecast prefill;
     PhaseForecast decode;
-    forecaster.price({Phase::prefill, asked.batch, asked.input_length, 0}, prefill);
+    forecaster.price(work, prefill);
     std::int64_t longest = asked.input_length;
     if (model.generates()) {
       longest = checked_add(longest, asked.output_length);
-      const std::int64_t context = asked.input_length + asked.output_length / 2;
-      forecaster.price({Phase::decode, asked.batch, 1, context}, decode);
+      work.phase = Phase::decode;
+      work.query_length = 1;
+      work.context_length = asked.input_length + asked.output_length / 2;
+      forecaster.price(work, decode);
     }
     StepFigures& figures = step.figures.emplace();
     figures.regions = prefill.graph.region_count;
-    const std::vector<std::int64_t> calls = prefill.graph.calls_per_region();
-    for (std::uint32_t r = 0; r < prefill.graph.region_count; ++r) {
-      const auto ops = static_cast<std::int64_t>(prefill.graph.regions[r].ops.size());
-      figures.traced_ops += ops;
-      figures.called_ops += ops * calls[r];
-    }
+    figures.traced_ops = static_cast<std::int64_t>(prefill.ops.size());
+    double called = 0;
+    for (const OpRow& row : prefill.ops) called += row.calls;
+    figures.called_ops = std::llround(called);
     auto sum = [](const PhaseForecast& phase, double& flops, double& bytes) {
       for (const OpRow& row : phase.ops) {
-        flops += static_cast<double>(row.calls) * row.estimate.work.flops();
-        bytes += static_cast<double>(row.calls) * row.estimate.work.bytes();
+        flops += row.calls * row.estimate.work.flops();
+        bytes += row.calls * row.estimate.work.bytes();
       }
     };
     sum(prefill, figures.prefill_flops, figures.prefill_bytes);

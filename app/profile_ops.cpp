@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -23,11 +24,16 @@
 namespace tcast {
 namespace {
 
+nlohmann::ordered_json whole_or_real(double number) {
+  if (number == std::floor(number)) return static_cast<std::int64_t>(number);
+  return number;
+}
+
 /// What an op reaches, and that as a part of what this host was measured to be able to.
 struct Achieved {
   explicit Achieved(const DistinctOp& op, const DeviceProfile& host)
       : seconds(op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s),
-        total_s(static_cast<double>(op.calls) * seconds),
+        total_s(op.calls * seconds),
         flops_per_s(op.estimate.work.flops() / seconds),
         bytes_per_s(op.estimate.work.bytes() / seconds) {
     const OpWork& work = op.estimate.work;
@@ -124,13 +130,12 @@ class ProfileOpsCommand final : public Command {
     double total_s = 0;
     double flops = 0;
     double bytes = 0;
-    std::int64_t calls = 0;
+    double calls = 0;
     for (const DistinctOp& op : ops) {
       if (op.phase != phase) continue;
-      const auto times = static_cast<double>(op.calls);
       total_s += Achieved(op, host).total_s;
-      flops += times * op.estimate.work.flops();
-      bytes += times * op.estimate.work.bytes();
+      flops += op.calls * op.estimate.work.flops();
+      bytes += op.calls * op.estimate.work.bytes();
       calls += op.calls;
     }
     if (calls == 0) return {};
@@ -153,7 +158,7 @@ class ProfileOpsCommand final : public Command {
       const Measurement* timed = op.measurement;
       std::string kernel = "estimated";
       if (timed != nullptr) kernel = timed->implementation + (timed->scaled ? ", scaled" : "");
-      table.add_row({std::string(name_of(op.record)), std::to_string(op.calls),
+      table.add_row({std::string(name_of(op.record)), fmt::format("{:.0f}", op.calls),
                      format_seconds(achieved.seconds),
                      timed != nullptr && timed->samples > 1 ? percent(timed->spread) : "-",
                      format_seconds(achieved.total_s), percent(achieved.total_s / total_s),
@@ -165,7 +170,7 @@ class ProfileOpsCommand final : public Command {
       if (op.modules.size() > 1) detail += fmt::format(" and {} more", op.modules.size() - 1);
       details.push_back(wrap("    ", detail));
     }
-    table.add_row({"total", std::to_string(calls), "", "", format_seconds(total_s), "100 %",
+    table.add_row({"total", fmt::format("{:.0f}", calls), "", "", format_seconds(total_s), "100 %",
                    fmt::format("{:.1f}", 1e-9 * flops / total_s), "",
                    fmt::format("{:.1f}", 1e-9 * bytes / total_s),
                    percent(bytes / total_s / host.memory_bandwidth_bytes_per_s)});
@@ -244,7 +249,7 @@ class ProfileOpsCommand final : public Command {
              {"class", name_of(class_of(op.record))},
              {"sizes", describe(op.record)},
              {"modules", op.modules},
-             {"calls", op.calls},
+             {"calls", whole_or_real(op.calls)},
              {"seconds", achieved.seconds},
              {"total_s", achieved.total_s},
              {"flops_per_s", achieved.flops_per_s},

@@ -25,6 +25,7 @@
 
 #include "app/command.h"
 #include "app/comparison.h"
+#include "app/expert_counts.h"
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
@@ -75,7 +76,7 @@ struct RunResult {
   std::int64_t accepted = 0;
   std::vector<OpTime> ops;
   ExecutorMemory memory;
-  std::int64_t weight_bytes_per_pass = 0;
+  double weight_bytes_per_pass = 0;
 };
 
 class RunCommand final : public Command {
@@ -102,8 +103,11 @@ class RunCommand final : public Command {
     line.add_option("--runner", "NAME", to_text(runner_),
                     "the executor that a plugin registered under this name makes the kernels");
     line.add_flag("--compare", compare_,
-                  "predict the times first, as simulate does, and show both side by side; experts "
-                  "are then chosen evenly");
+                  "predict the times first, as simulate does, and show both side by side; the "
+                  "distinct experts that the run has counted are priced");
+    line.add_flag("--even-routing", even_routing_,
+                  "deal the experts to the tokens in turn, in place of what the model's routers "
+                  "choose");
     line.add_option("--time-budget", "SECONDS",
                     to_number(timing_.timer.time_budget_s, 0.001, 86400),
                     "limit of the time spent on predicting (default 10)");
@@ -125,9 +129,11 @@ class RunCommand final : public Command {
         throw Error("--compare cannot know how many predicted tokens will be accepted",
                     "leave out --num-mtp-tokens");
       }
-      if (line.given("--compare") && line.given("--dump-logits")) {
-        throw Error("--compare chooses experts evenly, so that the logits mean nothing",
-                    "leave out --dump-logits");
+      if (line.given("--even-routing") && line.given("--dump-logits")) {
+        throw Error(
+            "--even-routing sends tokens to experts that the model has not chosen, so that "
+            "the logits mean nothing",
+            "leave out one of them");
       }
     });
     line.add_option("--dump-logits", "FILE", to_text(logits_file_),
@@ -161,7 +167,15 @@ class RunCommand final : public Command {
     const std::int64_t output_length = workload_.output_length;
     ExecutorOptions execution;
     if (!runner_.empty()) execution.context.maker = find_executor(runner_);
-    if (compare_) execution.on_route = choose_evenly;
+    if (even_routing_ && !routes_tokens(model)) {
+      throw Error("--even-routing: the model routes no tokens to experts", "leave it out");
+    }
+    if (compare_ || even_routing_) {
+      execution.on_route = [this](const RoutingCall& call) {
+        if (even_routing_) choose_evenly(call);
+        if (compare_) counts_.add(call);
+      };
+    }
     // The last pass may check more tokens than are still wanted.
     const std::int64_t longest =
         checked_add(checked_add(input_length, output_length), model.options().num_mtp_tokens);
@@ -172,21 +186,22 @@ class RunCommand final : public Command {
     if (prompts.empty()) prompts = random_token_ids(requests, input_length, vocabulary, seed_);
 
     const bool json = output_.format == OutputFormat::json;
-    std::optional<Prediction> prediction;
+    std::optional<RunPredictor> predictor;
     if (compare_) {
       timing_.timer.threads = current_threads();
       timing_.err = &streams.err;
-      prediction = predict_run(model, requests, input_length, output_length, timing_);
+      predictor.emplace(model, requests, input_length, output_length, timing_);
       // Before anything is executed.
       if (!json && output_.file.empty()) {
-        streams.out << Comparison::predicted_text(*prediction) << '\n' << std::flush;
+        streams.out << Comparison::predicted_text(predictor->expected()) << '\n' << std::flush;
       }
     }
     RunResult result = generate(generation, prompts, output_length);
     if (!model.generates()) result.tokens.assign(prompts.size(), {});
     std::optional<Comparison> comparison;
-    if (prediction) {
-      comparison.emplace(std::move(*prediction), result.prefill_s, result.decode_s, result.ops);
+    if (predictor) {
+      comparison.emplace(predictor->expected(), predictor->counted(counts_), counts_,
+                         result.prefill_s, result.decode_s, result.ops);
     }
     if (!logits_file_.empty()) {
       write_atomically(logits_file_,
@@ -205,6 +220,17 @@ class RunCommand final : public Command {
   }
 
  private:
+  static bool routes_tokens(const TransformerModel& model) {
+    Graph graph;
+    model.trace({.batch = 1, .query_length = 1, .executes = true}, graph);
+    for (std::uint32_t i = 0; i < graph.region_count; ++i) {
+      for (const Op& op : graph.regions[i].ops) {
+        if (std::holds_alternative<Route>(op.record)) return true;
+      }
+    }
+    return false;
+  }
+
   static KernelMaker find_executor(const std::string& name) {
     const auto* const entry = executors().find(name);
     if (entry != nullptr) return entry->value;
@@ -232,6 +258,7 @@ class RunCommand final : public Command {
     GreedyDecoding(generation).prompt(prompts);
     generation.restart();
     generation.executor().reset_times();
+    counts_.clear();
     GreedyDecoding decoding(generation);
     result.tokens.resize(prompts.size());
     for (std::int64_t made = 0; made < output_length;) {
@@ -295,7 +322,7 @@ class RunCommand final : public Command {
           fmt::format("decode step   {:>10}  mean of {}, {:.2f} tokens/s, weights read at {}/s\n",
                       format_seconds(decode_s), result.decode_s.size(),
                       requests * tokens_per_step(result) / decode_s,
-                      format_bytes(static_cast<double>(result.weight_bytes_per_pass) / decode_s));
+                      format_bytes(result.weight_bytes_per_pass / decode_s));
     }
     if (result.drafts > 0) {
       text += fmt::format(
@@ -366,7 +393,7 @@ class RunCommand final : public Command {
                            {"drafts", result.drafts},
                            {"accepted", result.accepted},
                            {"decoded_tokens", result.decoded_tokens}};
-    json["weight_bytes_per_pass"] = result.weight_bytes_per_pass;
+    json["weight_bytes_per_pass"] = std::llround(result.weight_bytes_per_pass);
     json["ops"] = nlohmann::ordered_json::array();
     for (const OpTime& op : result.ops) {
       json["ops"].push_back({{"phase", phase_name(op.phase)},
@@ -393,6 +420,8 @@ class RunCommand final : public Command {
   std::int64_t seed_ = 0;
   std::int64_t threads_ = 0;
   bool compare_ = false;
+  bool even_routing_ = false;
+  ExpertCounts counts_;
   HostTimingOptions timing_;
   std::vector<float> logits_;
 };

@@ -1,9 +1,12 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -24,9 +27,12 @@ class Folder {
   Folder() : path_(fs::temp_directory_path() / ("tcast-run-" + std::to_string(++count))) {
     fs::remove_all(path_);
     fs::create_directories(path_);
-    const fs::path golden = fs::path(TCAST_SOURCE_DIR) / "tests/data/logits/llama-plain.json";
-    std::ifstream stream(golden);
-    write("config.json", json::parse(stream).at("config").dump());
+    for (const auto& [model, name] :
+         {std::pair{"llama", "config.json"}, std::pair{"olmoe", "experts.json"}}) {
+      std::ifstream stream(fs::path(TCAST_SOURCE_DIR) / "tests/data/logits" /
+                           (std::string(model) + "-plain.json"));
+      write(name, json::parse(stream).at("config").dump());
+    }
   }
   ~Folder() { fs::remove_all(path_); }
 
@@ -284,4 +290,80 @@ TEST_CASE("a prediction stands beside what was measured, and its parts sum to it
   CHECK(text.out.find("predicted: prefill ") < text.out.find("tcast run: "));
   CHECK(text.out.find("prefill: class") != std::string::npos);
   CHECK(text.out.find("decode") == std::string::npos);
+}
+
+TEST_CASE("a comparison prices the experts that the run went to") {  // S6, D7, D17
+  const Folder folder;
+  const json config = json::parse(folder.read("experts.json"));
+  const auto experts = config.at("num_experts").get<double>();
+  const auto top_k = config.at("num_experts_per_tok").get<double>();
+  const std::vector<std::string> words = {"run",
+                                          folder.file("experts.json"),
+                                          "--batch-size",
+                                          "3",
+                                          "--input-length",
+                                          "4",
+                                          "--output-length",
+                                          "3",
+                                          "--compare",
+                                          "--time-budget",
+                                          "0.5",
+                                          "--store",
+                                          folder.file("kept.sqlite")};
+  const auto report_of = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = words;
+    all.insert(all.end(), {"--format", "json"});
+    all.insert(all.end(), more.begin(), more.end());
+    const Outcome outcome = run(all);
+    REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
+    return json::parse(outcome.out);
+  };
+  const json routed = report_of({});
+  const json even = report_of({"--even-routing"});
+  for (const json* report : {&routed, &even}) {
+    const json& found = report->at("comparison").at("experts");
+    for (const auto& [phase, tokens] : {std::pair{"prefill", 12.0}, std::pair{"decode", 3.0}}) {
+      const double expected = experts * (1 - std::pow(1 - top_k / experts, tokens));
+      CHECK(found.at(phase).at("expected_distinct") == doctest::Approx(expected));
+      CHECK(found.at(phase).at("predicted_with_expected_s").get<double>() > 0);
+      const double most = std::min(experts, tokens * top_k);
+      const auto distinct = found.at(phase).at("distinct").get<double>();
+      CHECK(distinct >= top_k);
+      CHECK(distinct <= most);
+      if (report == &even) CHECK(distinct == most);
+    }
+    CHECK(report->at("comparison").at("totals").size() == 3);
+  }
+  // Weights that a step reads are those of the experts that it went to.
+  CHECK(routed.at("weight_bytes_per_pass").get<double>() <
+        even.at("weight_bytes_per_pass").get<double>());
+  CHECK(routed.at("tokens") == report_of({}).at("tokens"));
+
+  const Outcome table = run(words);
+  REQUIRE(table.status == 0);
+  CHECK(table.out.find("distinct experts of a layer") != std::string::npos);
+}
+
+TEST_CASE("experts are dealt evenly when that is asked for, and only then") {  // D17
+  const Folder folder;
+  const std::string experts = folder.file("experts.json");
+  const auto tokens = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {
+        "run", experts, "--input-length", "6", "--output-length", "5", "--format", "json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = run(words);
+    REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
+    return json::parse(outcome.out).at("tokens");
+  };
+  const json chosen = tokens({});
+  CHECK(chosen != tokens({"--even-routing"}));
+  // To compare does not change what the model does.
+  CHECK(chosen == tokens({"--compare", "--time-budget", "0.3", "--no-store"}));
+  const Outcome dense = run({"run", folder.file("config.json"), "--even-routing"});
+  CHECK(dense.status == 1);
+  CHECK(dense.err.find("tcast: error: --even-routing: the model routes no tokens to experts") == 0);
+  const Outcome logits =
+      run({"run", experts, "--even-routing", "--dump-logits", folder.file("logits.npy")});
+  CHECK(logits.status == 2);
+  CHECK(!fs::exists(folder.file("logits.npy")));
 }

@@ -114,9 +114,10 @@ struct Case {
       } else if (operand.role == OperandRole::counts) {
         // An uneven routing: the last active experts get what the first leave.
         const auto& op = std::get<GroupedMatMul>(record);
-        value = i + 1 < count ? static_cast<double>(i % 2 == 0 ? op.rows / count : 0) : 0;
+        const std::int64_t rows = op.row_count();
+        value = i + 1 < count ? static_cast<double>(i % 2 == 0 ? rows / count : 0) : 0;
         if (i + 1 == count) {
-          value = static_cast<double>(op.rows);
+          value = static_cast<double>(rows);
           for (std::int64_t j = 0; j < i; ++j) value -= get(buffer, j);
         }
       } else if (buffer.dtype == DType::i8) {
@@ -482,8 +483,8 @@ TEST_CASE("grouped matmul follows the token counts") {
     for (const auto& [experts, rows] :
          std::vector<std::array<std::int64_t, 2>>{{1, 3}, {4, 9}, {5, 100}}) {
       ops.push_back({.experts = experts,
-                     .active_experts = std::min(experts, rows),
-                     .rows = rows,
+                     .distinct_experts = static_cast<double>(std::min(experts, rows)),
+                     .rows = static_cast<double>(rows),
                      .n = 40,
                      .k = 64,
                      .input = dtype,
@@ -504,7 +505,7 @@ TEST_CASE("grouped matmul follows the token counts") {
     }
   }
   ops.push_back({.experts = 5,
-                 .active_experts = 3,
+                 .distinct_experts = 3,
                  .rows = 70,
                  .n = 33,
                  .k = 64,
@@ -516,7 +517,7 @@ TEST_CASE("grouped matmul follows the token counts") {
                  .activation_scales = 70});
   // One row for some experts, for which oneDNN may want another layout of the weight.
   ops.push_back({.experts = 3,
-                 .active_experts = 3,
+                 .distinct_experts = 3,
                  .rows = 4,
                  .n = 64,
                  .k = 256,

@@ -63,6 +63,27 @@ TEST_CASE("json: names and order of the fields") {
               "activation_peak_bytes", "prefill_s", "decode_step_s"});
 }
 
+TEST_CASE("json: expected experts of a model that has some") {  // S6, D17
+  Report report = sample_report();
+  CHECK(!read_back(report).contains("experts"));
+  report.experts = ReportExperts{128, 8, 16, std::nullopt, 10.302813912771};
+  const Json json = read_back(report);
+  CHECK(names_of(json["experts"]) ==
+        std::vector<std::string>{"num_experts", "per_token", "per_device",
+                                 "expected_distinct_prefill", "expected_distinct_decode"});
+  CHECK(json["experts"]["num_experts"] == 128);
+  CHECK(json["experts"]["per_token"] == 8);
+  CHECK(json["experts"]["per_device"] == 16);
+  CHECK(json["experts"]["expected_distinct_prefill"].is_null());
+  CHECK(json["experts"]["expected_distinct_decode"] == 10.302813912771);
+  // Expected calls need not be whole; whole ones are written as such.
+  report.ops[0].calls = 82.5;
+  report.ops[1].calls = 36;
+  const std::string text = write_json(report, true);
+  CHECK(text.find("\"calls\":82.5,") != std::string::npos);
+  CHECK(text.find("\"calls\":36,") != std::string::npos);
+}
+
 TEST_CASE("json: values") {
   const Json json = read_back(sample_report());
   CHECK(json["schema"] == 1);

@@ -275,6 +275,20 @@ TEST_CASE("table: a single output token has no time per further token") {
   CHECK(write_table(report).find("TPOT") == std::string::npos);
 }
 
+TEST_CASE("table: expected distinct experts of a model that has some") {  // S6, D17
+  Report report = sample_report();
+  CHECK(write_table(report).find("experts read") == std::string::npos);
+  report.experts = ReportExperts{128, 8, 16, 16, 10.302813912771};
+  CHECK(join(block(write_table(report), "experts read"), "\n") ==
+        "experts read, of each layer  expected  held\n"
+        "  prefill                          16    16  a token chooses 8 of 128\n"
+        "  decode step                    10.3    16  a token chooses 8 of 128");
+  report.experts = ReportExperts{256, 8, 4, std::nullopt, 0.125};
+  CHECK(join(block(write_table(report), "experts read"), "\n") ==
+        "experts read, of each layer  expected  held\n"
+        "  decode step                   0.125     4  a token chooses 8 of 256");
+}
+
 TEST_CASE("table: a part of the run that is neither prefill nor decode") {
   Report report = sample_report();
   report.ops.push_back({.phase = "sampling",
@@ -326,7 +340,7 @@ TEST_CASE("table: shown parts add up to shown totals") {
         report.ops.push_back({.phase = phase,
                               .name = "op",
                               .module = module.empty() && round % 2 == 0 ? "x" : module,
-                              .calls = round,
+                              .calls = static_cast<double>(round),
                               .total_s = std::pow(10, exponent(random)),
                               .bound = "memory",
                               .source = "datasheet"});
@@ -491,7 +505,7 @@ TEST_CASE("table: nasty numbers") {
                    .max_batch_size = most,
                    .max_context_length = most,
                    .min_devices = most};
-  for (ReportOp& op : report.ops) op.calls = most;
+  for (ReportOp& op : report.ops) op.calls = static_cast<double>(most);
   text = write_table(report);
   CHECK(longest_line(text) <= 100);
 

@@ -50,14 +50,16 @@ Workload prefill_workload(const ForecastRequest& request) {
   return {.phase = Phase::prefill,
           .batch = request.batch,
           .query_length = request.input_length,
-          .context_length = 0};
+          .context_length = 0,
+          .requests = request.requests};
 }
 
 Workload decode_workload(const ForecastRequest& request, std::int64_t context_length) {
   return {.phase = Phase::decode,
           .batch = request.batch,
           .query_length = 1,
-          .context_length = context_length};
+          .context_length = context_length,
+          .requests = request.requests};
 }
 
 /// The largest 1 <= x <= limit for which bytes(x), which never falls, is within `capacity`; 0 when
@@ -145,9 +147,9 @@ void Forecaster::price(const Workload& workload, PhaseForecast& phase) {
       OpRow& row = phase.ops.emplace_back();
       row.region = r;
       row.op = i;
-      row.calls = calls_of_region_[r];
+      row.calls = static_cast<double>(calls_of_region_[r]) * ops[i].runs;
       row.estimate = cost_.estimate(ops[i].record);
-      phase.total_s += static_cast<double>(row.calls) * row.estimate.total_s;
+      phase.total_s += row.calls * row.estimate.total_s;
     }
   }
   phase.activation = planner_.peak_of(graph);
@@ -162,7 +164,9 @@ double Forecaster::step_seconds(const ForecastRequest& request, std::int64_t con
   double seconds = 0;
   for (std::uint32_t r = 0; r < scratch_.region_count; ++r) {
     double region_s = 0;
-    for (const Op& op : scratch_.regions[r].ops) region_s += cost_.estimate(op.record).total_s;
+    for (const Op& op : scratch_.regions[r].ops) {
+      region_s += op.runs * cost_.estimate(op.record).total_s;
+    }
     seconds += static_cast<double>(calls_of_region_[r]) * region_s;
   }
   return seconds;
@@ -280,6 +284,7 @@ std::optional<std::int64_t> Forecaster::largest_batch(ForecastRequest request) {
   require_valid(request);
   const std::int64_t length = request.input_length + request.output_length;
   const std::int64_t limit = std::clamp<std::int64_t>(most_tokens / length, 1, search_limit);
+  request.requests = 0;  // all replicas have the largest batch
   return largest(limit, device_.memory_bytes, [&](std::int64_t batch) {
     request.batch = batch;
     return memory_of(request).total_bytes();

@@ -109,7 +109,9 @@ struct Program {
   /// Fixed scales of activations, as calibrated_scale() gave them: [call][rank][tensor].
   std::vector<std::vector<std::map<TensorId, float>>> scales;
   std::vector<std::int64_t> value_offsets;
-  std::int64_t weight_bytes_per_pass = 0;
+  std::int64_t weight_bytes_per_pass = 0;  ///< without experts
+  double expert_bytes = 0;                 ///< read by all passes since times were reset
+  std::int64_t passes = 0;                 ///< since then
 };
 
 const void* data_of(const Buffer& buffer) { return buffer.data; }
@@ -237,6 +239,7 @@ class Executor::Impl {
     set_token_ids(graph, program, 0, token_ids);
     for (std::int64_t rank = 0; rank < options_.ranks; ++rank) set_inputs(graph, program, rank);
     graph_ = &graph;
+    ++program.passes;
     // The memory of the others is used again.
     std::erase_if(logits_, [&graph](const auto& known) {
       return std::none_of(graph.outputs.begin(), graph.outputs.end(),
@@ -270,7 +273,13 @@ class Executor::Impl {
     for (const auto& [key, time] : times_) list.push_back(time);
     return list;
   }
-  void reset_times() { times_.clear(); }
+  void reset_times() {
+    times_.clear();
+    for (Program& program : programs_) {
+      program.expert_bytes = 0;
+      program.passes = 0;
+    }
+  }
   const WorstOp& worst_op() const { return worst_; }
 
   ExecutorMemory memory() const {
@@ -288,8 +297,11 @@ class Executor::Impl {
   }
 
   const std::vector<std::string>& notes() const { return notes_; }
-  std::int64_t weight_bytes_per_pass() const {
-    return last_ == nullptr ? 0 : last_->weight_bytes_per_pass;
+  double weight_bytes_per_pass() const {
+    if (last_ == nullptr) return 0;
+    const double experts =
+        last_->passes > 0 ? last_->expert_bytes / static_cast<double>(last_->passes) : 0;
+    return static_cast<double>(last_->weight_bytes_per_pass) + experts;
   }
 
  private:
@@ -628,20 +640,32 @@ class Executor::Impl {
         cache_of(graph, index, region.tensors[id], rank, cache_dtype(prepared.ops[i].record));
       }
       bind_weights(region, region.ops[i], prepared.ops[i], call.member, rank, buffers);
-      program.weight_bytes_per_pass += bytes_read(region, region.ops[i], buffers);
+      const OpRecord& record = region.ops[i].record;
+      if (std::holds_alternative<Gather>(record) || std::holds_alternative<GroupedMatMul>(record)) {
+        continue;  // do not read all of their weights
+      }
+      program.weight_bytes_per_pass += parameter_bytes(region, region.ops[i], buffers);
     }
   }
 
-  /// Bytes of weights that an op reads: of experts, as many as the rows can choose.
-  static std::int64_t bytes_read(const Region& region, const Op& op, const CallBuffers& buffers) {
-    if (std::holds_alternative<Gather>(op.record)) return 0;
+  static std::int64_t parameter_bytes(const Region& region, const Op& op,
+                                      const CallBuffers& buffers) {
     std::int64_t bytes = 0;
     for (const TensorId id : op.inputs) {
       if (region.tensors[id].kind == TensorKind::parameter) bytes += buffers[id].bytes;
     }
-    const auto* grouped = std::get_if<GroupedMatMul>(&op.record);
-    if (grouped == nullptr) return bytes;
-    return bytes / grouped->experts * std::min(grouped->experts, grouped->rows);
+    return bytes;
+  }
+
+  /// Bytes of the experts to which tokens went.
+  static double expert_bytes(const Region& region, const Op& op, const GroupedMatMul& product,
+                             const CallBuffers& buffers) {
+    std::int64_t chosen = 0;
+    for (std::int64_t i = 0; i < product.experts; ++i) {
+      chosen += index_at(buffers[op.inputs[2]], product.first_expert + i) > 0 ? 1 : 0;
+    }
+    return static_cast<double>(parameter_bytes(region, op, buffers)) * static_cast<double>(chosen) /
+           static_cast<double>(product.experts);
   }
 
   // --- weights -----------------------------------------------------------------------------------
@@ -983,6 +1007,11 @@ class Executor::Impl {
         }
       }
       note_time(region, call.region, i, op, ready, now_s() - start);
+      if (const auto* product = std::get_if<GroupedMatMul>(&op.record)) {
+        for (const CallBuffers& buffers : program.calls[index]) {
+          program.expert_bytes += expert_bytes(region, op, *product, buffers);
+        }
+      }
     }
     // What a region hands on without having made it.
     for (int i = 0; i < call.outputs.count; ++i) {
@@ -1056,7 +1085,8 @@ class Executor::Impl {
     if (const auto* route = std::get_if<Route>(&ready.record); route && options_.on_route) {
       options_.on_route({*route, path_of(region, op.scope), graph_->calls[call].member, rank,
                          first_token(region, op, route->tokens, rank), route->tokens, inputs[0],
-                         route->correction_bias ? inputs[1] : Buffer{}, outputs[0], outputs[1]});
+                         route->correction_bias ? inputs[1] : Buffer{}, outputs[0], outputs[1],
+                         graph_->workload.phase});
     }
   }
 
@@ -1422,6 +1452,6 @@ void Executor::reset_times() { impl_->reset_times(); }
 const WorstOp& Executor::worst_op() const { return impl_->worst_op(); }
 ExecutorMemory Executor::memory() const { return impl_->memory(); }
 const std::vector<std::string>& Executor::notes() const { return impl_->notes(); }
-std::int64_t Executor::weight_bytes_per_pass() const { return impl_->weight_bytes_per_pass(); }
+double Executor::weight_bytes_per_pass() const { return impl_->weight_bytes_per_pass(); }
 
 }  // namespace tcast

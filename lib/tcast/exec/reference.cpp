@@ -117,7 +117,7 @@ struct Reference {
     std::size_t next = 3;
     const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
     const std::size_t biases = op.bias ? next++ : 0;
-    for (int64_t i = 0; i < op.rows * op.n; ++i) put(y(0), i, 0);
+    for (int64_t i = 0; i < op.row_count() * op.n; ++i) put(y(0), i, 0);
     int64_t row = 0;
     for (int64_t expert = 0; expert < op.first_expert; ++expert) row += whole(x(2), expert);
     for (int64_t expert = 0; expert < op.experts; ++expert) {

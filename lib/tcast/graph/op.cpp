@@ -1,5 +1,6 @@
 #include "tcast/graph/op.h"
 
+#include <cmath>
 #include <string>
 
 #include <fmt/format.h>
@@ -37,8 +38,9 @@ OpClass op_class(const MatMul& op) {
   return op.m <= matvec_rows ? OpClass::matvec : OpClass::matmul;
 }
 OpClass op_class(const GroupedMatMul& op) {
-  return op.rows <= matvec_rows * op.active_experts ? OpClass::grouped_matvec
-                                                    : OpClass::grouped_matmul;
+  return op.rows <= static_cast<double>(matvec_rows) * op.distinct_experts
+             ? OpClass::grouped_matvec
+             : OpClass::grouped_matmul;
 }
 OpClass op_class(const Attention& op) {
   return op.query_length <= matvec_rows ? OpClass::decode_attention : OpClass::attention;
@@ -62,10 +64,18 @@ OpClass op_class(const CustomOp&) { return OpClass::custom; }
 
 // What is left out of a description never changes the work: epsilons, scales and other constants.
 // What is left out because it has its usual value is written whenever it has another one, so that
-// two ops of one name have the same description exactly when they are the same work.
+// two ops of one name have the same description exactly when they are the same work. Expected
+// numbers, which need not be whole, are written with six digits.
 
 std::string flag(bool set, std::string_view text) {
   return set ? std::string(text) : std::string();
+}
+
+/// Whole numbers in full.
+std::string expected(double number) {
+  constexpr double largest_exact = 9007199254740992.0;  // 2^53
+  return number == std::floor(number) && number < largest_exact ? fmt::format("{:.0f}", number)
+                                                                : fmt::format("{:.6g}", number);
 }
 
 std::string scales(std::int64_t weight, std::int64_t activation) {
@@ -90,8 +100,8 @@ std::string sizes(const MatMul& op) {
 }
 
 std::string sizes(const GroupedMatMul& op) {
-  return fmt::format("experts={}/{} rows={} n={} k={} ", op.active_experts, op.experts, op.rows,
-                     op.n, op.k) +
+  return fmt::format("experts={}/{} rows={} n={} k={} ", expected(op.distinct_experts), op.experts,
+                     expected(op.rows), op.n, op.k) +
          product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
          (op.first_expert > 0 ? fmt::format(" first={}", op.first_expert) : "") +
          scales(op.weight_scales, op.activation_scales);

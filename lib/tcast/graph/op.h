@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 #include "tcast/base/export.h"
 #include "tcast/base/units.h"
 #include "tcast/graph/attention_span.h"
+#include "tcast/graph/expert_routing.h"
 #include "tcast/graph/tensor.h"
 
 // One record per kind of operator. A record holds everything that pricing the operator needs, in
@@ -98,15 +100,16 @@ struct MatMulStrides {
 };
 
 /// For every expert e: y_e[m_e, n] = x_e[m_e, k] * w_e[n, k]^T; sum of m_e is `rows`. When pricing,
-/// `rows` and `active_experts` (those with m_e > 0) are expected values of the busiest rank; when
-/// executing they come from the routing (decision D7).
-/// Inputs: x[rows, k], stacked w[experts, n, k], token counts, [weight scales], [biases[experts,
-/// n]], [activation scales]. Rows of experts that it does not have, and those of nobody, become 0.
+/// `rows` and `distinct_experts` (those with m_e > 0, whose weights are read) are expected values
+/// of the busiest rank, real numbers; when executing, m_e come from the routing and `rows` is
+/// whole, room for all that may come (decision D7). Inputs: x[row_count(), k], stacked w[experts,
+/// n, k], token counts, [weight scales], [biases[experts, n]], [activation scales]. Rows of experts
+/// that it does not have, and those of nobody, become 0.
 struct GroupedMatMul {
   std::int64_t experts = 0;
   std::int64_t first_expert = 0;  ///< the first one, of those that the token counts are of
-  std::int64_t active_experts = 0;
-  std::int64_t rows = 0;
+  double distinct_experts = 0;
+  double rows = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
   DType input = DType::bf16;
@@ -116,8 +119,12 @@ struct GroupedMatMul {
   bool bias = false;
   /// On the biases: 1 / ranks where the results of ranks are going to be added up.
   double bias_scale = 1;
-  std::int64_t weight_scales = 0;  ///< per expert
-  std::int64_t activation_scales = 0;
+  std::int64_t weight_scales = 0;      ///< per expert
+  std::int64_t activation_scales = 0;  ///< of row_count() rows
+  ExpertRouting routing{};             ///< that the expected values follow from, if they do
+
+  /// Rows of x and y: those that are expected, and the rest of the last one.
+  std::int64_t row_count() const { return static_cast<std::int64_t>(std::ceil(rows)); }
 
   bool operator==(const GroupedMatMul&) const = default;
 };
@@ -487,6 +494,9 @@ struct Op {
   IdList inputs{};
   IdList outputs{};
   std::uint32_t scope = 0;  ///< index into Region::scopes
+  /// How often a call of the region is expected to run it: once, unless it depends on the routing,
+  /// as the products of one expert do in a loop over the experts. Executed, it always runs once.
+  double runs = 1;
 };
 
 }  // namespace tcast

@@ -319,6 +319,7 @@ void Trace::emit_in_place(const OpRecord& record, const Operands& inputs) {
   op.record = record;
   op.inputs = ids;
   op.scope = current_scope();
+  op.runs = runs_;
 }
 
 Value Trace::unary(ElementwiseKind kind, Value x, double constant) {

@@ -106,6 +106,9 @@ class TCAST_API Trace {
   /// none.
   void set_member(std::int64_t index) { member_ = static_cast<std::int32_t>(index); }
 
+  /// How often each of the ops that follow is expected to run in a call (Op::runs).
+  void set_runs(double runs) { runs_ = runs; }
+
   /// Names the module that the following ops belong to; used through ScopeGuard.
   void enter(const std::string& name, const std::string& class_name, bool in_list);
   void leave();
@@ -256,6 +259,7 @@ class TCAST_API Trace {
   std::uint32_t current_ = 0;  // open frame; 0 = none
   MemberRegion last_member_;
   std::int32_t member_ = -1;
+  double runs_ = 1;
   std::vector<Capture> captures_;
   std::vector<QuantizedValue> quantized_;
   struct NamedResult {
@@ -276,6 +280,18 @@ class MemberGuard {
   ~MemberGuard() { trace_.set_member(-1); }
   MemberGuard(const MemberGuard&) = delete;
   MemberGuard& operator=(const MemberGuard&) = delete;
+
+ private:
+  Trace& trace_;
+};
+
+/// Ops are expected to run `runs` times in a call for its lifetime.
+class RunsGuard {
+ public:
+  RunsGuard(Trace& trace, double runs) : trace_(trace) { trace_.set_runs(runs); }
+  ~RunsGuard() { trace_.set_runs(1); }
+  RunsGuard(const RunsGuard&) = delete;
+  RunsGuard& operator=(const RunsGuard&) = delete;
 
  private:
   Trace& trace_;

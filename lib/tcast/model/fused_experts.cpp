@@ -76,8 +76,9 @@ Value GroupedFusedExperts::product(Trace& trace, const std::string& weight_name,
   const Shape local = projection.weight.local_shape();
   GroupedMatMul op;
   op.experts = local[0];
-  op.active_experts = load.active_experts;
+  op.distinct_experts = load.distinct_experts;
   op.rows = load.rows;
+  op.routing = load.routing;
   op.n = local[1];
   op.k = local[2];
   op.output = trace.dtype(x);
@@ -97,10 +98,10 @@ Value GroupedFusedExperts::product(Trace& trace, const std::string& weight_name,
   operands.push(trace.parameter(projection.bias));
   if (quantization_ && quantization_->activation && quantization_->activation_group >= 0) {
     const std::int64_t group = quantization_->activation_group;
-    op.activation_scales = op.rows * (group > 0 ? ceil_div(op.k, group) : 1);
+    op.activation_scales = op.row_count() * (group > 0 ? ceil_div(op.k, group) : 1);
     operands.push(trace.scales_of(x));
   }
-  return trace.emit(op, operands, {op.rows, op.n}, op.output);
+  return trace.emit(op, operands, {op.row_count(), op.n}, op.output);
 }
 
 Value GroupedFusedExperts::run(Trace& trace, Value rows, Value counts,

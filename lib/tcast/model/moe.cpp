@@ -77,34 +77,6 @@ ElementwiseKind gated(ElementwiseKind activation) {
   }
 }
 
-ExpertLoad expert_load(std::int64_t total_rows, std::int64_t experts, std::int64_t ranks,
-                       std::int64_t top_k, double skew) {
-  const std::int64_t local = ceil_div(experts, ranks);
-  ExpertLoad load;
-  if (total_rows <= 0) return load;
-  if (skew <= 0) {
-    load.rows = ceil_div(total_rows, ranks);
-    load.active_experts = std::min(local, load.rows);
-    return load;
-  }
-  double all = 0;
-  double own = 0;
-  double active = 0;
-  for (std::int64_t i = 0; i < experts; ++i) all += std::pow(static_cast<double>(i + 1), -skew);
-  for (std::int64_t i = 0; i < experts; i += ranks) {
-    // A token chooses an expert at most once.
-    const double share =
-        std::min(std::pow(static_cast<double>(i + 1), -skew) / all, 1 / static_cast<double>(top_k));
-    own += share;
-    active += std::min(1.0, share * static_cast<double>(total_rows));
-  }
-  load.rows = std::min(total_rows,
-                       static_cast<std::int64_t>(std::ceil(own * static_cast<double>(total_rows))));
-  load.active_experts =
-      std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(active)), 1, local);
-  return load;
-}
-
 // --- Mlp -----------------------------------------------------------------------------------------
 
 Mlp::Mlp(std::string class_name, MlpNames names, ElementwiseKind activation)
@@ -149,6 +121,43 @@ EagerMoe::EagerMoe(std::string class_name, MoeConfig config, MoeFieldNames names
   set_moe_attributes(*this, config_, names_);
 }
 
+namespace {
+
+/// How the routed rows fall on a loop over the experts: those that run have `rows` or `rows` + 1
+/// rows, such that the expected numbers of rows and of distinct experts come out exactly.
+class EagerRows {
+ public:
+  EagerRows(const ExpertLoad& load, std::int64_t experts) {
+    if (load.distinct_experts <= 0) return;
+    constexpr double rounding = 1e-9;
+    rows_ = static_cast<std::int64_t>(std::floor(load.rows / load.distinct_experts + rounding));
+    // a runs with `rows_` rows and b with one more: a + b distinct experts, all rows together.
+    const double b = load.rows - static_cast<double>(rows_) * load.distinct_experts;
+    if (b > rounding * load.rows) {
+      const auto part = static_cast<std::int64_t>(
+          std::llround(static_cast<double>(experts) * b / load.distinct_experts));
+      with_more_ = std::clamp<std::int64_t>(part, 1, std::max<std::int64_t>(1, experts - 1));
+      more_runs_ = b / static_cast<double>(with_more_);
+    }
+    if (experts > with_more_) {
+      runs_ = (load.distinct_experts - more_runs_ * static_cast<double>(with_more_)) /
+              static_cast<double>(experts - with_more_);
+    }
+  }
+
+  std::int64_t rows(std::int64_t expert) const { return rows_ + (expert < with_more_ ? 1 : 0); }
+  /// Expected number of times that an expert is computed in a pass.
+  double runs(std::int64_t expert) const { return expert < with_more_ ? more_runs_ : runs_; }
+
+ private:
+  std::int64_t rows_ = 0;
+  std::int64_t with_more_ = 0;  ///< experts with one row more
+  double runs_ = 0;
+  double more_runs_ = 0;
+};
+
+}  // namespace
+
 Value EagerMoe::forward(Trace& trace, Value input) const {
   const Shape shape = trace.shape(input);
   const std::int64_t tokens = shape[0];
@@ -157,17 +166,17 @@ Value EagerMoe::forward(Trace& trace, Value input) const {
   const Module& gate = child(names_.gate);
   const Value weights = route(trace, config_, gate(trace, input), gate);
 
-  // The loop over experts. Rows are dealt evenly: the first of them may get one more; an expert
-  // without rows is not computed. Executed, every expert has room for every token.
+  // Executed, every expert is computed and has room for every token.
   const Module& list = child(names_.experts);
   const bool executes = trace.workload().executes;
-  const std::int64_t total = checked_mul(tokens, config_.top_k, "routed rows");
+  checked_mul(tokens, config_.top_k, "routed rows");
+  const EagerRows expected(
+      expert_load({static_cast<double>(tokens), config_.num_experts, config_.top_k}),
+      config_.num_experts);
   Value sum = trace.unary(ElementwiseKind::scale, input, 0);
   auto add_expert = [&](std::int64_t expert, auto&& run) {
-    const std::int64_t even =
-        total / config_.num_experts + (expert < total % config_.num_experts ? 1 : 0);
-    const std::int64_t rows = executes ? tokens : even;
-    if (rows == 0) return;
+    const std::int64_t rows = executes ? tokens : expected.rows(expert);
+    const RunsGuard runs(trace, executes ? 1 : expected.runs(expert));
     Permute pick;
     pick.tokens = rows;
     pick.rows = rows;
@@ -217,12 +226,14 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
   const Parameter& weight = linear.weight();
   const Shape local = weight.local_shape();
   const DType activation = trace.dtype(x);
+  const std::int64_t rows = trace.shape(x)[0];
   const Value input = linear.prepare_input(trace, x);
   GroupedMatMul op;
   op.experts = experts;
   op.first_expert = first_expert;
-  op.active_experts = load.active_experts;
+  op.distinct_experts = load.distinct_experts;
   op.rows = load.rows;
+  op.routing = load.routing;
   op.n = local[0];
   op.k = local[1];
   op.input = trace.dtype(input);
@@ -240,11 +251,11 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
     if (quantization->activation && quantization->activation_group >= 0) {
       const std::int64_t scale_group = quantization->activation_group;
       op.activation_scales =
-          checked_mul(op.rows, scale_group > 0 ? ceil_div(op.k, scale_group) : 1, "scales");
+          checked_mul(op.row_count(), scale_group > 0 ? ceil_div(op.k, scale_group) : 1, "scales");
       operands.push(trace.scales_of(input));
     }
   }
-  return trace.emit(op, operands, {op.rows, op.n}, op.output);
+  return trace.emit(op, operands, {rows, op.n}, op.output);
 }
 
 /// The rows of `second` below those of `first`.
@@ -271,29 +282,27 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
                     name()),
         "leave out patterns of --quantize-ignore that name single experts, or --ep");
   }
+  const std::int64_t all_rows = trace.shape(rows)[0];
   const std::int64_t hidden = trace.shape(rows)[1];
   std::int64_t local = 0;
   for (const auto& node : children()) local += node->members().local_count;
   Value joined;
   std::int64_t done = 0;
   std::int64_t rows_before = 0;
-  std::int64_t active_before = 0;
   for (const auto& node : children()) {
     const std::int64_t experts = node->members().local_count;
     if (experts == 0) continue;
     const std::int64_t first = apart ? done : 0;
     done += experts;
-    // Shares of neighbours add up to the whole, whatever the rounding.
-    ExpertLoad share;
-    share.rows = load.rows * done / local - rows_before;
-    share.active_experts = std::min(load.active_experts * done / local - active_before, share.rows);
-    if (apart) share = {load.rows, std::min(load.active_experts, experts)};
-    rows_before += share.rows;
-    active_before += share.active_experts;
+    ExpertLoad share = load.part(static_cast<double>(experts) / static_cast<double>(local));
+    if (apart) share.rows = load.rows;
+    // Rows in memory are whole; those of neighbours add up to all of them.
+    const std::int64_t own_rows = apart ? all_rows : all_rows * done / local - rows_before;
+    rows_before += own_rows;
     const auto& mlp = dynamic_cast<const Mlp&>(*node);
     const ScopeGuard scope_of_member(trace, node->name(), node->class_name(), true);
     const MemberGuard member(trace, node->members().first);
-    const Value own = experts == local || apart ? rows : trace.view(rows, {share.rows, hidden});
+    const Value own = experts == local || apart ? rows : trace.view(rows, {own_rows, hidden});
     const MlpNames& names = mlp.names();
     Value activated;
     if (names.gate.empty()) {
@@ -375,6 +384,26 @@ FusedMoe::FusedMoe(Module& original, MoeConfig config, MoeFieldNames names, bool
   take_over(original);
 }
 
+ExpertRouting FusedMoe::routing(const Workload& workload, std::int64_t tokens) const {
+  ExpertRouting routing;
+  routing.tokens = static_cast<double>(tokens);
+  routing.num_experts = config_.num_experts;
+  routing.top_k = config_.top_k;
+  routing.skew = skew_;
+  routing.ranks = parallel_.expert_group.size;
+  // Replicas that share the experts route their tokens together; the slices of a tensor-parallel
+  // group are slices of the same tokens.
+  const std::int64_t sharing = parallel_.expert_group.size / parallel_.token_slices.size;
+  if (sharing == 1) return routing;
+  const std::int64_t all = workload.requests > 0
+                               ? workload.requests
+                               : checked_mul(workload.batch, parallel_.replicas, "requests");
+  const std::int64_t requests =
+      sharing * (all / parallel_.replicas) + std::min(sharing, all % parallel_.replicas);
+  routing.tokens *= static_cast<double>(requests) / static_cast<double>(workload.batch);
+  return routing;
+}
+
 Value FusedMoe::forward(Trace& trace, Value input) const {
   const Shape shape = trace.shape(input);
   const std::int64_t hidden = shape[1];
@@ -407,21 +436,20 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   const Value sent_counts = counts_of(rows);
   Value counts = sent_counts;
 
-  // Every token of the group once: the slices of a tensor-parallel group share the same tokens.
-  // What pads the last slice is not priced; executed it goes to experts too, and there is room for
-  // it.
-  const std::int64_t routed = checked_mul(checked_mul(shape[0], config_.top_k, "routed rows"),
-                                          ranks / slices.size, "routed rows");
-  ExpertLoad load = expert_load(routed, config_.num_experts, ranks, config_.top_k, skew_);
+  // What pads the last slice of the tokens is not priced; executed it goes to experts too, and
+  // there is room for it.
+  checked_mul(checked_mul(shape[0], config_.top_k, "routed rows"), ranks, "routed rows");
+  ExpertLoad load = expert_load(routing(trace.workload(), shape[0]));
+  auto received = static_cast<std::int64_t>(std::ceil(load.rows));
   // Executed, the experts of one rank may be chosen by every token of the group.
   if (trace.workload().executes) {
     const std::int64_t local = ceil_div(config_.num_experts, ranks);
-    load.rows = checked_mul(checked_mul(tokens, ranks, "routed rows"),
-                            std::min(config_.top_k, local), "routed rows");
-    load.active_experts = std::min(local, load.rows);
+    received = checked_mul(checked_mul(tokens, ranks, "routed rows"),
+                           std::min(config_.top_k, local), "routed rows");
+    load.rows = static_cast<double>(received);
   }
   const std::int64_t sent_bytes =
-      bytes_of(checked_mul(std::max(sent, load.rows), hidden, "rows"), dtype);
+      bytes_of(checked_mul(std::max(sent, received), hidden, "rows"), dtype);
   Collective exchange;
   exchange.kind = CollectiveKind::all_to_all;
   exchange.bytes = sent_bytes;
@@ -429,7 +457,7 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
   exchange.stride = parallel_.expert_group.stride;
   exchange.dtype = dtype;
   if (ranks > 1) {
-    rows = trace.emit(exchange, {rows, sent_counts}, {load.rows, hidden}, dtype);
+    rows = trace.emit(exchange, {rows, sent_counts}, {received, hidden}, dtype);
     counts = trace.add_result({ceil_div(config_.num_experts, ranks)}, DType::i32);
   }
   const auto& experts = dynamic_cast<const ExpertsModule&>(child(names_.experts));

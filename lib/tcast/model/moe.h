@@ -7,6 +7,7 @@
 
 #include "tcast/base/export.h"
 #include "tcast/config/model_profile.h"
+#include "tcast/graph/expert_routing.h"
 #include "tcast/model/layers.h"
 #include "tcast/model/module.h"
 
@@ -57,18 +58,6 @@ struct MoeConfig {
   double scale = 1;
 };
 
-/// Expected work of the busiest rank for a number of routed rows (decision D7).
-struct ExpertLoad {
-  std::int64_t rows = 0;            ///< rows that its experts process
-  std::int64_t active_experts = 0;  ///< of its experts, those that get a row
-};
-
-/// `total_rows` choices spread over `experts` experts on `ranks` ranks. Popularity falls with the
-/// Zipf exponent `skew` (0: even); experts are dealt to ranks in order of popularity, so the first
-/// rank is the busiest. No expert gets more than one row of a token, which chooses `top_k` experts.
-TCAST_API ExpertLoad expert_load(std::int64_t total_rows, std::int64_t experts, std::int64_t ranks,
-                                 std::int64_t top_k, double skew);
-
 /// How the experts of a block are spread (see shard_model): the ranks of a tensor-parallel group
 /// share the tokens of the group out among `token_slices` of them, send rows to the ranks of
 /// `expert_group`, and cut each expert over `tensor_group`.
@@ -76,9 +65,13 @@ struct ExpertParallel {
   RankGroup expert_group;
   RankGroup tensor_group;
   RankGroup token_slices;
+  std::int64_t replicas = 1;  ///< data-parallel ones, of the whole deployment
 };
 
-/// As HuggingFace's eager block: a loop over the experts, each picking its rows.
+/// As HuggingFace's eager block: a loop over the experts, each picking its rows. An expert without
+/// rows is not computed. So when pricing, an expert's ops count as the part of the passes in which
+/// it has rows (Op::runs): over all experts, these parts sum to the expected distinct experts, and
+/// the rows to those that are routed, as in the fused block.
 class TCAST_API EagerMoe : public ModuleOf<EagerMoe> {
  public:
   EagerMoe(std::string class_name, MoeConfig config, MoeFieldNames names);
@@ -95,7 +88,8 @@ class TCAST_API ExpertsModule : public Module {
  public:
   using Module::Module;
   /// Rows [rows, hidden] in the order of their experts, and how many each expert has; result
-  /// [rows, hidden].
+  /// [rows, hidden]. `load` is what is expected of these; when executing, its rows are those that
+  /// there is room for.
   virtual Value run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const = 0;
   /// Cuts every expert over a group without summing the parts. Throws Error if it does not divide.
   virtual void shard_tensor(RankGroup group, const std::string& path) = 0;
@@ -128,6 +122,9 @@ class TCAST_API FusedMoe : public ModuleOf<FusedMoe> {
 
   const MoeConfig& config() const { return config_; }
   const MoeFieldNames& names() const { return names_; }
+
+  /// How the tokens of a pass come to the experts, of `tokens` tokens that this rank is given.
+  ExpertRouting routing(const Workload& workload, std::int64_t tokens) const;
 
   /// Spreads the experts; the shared experts are cut over `tensor_parallel`. Throws Error when
   /// something does not divide.

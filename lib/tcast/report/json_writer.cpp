@@ -86,6 +86,20 @@ Json latency_to_json(const Report& report, const ReportLatency& latency) {
   return json;
 }
 
+Json experts_to_json(const ReportExperts& experts) {
+  const auto expected = [](const std::optional<double>& value, const char* name) {
+    return number_or_null(value.has_value(), value.value_or(0), name);
+  };
+  Json json;
+  json["num_experts"] = experts.num_experts;
+  json["per_token"] = experts.per_token;
+  json["per_device"] = experts.per_device;
+  json["expected_distinct_prefill"] =
+      expected(experts.distinct_prefill, "expected_distinct_prefill");
+  json["expected_distinct_decode"] = expected(experts.distinct_decode, "expected_distinct_decode");
+  return json;
+}
+
 Json timing_to_json(const ReportTiming& timing) {
   Json json;
   json["took_s"] = finite(timing.took_s, "took_s");
@@ -122,7 +136,7 @@ void append_op(std::string& out, const ReportOp& op, bool with_ideal) {
   object.text("phase", op.phase);
   object.text("name", op.name);
   object.text("module", op.module);
-  object.integer("calls", op.calls);
+  object.number("calls", op.calls);
   object.number("total_s", op.total_s);
   object.number("flops", op.flops);
   object.number("bytes", op.bytes);
@@ -202,6 +216,7 @@ Json summary_to_json(const Report& report) {
   const bool both = !report.single_phase;
   Json json = head_to_json(report);
   json["memory"] = memory_to_json(report.memory);
+  if (report.experts) json["experts"] = experts_to_json(*report.experts);
   json["latency"] = latency_to_json(report, report.latency);
   json["throughput"]["output_tokens_per_s"] =
       number_or_null(both, report.output_tokens_per_s, "output_tokens_per_s");

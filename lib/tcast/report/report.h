@@ -22,7 +22,7 @@ struct ReportOp {
   std::string phase{};   ///< "prefill", "decode", or a part of a run that is neither: "sampling"
   std::string name{};    ///< "matmul", "attention", ...
   std::string module{};  ///< "model.layers.*.self_attn.q_proj"
-  std::int64_t calls = 0;
+  double calls = 0;      ///< expected ones: not whole where they depend on the routing to experts
   double total_s = 0;
   double flops = 0;      ///< of all calls
   double bytes = 0;      ///< of all calls
@@ -73,6 +73,17 @@ struct ReportMemory {
   std::int64_t min_devices_ep = 0;
 };
 
+/// Routed experts of a layer, the busiest rank's, of the layers of which there are most.
+struct ReportExperts {
+  std::int64_t num_experts = 0;  ///< of the layer
+  std::int64_t per_token = 0;
+  std::int64_t per_device = 0;  ///< that the rank holds
+  /// Of those, expected to be chosen by at least one token of the pass; nothing for a pass that was
+  /// not simulated.
+  std::optional<double> distinct_prefill{};
+  std::optional<double> distinct_decode{};
+};
+
 struct ReportLatency {
   double prefill_s = 0;
   double ttft_s = 0;
@@ -85,7 +96,7 @@ struct ReportLatency {
 struct StepFigures {
   std::int64_t regions = 0;     ///< traced regions of prefill
   std::int64_t traced_ops = 0;  ///< operators traced for prefill
-  std::int64_t called_ops = 0;  ///< operators executed by prefill
+  std::int64_t called_ops = 0;  ///< operators executed by prefill, as far as can be expected
   std::int64_t weights_bytes = 0;
   std::int64_t kv_cache_bytes = 0;
   double prefill_flops = 0;
@@ -132,6 +143,7 @@ struct Report {
   std::string device{};
   std::string pipeline{};  ///< "the nine standard steps", "the hook ..."
   ReportMemory memory{};
+  std::optional<ReportExperts> experts{};  ///< of a model that has routed ones
   ReportLatency latency{};
   double output_tokens_per_s = 0;
   double output_tokens_per_s_per_device = 0;

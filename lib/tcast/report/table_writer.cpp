@@ -235,6 +235,21 @@ std::string write_memory(const Report& report) {
   return result + wrap("  longest context    ", context);
 }
 
+// ---- experts
+
+std::string write_experts(const ReportExperts& experts) {
+  TextTable table({{"experts read, of each layer"}, {"expected", true}, {"held", true}, {}});
+  const auto add = [&](const char* pass, const std::optional<double>& distinct) {
+    if (!distinct) return;
+    table.add_row({pass, fmt::format("{:.4g}", *distinct), format_grouped(experts.per_device),
+                   fmt::format("a token chooses {} of {}", experts.per_token,
+                               format_grouped(experts.num_experts))});
+  };
+  add("  prefill", experts.distinct_prefill);
+  add("  decode step", experts.distinct_decode);
+  return table.text();
+}
+
 // ---- latency
 
 /// Tokens per second: whole ones where there are many.
@@ -347,14 +362,13 @@ std::string write_ops(const PhaseOps& phase, bool with_ideal, std::size_t max_ro
   double other_share = 0;
   for (std::size_t i = 0; i < phase.ops.size(); ++i) {
     const ReportOp& op = *phase.ops[i];
-    calls += static_cast<double>(op.calls);
+    calls += op.calls;
     if (i < shown) {
-      add(op.name, op.module, static_cast<double>(op.calls), phase.times.parts[i],
-          phase.ideals.parts[i], phase.shares.parts[i], op.bound,
-          op.scaled ? op.source + "*" : op.source);
+      add(op.name, op.module, op.calls, phase.times.parts[i], phase.ideals.parts[i],
+          phase.shares.parts[i], op.bound, op.scaled ? op.source + "*" : op.source);
       any_scaled = any_scaled || op.scaled;
     } else {
-      other_calls += static_cast<double>(op.calls);
+      other_calls += op.calls;
       other_time += phase.times.parts[i];
       other_ideal += phase.ideals.parts[i];
       other_share += phase.shares.parts[i];
@@ -558,6 +572,7 @@ std::string write_table(const Report& report, const TableOptions& options) {
   check_finite(report);
   std::string result = write_header(report);
   result += "\n" + write_memory(report);
+  if (report.experts) result += "\n" + write_experts(*report.experts);
   result += "\n" + write_latency(report);
   std::vector<PhaseOps> phases;
   for (const ReportOp& op : report.ops) {

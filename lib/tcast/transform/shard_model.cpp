@@ -54,6 +54,7 @@ Layout layout_of(const ParallelOptions& parallel) {
   layout.experts.tensor_group = {part_size, 1};
   layout.experts.token_slices = {parts, part_size};
   layout.experts.expert_group = {parallel.ep, part_size};
+  layout.experts.replicas = parallel.dp();
   return layout;
 }
 
