@@ -83,6 +83,7 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   Report report;
   report.config_file = config_path;
   report.device = device.name;
+  report.provenance.push_back(device.provenance);
   SimulationRequest request;
   request.batch_size = workload.batch_size;
   request.input_length = workload.input_length;

@@ -36,6 +36,9 @@ void add_model(Report& report, const TransformerModel& model) {
   report.total_parameters = counts.total;
   report.active_parameters = counts.active;
   report.pipeline = describe_pipeline(model);
+  for (const auto* list : {&model.profile().provenance, &model.contributors()}) {
+    report.provenance.insert(report.provenance.end(), list->begin(), list->end());
+  }
   report.memory.max_position_embeddings =
       model.config().find<std::int64_t>("max_position_embeddings");
   report.assumptions = model.assumptions();

@@ -200,7 +200,11 @@ class RunCommand final : public Command {
  private:
   static KernelMaker find_executor(const std::string& name) {
     const auto* const entry = executors().find(name);
-    if (entry != nullptr) return entry->value;
+    if (entry != nullptr) {
+      return [entry](const OpRecord& record, const KernelContext& context) {
+        return entry->call(record, context);
+      };
+    }
     const std::vector<std::string> known = executors().names();
     const std::string plugin = missing_plugin_hint("executor", name);
     throw Error(fmt::format("--runner: no executor '{}' is registered", printable(name)),
@@ -213,7 +217,10 @@ class RunCommand final : public Command {
   /// As NumPy file, or as the dumper that a plugin registered for files of this name writes it.
   std::string logits_text(const std::vector<std::int64_t>& shape) const {
     const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_));
-    return dumper == nullptr ? npy_text(shape, logits_) : dumper->value(shape, logits_);
+    if (dumper == nullptr) return npy_text(shape, logits_);
+    std::string text = dumper->call(shape, logits_);
+    if (text.empty()) dumper->refuse("it returned nothing to write");
+    return text;
   }
 
   RunResult generate(Generation& generation, const TokenIds& prompts, std::int64_t output_length) {

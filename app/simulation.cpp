@@ -292,6 +292,8 @@ void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTim
 }
 
 void Simulation::fill(Report& report) {
+  report.provenance.push_back(device_.provenance);
+  if (estimates_->runner()) report.provenance.push_back(*estimates_->runner());
   fill_latency(report);
   fill_memory(report);
   if (timing_) fill_timing(report);

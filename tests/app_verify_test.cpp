@@ -47,7 +47,7 @@ void drop_rotary(TransformerModel& model) {
 }
 
 std::unique_ptr<Module> build_llama(const ArchitectureContext& context) {
-  return architectures().find("llama")->value(context);
+  return architectures().find("llama")->call(context);
 }
 
 /// A module with an operator that can be priced and has no kernel.

@@ -1,6 +1,10 @@
 #include "tcast/graph/op.h"
 
+#include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -207,6 +211,33 @@ std::string sizes(const CustomOp& op) {
 
 }  // namespace
 
+OpWork Checked<OpWork>::of(const Registered& by, OpWork work) {
+  const std::pair<const char*, double> numbers[] = {
+      {"matrix_flops", work.matrix_flops}, {"vector_flops", work.vector_flops},
+      {"read_bytes", work.read_bytes},     {"write_bytes", work.write_bytes},
+      {"cold_bytes", work.cold_bytes},
+  };
+  for (const auto& [name, value] : numbers) {
+    if (value >= 0 && std::isfinite(value)) continue;
+    by.refuse(fmt::format("its work has {} = {}", name, value), "work is a number >= 0");
+  }
+  if (!std::isfinite(work.flops()) || !std::isfinite(work.bytes())) {
+    by.refuse("its work is more than any number", "work is a number >= 0");
+  }
+  if (work.cold_bytes > work.bytes()) {
+    by.refuse(
+        fmt::format("its work has cold_bytes = {}, more than the {} bytes that are read and "
+                    "written",
+                    work.cold_bytes, work.bytes()));
+  }
+  for (const DType dtype : {work.matrix_dtype, work.vector_dtype}) {
+    if (is_dtype(dtype)) continue;
+    by.refuse(fmt::format("its work has the dtype number {}, which there is none of",
+                          static_cast<int>(dtype)));
+  }
+  return work;
+}
+
 std::string_view name_of(OpClass op_class) {
   constexpr std::array<std::string_view, op_class_count> names = {
       "matmul",  "grouped_matmul", "matvec",      "grouped_matvec", "attention", "decode_attention",
@@ -216,26 +247,47 @@ std::string_view name_of(OpClass op_class) {
 }
 
 std::string_view name_of(ElementwiseKind kind) {
-  constexpr std::array<std::string_view, 16> names = {
-      "add",    "multiply", "scale",    "silu",          "gelu",          "gelu_tanh",
-      "relu",   "sigmoid",  "silu_mul", "gelu_mul",      "gelu_tanh_mul", "mask_add",
-      "negate", "tanh",     "clamp",    "clamped_swiglu"};
+  constexpr std::array<std::string_view, 23> names = {
+      "add",           "multiply", "scale",     "silu",        "gelu",           "gelu_tanh",
+      "relu",          "relu2",    "sigmoid",   "quick_gelu",  "silu_mul",       "gelu_mul",
+      "gelu_tanh_mul", "relu_mul", "relu2_mul", "sigmoid_mul", "quick_gelu_mul", "tanh_mul",
+      "mask_add",      "negate",   "tanh",      "clamp",       "clamped_swiglu"};
   static_assert(static_cast<std::size_t>(ElementwiseKind::clamped_swiglu) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
+}
+
+namespace {
+
+constexpr std::pair<ElementwiseKind, ElementwiseKind> gated_forms[] = {
+    {ElementwiseKind::silu, ElementwiseKind::silu_mul},
+    {ElementwiseKind::gelu, ElementwiseKind::gelu_mul},
+    {ElementwiseKind::gelu_tanh, ElementwiseKind::gelu_tanh_mul},
+    {ElementwiseKind::relu, ElementwiseKind::relu_mul},
+    {ElementwiseKind::relu2, ElementwiseKind::relu2_mul},
+    {ElementwiseKind::sigmoid, ElementwiseKind::sigmoid_mul},
+    {ElementwiseKind::quick_gelu, ElementwiseKind::quick_gelu_mul},
+    {ElementwiseKind::tanh, ElementwiseKind::tanh_mul},
+};
+
+}  // namespace
+
+std::optional<ElementwiseKind> gated_form(ElementwiseKind activation) {
+  for (const auto& [plain, gated] : gated_forms) {
+    if (plain == activation) return gated;
+  }
+  return std::nullopt;
 }
 
 bool takes_two(ElementwiseKind kind) {
   switch (kind) {
     case ElementwiseKind::add:
     case ElementwiseKind::multiply:
-    case ElementwiseKind::silu_mul:
-    case ElementwiseKind::gelu_mul:
-    case ElementwiseKind::gelu_tanh_mul:
     case ElementwiseKind::mask_add:
     case ElementwiseKind::clamped_swiglu:
       return true;
     default:
-      return false;
+      return std::any_of(std::begin(gated_forms), std::end(gated_forms),
+                         [kind](const auto& forms) { return forms.second == kind; });
   }
 }
 

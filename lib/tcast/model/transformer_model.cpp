@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <deque>
+#include <filesystem>
 #include <limits>
 #include <mutex>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -40,6 +42,88 @@ void TransformerModel::wrap_root(
         "return the wrapper, or the module that the function was given");
   }
   root_ = std::move(wrapped);
+}
+
+// --- plugins -------------------------------------------------------------------------------------
+
+namespace {
+
+/// Names that a plugin's code gave to the model.
+class GuardedNames final : public ModelNames {
+ public:
+  GuardedNames(const Registered& by, std::shared_ptr<ModelNames> names)
+      : by_(by), names_(std::move(names)) {}
+
+  std::string parameter_name(const std::string& path) const override {
+    return guarded(by_, "parameter_name", [&] { return names_->parameter_name(path); });
+  }
+  std::string checkpoint_name(const std::string& path) const override {
+    return guarded(by_, "checkpoint_name", [&] { return names_->checkpoint_name(path); });
+  }
+
+ private:
+  const Registered& by_;
+  std::shared_ptr<ModelNames> names_;
+};
+
+/// The maker of the first module that a plugin made, or null. The tree may be broken.
+const Registered* maker_in(const Module& module) {
+  if (module.maker() != nullptr) return module.maker();
+  for (const auto& child : module.children()) {
+    if (child == nullptr) continue;
+    if (const Registered* maker = maker_in(*child)) return maker;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void TransformerModel::set_names(std::shared_ptr<ModelNames> names) {
+  const Registered* const by = called_plugin();
+  if (by != nullptr && names != nullptr) {
+    names = std::make_shared<GuardedNames>(*by, std::move(names));
+  }
+  names_ = std::move(names);
+}
+
+template <class Tell>
+void TransformerModel::tell_observer(const Tell& tell) {
+  if (observer_ == nullptr) return;
+  if (observer_maker_ == nullptr) return outside_of_plugins(tell);
+  guarded(*observer_maker_, "a step observer", tell);
+}
+
+void TransformerModel::before_step(std::string_view step) {
+  tell_observer([&] { observer_->before_step(*this, step); });
+}
+
+void TransformerModel::after_step(const StepReport& report) {
+  tell_observer([&] { observer_->after_step(*this, report); });
+}
+
+void TransformerModel::note_contributor(const Registered& by, Provenance provenance) {
+  if (std::find(contributors_.begin(), contributors_.end(), provenance) != contributors_.end()) {
+    return;
+  }
+  contributors_.push_back(std::move(provenance));
+  if (by.origin == Origin::custom) plugins_.push_back(by);
+}
+
+void TransformerModel::blame_plugins(std::string_view what) const {
+  if (internal::is_settled()) throw;
+  const Registered* by = root_ == nullptr ? nullptr : maker_in(*root_);
+  // Whoever changed the model last is the likeliest.
+  if (by == nullptr && !plugins_.empty()) by = &plugins_.back();
+  if (by == nullptr) throw;
+  try {
+    throw;
+  } catch (const Interruption&) {
+    throw;
+  } catch (...) {
+    by->refuse(fmt::format("{} failed on what it made of the model: {}", what,
+                           internal::current_exception_text()),
+               "this is most likely a mistake in the plugin");
+  }
 }
 
 Module* TransformerModel::find(std::string_view path) {
@@ -189,10 +273,13 @@ std::int64_t TransformerModel::weight_bytes() const {
 }
 
 void TransformerModel::trace(const Workload& workload, Graph& graph) const {
-  Trace tracer(graph, workload);
-  const Value result = (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
-  if (!tracer.has_outputs()) tracer.output("logits", result);
-  tracer.finish();
+  guard_modules("tracing", [&] {
+    Trace tracer(graph, workload);
+    const Value result =
+        (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
+    if (!tracer.has_output("logits")) tracer.output("logits", result);
+    tracer.finish();
+  });
 }
 
 // --- registries ----------------------------------------------------------------------------------
@@ -211,12 +298,25 @@ const Registry<ArchitecturePredicate>& architecture_predicates() {
   return registry_of<ArchitecturePredicate>("architecture_predicate");
 }
 
-const Registry<ProfileFunction>& profiles() { return registry_of<ProfileFunction>("profile"); }
+std::vector<RegistryEntry<ProfileFunction>> core_profiles() {
+  std::vector<RegistryEntry<ProfileFunction>> entries;
+  for (const EmbeddedFile& file : embedded_profiles()) {
+    const auto text = [&file] { return ProfileText{{file.text, file.size}, file.name}; };
+    entries.push_back(
+        {{std::string_view(file.key), Origin::builtin, false, 0, std::string_view(file.name)},
+         ProfileFunction(text)});
+  }
+  return entries;
+}
+
+const Registry<ProfileFunction>& profiles() {
+  return registry_of<ProfileFunction>("profile", core_profiles);
+}
 
 std::string recognise(const HfConfig& config) {
-  const auto* const entry = architecture_predicates().match(
-      [&](const ArchitecturePredicate& recognises) { return recognises(config); },
-      fmt::format("the config {}", config.file()));
+  const auto* const entry =
+      architecture_predicates().match([&](const auto& predicate) { return predicate.call(config); },
+                                      fmt::format("the config {}", config.file()));
   return entry == nullptr ? "" : std::string(entry->pattern);
 }
 
@@ -236,40 +336,45 @@ const OperatorDefinition& find_operator(const std::string& name) {
   }
   const std::lock_guard lock(mutex);
   for (const Known& known : definitions) {
-    if (known.name == name && known.definition.work == entry->value) return known.definition;
+    const RegistryEntry<OperatorFunction>& work = known.definition.work;
+    const bool same = work.value == entry->value && work.file == entry->file &&
+                      work.line == entry->line && work.plugin == entry->plugin;
+    if (known.name == name && same) return known.definition;
   }
-  Known& fresh = definitions.emplace_back(Known{name, {nullptr, entry->value}});
+  Known& fresh = definitions.emplace_back(Known{name, {"", *entry}});
   fresh.definition.name = fresh.name.c_str();
   return fresh.definition;
 }
 
 // --- profiles ------------------------------------------------------------------------------------
 
+namespace {
+
+void merge_registered(ModelProfile& profile, const RegistryEntry<ProfileFunction>& entry) {
+  const ProfileText text = entry.call();
+  guarded(entry, "", [&] { profile.merge(Node::parse_yaml(text.text, text.file)); });
+  profile.sources.back() +=
+      entry.origin == Origin::builtin ? " (builtin)" : fmt::format(" (plugin {})", entry.plugin);
+  profile.provenance.push_back(profiles().provenance(entry));
+}
+
+}  // namespace
+
 ModelProfile load_profile(const std::string& model_type, const std::vector<std::string>& files,
                           const std::string& builtin_type) {
   const std::string& builtin = builtin_type.empty() ? model_type : builtin_type;
   ModelProfile profile;
   profile.model_type = model_type;
-  // Exact, else the most literal letters; the builtin index is by key, nothing is parsed in vain.
-  const EmbeddedFile* best = nullptr;
-  for (const EmbeddedFile& file : embedded_profiles()) {
-    if (!matches_pattern(builtin, file.key)) continue;
-    const bool better = best == nullptr ||
-                        (is_literal_pattern(file.key) && !is_literal_pattern(best->key)) ||
-                        (is_literal_pattern(file.key) == is_literal_pattern(best->key) &&
-                         literal_length(file.key) > literal_length(best->key));
-    if (better) best = &file;
-  }
-  if (best != nullptr) {
-    profile.merge(Node::parse_yaml(std::string_view(best->text, best->size), best->name));
-    profile.sources.back() += " (builtin)";
-  }
-  if (const auto* const entry = tcast::profiles().find(builtin)) {
-    const ProfileText text = entry->value();
-    profile.merge(Node::parse_yaml(text.text, text.file));
-    profile.sources.back() += fmt::format(" (plugin {})", entry->plugin);
+  for (const Origin origin : {Origin::builtin, Origin::custom}) {
+    const auto* const entry = profiles().find(fmt::format("{}::{}", name_of(origin), builtin));
+    if (entry != nullptr) merge_registered(profile, *entry);
   }
   for (const std::string& file : files) {
+    std::error_code failure;
+    if (!split_scope(file).first.empty() && !std::filesystem::exists(file, failure)) {
+      merge_registered(profile, profiles().resolve(file));
+      continue;
+    }
     const Node yaml = Node::load_yaml(file);
     const std::optional<Node> pattern = yaml.find("model_type");
     if (pattern && !matches_pattern(model_type, pattern->as_string())) {
@@ -278,6 +383,7 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
                     "pass a profile for this model type, or widen its model_type pattern");
     }
     profile.merge(yaml);
+    profile.provenance.push_back({"profile", file, Provenance::From::file, {}, file});
   }
   profile.model_type = model_type;
   return profile;
@@ -287,6 +393,19 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
 
 namespace {
 
+/// Other towers than the language model mean that a text-only tree would be a wrong answer.
+void refuse_other_towers(const HfConfig& config, const std::string& model_type) {
+  for (const char* key : {"vision_config", "visual", "audio_config", "vision_tower"}) {
+    if (!config.has(key)) continue;
+    const bool text = config.has("text_config") || config.has("llm_config");
+    config.fail(key,
+                fmt::format("'{}' has a part that is not a language model; such models are not "
+                            "supported yet",
+                            printable(model_type)),
+                text ? "--text-only simulates its text_config alone" : "");
+  }
+}
+
 [[noreturn]] void fail_unknown(const HfConfig& config, const std::string& model_type) {
   const std::vector<std::string> known = architectures().names();
   const std::string near = closest(model_type, known);
@@ -294,6 +413,14 @@ namespace {
   if (!plugin.empty()) {
     config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)),
                 plugin);
+  }
+  refuse_other_towers(config, model_type);
+  if (!config.has("model_type")) {
+    config.fail(
+        "_class_name",
+        fmt::format("'{}' is a diffusers class, which is not supported yet", printable(model_type)),
+        fmt::format("a plugin builds it with TCAST_REGISTER_ARCHITECTURE(\"{}\")",
+                    printable(model_type)));
   }
   std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
   hint +=
@@ -309,20 +436,7 @@ void validate_types(const HfConfig& config) {
   const auto& validators = type_validators();
   if (validators.empty()) return;
   for (const auto& [key, value] : config.members()) {
-    if (const auto* const entry = validators.find(key)) entry->value(value);
-  }
-}
-
-/// Other towers than the language model mean that a text-only tree would be a wrong answer.
-void refuse_other_towers(const HfConfig& config, const std::string& model_type) {
-  for (const char* key : {"vision_config", "visual", "audio_config", "vision_tower"}) {
-    if (!config.has(key)) continue;
-    const bool text = config.has("text_config") || config.has("llm_config");
-    config.fail(key,
-                fmt::format("'{}' has a part that is not a language model; such models are not "
-                            "supported yet",
-                            printable(model_type)),
-                text ? "--text-only simulates its text_config alone" : "");
+    if (const auto* const entry = validators.find(key)) entry->call(value);
   }
 }
 
@@ -332,7 +446,6 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
                              const std::string& assume_base) {
   const std::string model_type = config.model_type();
   validate_types(config);
-  refuse_other_towers(config, model_type);
   std::string build_as = model_type;
   std::vector<std::string> assumptions;
   const bool registered = architectures().find(model_type) != nullptr;
@@ -370,16 +483,16 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
   } else if (!registered) {
     fail_unknown(config, model_type);
   }
+  const auto& architecture = *architectures().find(build_as);
+  // Those of tcast build language models only; what a plugin's builds is its own business.
+  if (architecture.origin == Origin::builtin) refuse_other_towers(config, model_type);
   std::unique_ptr<Module> root =
-      architectures().find(build_as)->value({config, profile, options, assumptions});
-  if (root == nullptr) {
-    throw Error(fmt::format("the architecture '{}' ({}) returned no tree",
-                            architectures().find(build_as)->pattern,
-                            architectures().find(build_as)->place()));
-  }
+      architecture.call(ArchitectureContext{config, profile, options, assumptions});
+  if (root == nullptr) architecture.refuse("it returned no tree", "return the root module");
   TransformerModel model(std::move(config), std::move(profile), std::move(options), std::move(root),
                          std::move(assumptions));
   model.set_recognised_as(recognised);
+  model.note_contributor(architectures(), architecture);
   return model;
 }
 

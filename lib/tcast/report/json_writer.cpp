@@ -193,6 +193,17 @@ Json head_to_json(const Report& report) {
   json["model"]["active_parameters"] = report.active_parameters;
   json["device"] = valid_text(report.device);
   json["pipeline"] = valid_text(report.pipeline);
+  json["provenance"] = Json::array();
+  for (const Provenance& one : report.provenance) {
+    Json entry = {{"kind", valid_text(one.kind)},
+                  {"name", valid_text(one.name)},
+                  {"origin", name_of(one.from)}};
+    if (!one.plugin.empty()) entry["plugin"] = valid_text(one.plugin);
+    if (!one.file.empty()) entry["file"] = valid_text(one.file);
+    if (one.line > 0) entry["line"] = one.line;
+    if (one.replaces_builtin) entry["in_place_of"] = "builtin";
+    json["provenance"].push_back(std::move(entry));
+  }
   return json;
 }
 
