@@ -60,17 +60,15 @@ Workload Generation::workload(std::int64_t query_length, std::int64_t context_le
 }
 
 ExecutorMemory Generation::memory_needed(std::int64_t input_length, std::int64_t limit_bytes) {
-  return model_.guard_modules("preparing to execute", [&] {
-    model_.trace(workload(input_length, 0), prefill_);
-    ExecutorMemory need = executor_->needed(prefill_, limit_bytes);
-    if (input_length < max_sequence_length_ && need.total_bytes() <= limit_bytes) {
-      // The last step sees most tokens.
-      const std::int64_t tokens = std::min(1 + mtp_tokens(), max_sequence_length_ - input_length);
-      model_.trace(workload(tokens, max_sequence_length_ - tokens), decode_);
-      need = executor_->needed(decode_, limit_bytes);
-    }
-    return need;
-  });
+  model_.trace(workload(input_length, 0), prefill_);
+  ExecutorMemory need = executor_->needed(prefill_, limit_bytes);
+  if (input_length < max_sequence_length_ && need.total_bytes() <= limit_bytes) {
+    // The last step sees most tokens.
+    const std::int64_t tokens = std::min(1 + mtp_tokens(), max_sequence_length_ - input_length);
+    model_.trace(workload(tokens, max_sequence_length_ - tokens), decode_);
+    need = executor_->needed(decode_, limit_bytes);
+  }
+  return need;
 }
 
 void Generation::require_memory(std::int64_t input_length) {
@@ -98,13 +96,12 @@ void Generation::require_memory(std::int64_t input_length) {
 }
 
 void Generation::prepare(std::int64_t input_length) {
-  model_.guard_modules("preparing to execute", [&] {
-    model_.trace(workload(input_length, 0), prefill_);
-    executor_->prepare(prefill_);
-    if (input_length >= max_sequence_length_) return;
+  model_.trace(workload(input_length, 0), prefill_);
+  executor_->prepare(prefill_);
+  if (input_length < max_sequence_length_) {
     model_.trace(workload(1 + mtp_tokens(), input_length), decode_);
     executor_->prepare(decode_);
-  });
+  }
 }
 
 std::int64_t Generation::mtp_tokens() const {
@@ -137,10 +134,8 @@ LogitRows Generation::step(const TokenIds& tokens, const FollowingTokens& follow
   model_.trace(work, graph);
   tokens_per_replica_ = requests_ / replicas_ * count;
   const double start = now_s();
-  model_.guard_modules("executing", [&] {
-    executor_->run(graph, ids_of_ranks(tokens),
-                   [&](std::int64_t depth) { return ids_of_ranks(following(depth)); });
-  });
+  executor_->run(graph, ids_of_ranks(tokens),
+                 [&](std::int64_t depth) { return ids_of_ranks(following(depth)); });
   last_step_s_ = now_s() - start;
   length_ += count;
 

@@ -143,6 +143,11 @@ class InspectCommand final : public Command {
   int run(Streams streams) override {
     if (steps_) return inspect_steps(config_, model_, workload_, device_, output_, streams);
     TransformerModel model = load_model(config_, model_);
+    return model.guard_modules("inspect", [&] { return inspect(model, streams); });
+  }
+
+ private:
+  int inspect(TransformerModel& model, Streams streams) {
     if (output_.format == OutputFormat::json) {
       write_result(output_.file, json_of(model), streams.out);
       for (const std::string& remark : remarks(model)) {
@@ -163,7 +168,6 @@ class InspectCommand final : public Command {
     return 0;
   }
 
- private:
   std::vector<std::string> tree(const TransformerModel& model) {
     // The untransformed model's: what a step changes shows.
     if (!usual_) usual_ = usual_dtype(model.root());

@@ -73,12 +73,9 @@ class PricingObserver final : public StepObserver {
   DeviceCost cost_;
 };
 
-}  // namespace
-
-int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
-                  const WorkloadInputs& workload, const std::string& device_name,
-                  const OutputInputs& output, Streams streams) {
-  TransformerModel model = load_model(config_path, inputs);
+int inspect_model(TransformerModel& model, const std::string& config_path,
+                  const ModelInputs& inputs, const WorkloadInputs& workload,
+                  const std::string& device_name, const OutputInputs& output, Streams streams) {
   const DeviceProfile device = load_device(device_name);
   Report report;
   report.config_file = config_path;
@@ -101,6 +98,17 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   write_result(output.file, json ? write_steps_json(report) : write_steps_table(report),
                streams.out);
   return 0;
+}
+
+}  // namespace
+
+int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
+                  const WorkloadInputs& workload, const std::string& device_name,
+                  const OutputInputs& output, Streams streams) {
+  TransformerModel model = load_model(config_path, inputs);
+  return model.guard_modules("inspect", [&] {
+    return inspect_model(model, config_path, inputs, workload, device_name, output, streams);
+  });
 }
 
 }  // namespace tcast

@@ -30,15 +30,20 @@ void add_flag(Report& report, const char* name, bool value) {
 
 }  // namespace
 
+std::vector<Provenance> provenance_of(const TransformerModel& model) {
+  std::vector<Provenance> all = model.profile().provenance;
+  all.insert(all.end(), model.contributors().begin(), model.contributors().end());
+  return all;
+}
+
 void add_model(Report& report, const TransformerModel& model) {
   report.model_type = model.config().model_type();
   const ParameterCounts counts = model.count_parameters();
   report.total_parameters = counts.total;
   report.active_parameters = counts.active;
   report.pipeline = describe_pipeline(model);
-  for (const auto* list : {&model.profile().provenance, &model.contributors()}) {
-    report.provenance.insert(report.provenance.end(), list->begin(), list->end());
-  }
+  const std::vector<Provenance> provenance = provenance_of(model);
+  report.provenance.insert(report.provenance.end(), provenance.begin(), provenance.end());
   report.memory.max_position_embeddings =
       model.config().find<std::int64_t>("max_position_embeddings");
   report.assumptions = model.assumptions();

@@ -1,11 +1,17 @@
 #pragma once
 
+#include <vector>
+
+#include "tcast/base/provenance.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
 
 #include "app/options.h"
 
 namespace tcast {
+
+/// Where what a model was made from comes from: its profiles, and everything else that took part.
+std::vector<Provenance> provenance_of(const TransformerModel& model);
 
 /// Puts into a report what it says of a transformed model whatever is asked about it: type,
 /// parameters (as deployed: with MTP layers if they were asked for), pipeline, what had to be

@@ -20,6 +20,7 @@
 #include "tcast/exec/host.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
+#include "tcast/report/json_writer.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
@@ -28,6 +29,7 @@
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/speculation.h"
 #include "app/token_ids.h"
 
@@ -142,6 +144,11 @@ class RunCommand final : public Command {
     for (const std::string& file : {output_.file, logits_file_}) require_writable(file);
     set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
     TransformerModel model = load_model(config_, model_);
+    return model.guard_modules("run", [&] { return run(model, streams); });
+  }
+
+ private:
+  int run(TransformerModel& model, Streams streams) {
     const std::string pipeline = describe_pipeline(model);
     transform(model);
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
@@ -197,7 +204,13 @@ class RunCommand final : public Command {
     return 0;
   }
 
- private:
+  /// Where the model's parts and the kernels come from.
+  std::vector<Provenance> provenance(const TransformerModel& model) const {
+    std::vector<Provenance> all = provenance_of(model);
+    if (!runner_.empty()) all.push_back(executors().provenance(*executors().find(runner_)));
+    return all;
+  }
+
   static KernelMaker find_executor(const std::string& name) {
     const auto* const entry = executors().find(name);
     if (entry != nullptr) {
@@ -282,6 +295,10 @@ class RunCommand final : public Command {
                     current_threads(), generation.ranks());
     text += fmt::format("  transformed by {}; weights are generated, not those of the checkpoint\n",
                         pipeline);
+    for (const Provenance& one : provenance(model)) {
+      if (one.from != Provenance::From::plugin || one.kind == "hook") continue;
+      text += fmt::format("  {} '{}' {}\n", one.kind, printable(one.name), to_string(one));
+    }
     for (const std::string& note : generation.executor().notes()) {
       text += fmt::format("  this host: {}\n", note);
     }
@@ -353,6 +370,7 @@ class RunCommand final : public Command {
                      {"total_parameters", model.count_parameters().total}};
     json["host"] = {{"cpu", host_features().cpu}, {"onednn", onednn_version()}};
     json["pipeline"] = pipeline;
+    json["provenance"] = provenance_json(provenance(model));
     json["memory"] = {{"weights_bytes", result.memory.weight_bytes},
                       {"kv_cache_bytes", result.memory.cache_bytes},
                       {"activation_bytes", result.memory.activation_bytes}};

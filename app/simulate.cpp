@@ -137,6 +137,12 @@ class SimulateCommand final : public Command {
   std::string simulate(const std::string& file, const std::optional<DeviceProfile>& device,
                        Streams streams, int& status) {
     TransformerModel model = load_model(file, model_);
+    return model.guard_modules("simulate",
+                               [&] { return simulate(model, file, device, streams, status); });
+  }
+
+  std::string simulate(TransformerModel& model, const std::string& file,
+                       const std::optional<DeviceProfile>& device, Streams streams, int& status) {
     transform(model);
     Report report;
     report.config_file = file;

@@ -548,8 +548,8 @@ TEST_CASE("D20, C1: whatever a callback throws is an Error that names the plugin
     callback.add(linked);
     linked.link();
     for (const Throw& one : throws) {
-      CAPTURE(callback.name);
-      CAPTURE(one.name);
+      const std::string what = fmt::format("{} throws {}", callback.name, one.name);
+      CAPTURE(what);
       thrown = &one;
       const Run result = run_with(scratch, callback.command);
       INFO(result.err);
@@ -837,6 +837,40 @@ const std::vector<Nonsense>& nonsense() {
          });
        },
        hooked, "a cache keeps keys and values of at least one head"},
+      {"operator of nobody",
+       [](LinkedPlugins& linked) {
+         add_forward(linked, [](Trace& trace, Value x) {
+           return trace.emit(CustomOp{}, {x}, trace.shape(x), trace.dtype(x));
+         });
+       },
+       hooked, "a registered operator is used with the definition that find_operator() gives"},
+      {"elementwise kind that there is none of",
+       [](LinkedPlugins& linked) {
+         add_forward(linked, [](Trace& trace, Value x) {
+           return trace.unary(static_cast<ElementwiseKind>(200), x);
+         });
+       },
+       hooked, "an elementwise kind that there is"},
+      {"result of negative size",
+       [](LinkedPlugins& linked) {
+         add_forward(linked, [](Trace& trace, Value x) {
+           return trace.emit(Softmax{}, {x}, Shape{-4, 2}, DType::f32);
+         });
+       },
+       hooked, "the sizes of a tensor are at least 0, not [-4, 2]"},
+      {"result that nothing can hold",
+       [](LinkedPlugins& linked) {
+         add_forward(linked, [](Trace& trace, Value x) {
+           constexpr std::int64_t huge = std::int64_t{1} << 40;
+           return trace.emit(Softmax{}, {x}, Shape{huge, huge}, DType::f32);
+         });
+       },
+       hooked, "is larger than a 64-bit size can hold"},
+      {"softmax that is executed with an operand of another size",
+       [](LinkedPlugins& linked) {
+         add_forward(linked, [](Trace& trace, Value x) { return trace.softmax(x, 1000, 1000); });
+       },
+       running(use_hook), "run failed on what it made of the model: "},
       {"operator with more operands than there can be",
        [](LinkedPlugins& linked) {
          add_forward(linked, [](Trace& trace, Value x) {
@@ -875,7 +909,8 @@ const std::vector<Nonsense>& nonsense() {
 TEST_CASE("D20: nonsense that a callback returns is refused by name") {
   const Scratch scratch;
   for (const Nonsense& one : nonsense()) {
-    CAPTURE(one.name);
+    const std::string name = one.name;
+    CAPTURE(name);
     LinkedPlugins linked(true);
     one.add(linked);
     linked.link();
@@ -885,6 +920,54 @@ TEST_CASE("D20: nonsense that a callback returns is refused by name") {
     CHECK(contains(result.err, "of plugin 'nasty' (custom_model/nasty.cpp:7)"));
     CHECK(contains(result.err, one.message));
   }
+}
+
+TEST_CASE(
+    "D20: a set-up function that throws anything fails its plugin, with --strict the command") {
+  const Scratch scratch;
+  const std::string config = scratch.config("llama");
+  LinkedPlugins linked(true);
+  add(linked, "setup", "device", SetupFunction([](SetupContext&) { thrown->act(); }));
+  linked.link();
+  const std::string failed =
+      "plugin 'nasty' (custom_model/nasty.cpp:7) failed: its set-up function "
+      "(custom_model/nasty.cpp:7) threw: ";
+  for (const Throw& one : throws) {
+    CAPTURE(one.name);
+    thrown = &one;
+    select_plugins({"", "the last throw", false});  // set-up functions run once for a selection
+    const Run strict = run({"simulate", config, "--device", "TEST_DEVICE", "--strict"});
+    INFO(strict.err);
+    CHECK(strict.status == 1);
+    CHECK(contains(strict.err, "tcast: error: " + failed));
+    select_plugins({"", "the last throw", false});
+    const Run warned = run({"simulate", config, "--device", "TEST_DEVICE"});
+    CHECK(warned.status == 0);
+    CHECK(contains(warned.err, "tcast: warning: " + failed));
+  }
+  thrown = nullptr;
+}
+
+TEST_CASE("D20: a value that cannot be copied is an Error that names its plugin") {
+  struct Uncopied {
+    bool* armed;
+    explicit Uncopied(bool* flag) : armed(flag) {}
+    Uncopied(const Uncopied& other) : armed(other.armed) {
+      if (*armed) throw std::runtime_error("one of a kind");
+    }
+    DeviceProfile operator()() const { return load_device("TEST_DEVICE"); }
+  };
+  static bool armed = false;
+  LinkedPlugins linked(true);
+  add(linked, "device", "unique", DeviceFunction(Uncopied(&armed)));
+  linked.link();
+  armed = true;
+  const Run result = run({"devices"});
+  armed = false;
+  CHECK(result.status == 1);
+  CHECK(contains(result.err,
+                 "copying the value of the device 'unique' of plugin 'nasty' "
+                 "(custom_model/nasty.cpp:7) failed: one of a kind"));
 }
 
 // --- what no handler can catch -------------------------------------------------------------------

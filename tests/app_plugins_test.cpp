@@ -732,6 +732,8 @@ TEST_CASE("runners: another cost model, another executor") {
   CHECK(counted.status == 0);
   CHECK(made > 10);
   CHECK(
+      contains(counted.out, "  executor 'counting' of plugin 'slow' (custom_model/slow.cpp:2)\n"));
+  CHECK(
       contains(run({"run", config, "--runner", "cuonting"}).err,
                "--runner: no executor 'cuonting' is registered\n  hint: did you mean 'counting'?"));
 }

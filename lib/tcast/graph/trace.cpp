@@ -213,6 +213,11 @@ RotaryValues Trace::rotary(std::string_view set) const {
 // --- tensors -------------------------------------------------------------------------------------
 
 TensorId Trace::new_tensor(const Shape& shape, DType dtype, TensorKind kind) {
+  TCAST_CHECK(is_dtype(dtype), "a tensor has a dtype that there is");
+  for (int i = 0; i < shape.rank(); ++i) {
+    TCAST_CHECK(shape[i] >= 0, "the sizes of a tensor are at least 0, not " + to_string(shape));
+  }
+  bytes_of(shape.elements(), dtype);  // throws when nothing can hold it
   Region& open = region();
   const auto id = static_cast<TensorId>(open.tensors.size());
   Tensor& made = open.tensors.emplace_back();
@@ -352,6 +357,12 @@ Value Trace::add_result(const Shape& result, DType dtype) {
 }
 
 void Trace::emit_in_place(const OpRecord& record, const Operands& inputs) {
+  if (const auto* custom = std::get_if<CustomOp>(&record)) {
+    TCAST_CHECK(custom->definition != nullptr && is_dtype(custom->dtype),
+                "a registered operator is used with the definition that find_operator() gives");
+  } else if (const auto* one = std::get_if<Elementwise>(&record)) {
+    TCAST_CHECK(one->kind <= ElementwiseKind::clamped_swiglu, "an elementwise kind that there is");
+  }
   if (current_ == 0) open_region(-1);
   IdList ids;
   for (const Value input : inputs) ids.push(local(input));
