@@ -79,19 +79,24 @@ class GuardedCostModel final : public CostModel {
 
 OpEstimate Checked<OpEstimate>::of(const Registered& by, OpEstimate estimate) {
   constexpr double most_s = 1e18;
-  const std::pair<const char*, double> times[] = {
-      {"total_s", estimate.total_s},       {"compute_s", estimate.compute_s},
-      {"memory_s", estimate.memory_s},     {"network_s", estimate.network_s},
-      {"overhead_s", estimate.overhead_s},
-  };
-  for (const auto& [name, seconds] : times) {
-    if (seconds >= 0 && seconds <= most_s) continue;
-    by.refuse(fmt::format("its estimate has {} = {}", name, seconds), "a time is a number >= 0");
+  const auto sensible = [](double seconds) { return seconds >= 0 && seconds <= most_s; };
+  // Once for each operator: what is wrong is looked for when something is.
+  if (!(sensible(estimate.total_s) && sensible(estimate.compute_s) && sensible(estimate.memory_s) &&
+        sensible(estimate.network_s) && sensible(estimate.overhead_s))) {
+    const std::pair<const char*, double> times[] = {
+        {"total_s", estimate.total_s},       {"compute_s", estimate.compute_s},
+        {"memory_s", estimate.memory_s},     {"network_s", estimate.network_s},
+        {"overhead_s", estimate.overhead_s},
+    };
+    for (const auto& [name, seconds] : times) {
+      if (sensible(seconds)) continue;
+      by.refuse(fmt::format("its estimate has {} = {}", name, seconds), "a time is a number >= 0");
+    }
   }
   if (estimate.bound > Bound::launch || estimate.source > Source::assumed) {
     by.refuse("its estimate has a bound or a source that there is none of");
   }
-  estimate.work = Checked<OpWork>::of(by, estimate.work);
+  Checked<OpWork>::require(by, estimate.work);
   return estimate;
 }
 

@@ -211,31 +211,36 @@ std::string sizes(const CustomOp& op) {
 
 }  // namespace
 
-OpWork Checked<OpWork>::of(const Registered& by, OpWork work) {
+void Checked<OpWork>::require(const Registered& by, const OpWork& work) {
+  const auto sensible = [](double value) { return value >= 0 && std::isfinite(value); };
+  const bool fine = sensible(work.matrix_flops) && sensible(work.vector_flops) &&
+                    sensible(work.flops()) && sensible(work.read_bytes) &&
+                    sensible(work.write_bytes) && sensible(work.bytes()) && work.cold_bytes >= 0 &&
+                    work.cold_bytes <= work.bytes() && is_dtype(work.matrix_dtype) &&
+                    is_dtype(work.vector_dtype);
+  // Once for each operator: what is wrong is looked for when something is.
+  if (fine) return;
   const std::pair<const char*, double> numbers[] = {
       {"matrix_flops", work.matrix_flops}, {"vector_flops", work.vector_flops},
       {"read_bytes", work.read_bytes},     {"write_bytes", work.write_bytes},
       {"cold_bytes", work.cold_bytes},
   };
   for (const auto& [name, value] : numbers) {
-    if (value >= 0 && std::isfinite(value)) continue;
+    if (sensible(value)) continue;
     by.refuse(fmt::format("its work has {} = {}", name, value), "work is a number >= 0");
   }
-  if (!std::isfinite(work.flops()) || !std::isfinite(work.bytes())) {
+  if (!sensible(work.flops()) || !sensible(work.bytes())) {
     by.refuse("its work is more than any number", "work is a number >= 0");
-  }
-  if (work.cold_bytes > work.bytes()) {
-    by.refuse(
-        fmt::format("its work has cold_bytes = {}, more than the {} bytes that are read and "
-                    "written",
-                    work.cold_bytes, work.bytes()));
   }
   for (const DType dtype : {work.matrix_dtype, work.vector_dtype}) {
     if (is_dtype(dtype)) continue;
     by.refuse(fmt::format("its work has the dtype number {}, which there is none of",
                           static_cast<int>(dtype)));
   }
-  return work;
+  by.refuse(
+      fmt::format("its work has cold_bytes = {}, more than the {} bytes that are read and "
+                  "written",
+                  work.cold_bytes, work.bytes()));
 }
 
 std::string_view name_of(OpClass op_class) {

@@ -485,7 +485,11 @@ struct OpWork {
 /// read and written. Throws Error.
 template <>
 struct TCAST_API Checked<OpWork> {
-  static OpWork of(const Registered& by, OpWork work);
+  static void require(const Registered& by, const OpWork& work);
+  static OpWork of(const Registered& by, const OpWork& work) {
+    require(by, work);
+    return work;
+  }
 };
 
 /// Work of a registered operator as a function of its sizes.
