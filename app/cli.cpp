@@ -15,6 +15,7 @@
 #include "app/command.h"
 #include "app/interrupt.h"
 #include "app/plugin_options.h"
+#include "app/termination.h"
 
 namespace tcast {
 namespace {
@@ -103,6 +104,7 @@ void print_error(std::ostream& err, const Error& error) {
 }  // namespace
 
 int run_cli(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
+  const TerminationGuard termination;
   try {
     const int status = run_line({argv + (argc > 0 ? 1 : 0), argv + argc}, {out, err});
     // A closed pipe or a full disk shows when the last of it is written.

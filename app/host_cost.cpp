@@ -76,7 +76,7 @@ DeviceProfile host_device(const HostFeatures& features, const HostSpeed& speed) 
   DeviceProfile device;
   device.name = "host";
   device.description = fmt::format("{}, {} threads", features.cpu, features.threads);
-  device.file = "this host";
+  device.provenance = {"device", device.name, Provenance::From::host};
   const std::string source = "measured on this host by the canary of this run";
   for (PeakFlops* peak : {&device.matrix, &device.vector}) {
     peak->basis = Source::calibrated;

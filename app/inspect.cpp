@@ -144,6 +144,11 @@ class InspectCommand final : public Command {
       return 0;
     }
     TransformerModel model = load_model(config_, model_);
+    return model.guard_modules("inspect", [&] { return inspect(model, streams); });
+  }
+
+ private:
+  int inspect(TransformerModel& model, Streams streams) {
     if (output_.format == OutputFormat::json) {
       write_result(output_.file, json_of(model), streams.out);
       note_warnings(model.warnings().size());
@@ -166,7 +171,6 @@ class InspectCommand final : public Command {
     return 0;
   }
 
- private:
   std::vector<std::string> tree(const TransformerModel& model) {
     // The untransformed model's: what a step changes shows.
     if (!usual_) usual_ = usual_dtype(model.root());

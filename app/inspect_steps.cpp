@@ -82,16 +82,15 @@ class PricingObserver final : public StepObserver {
   DeviceCost cost_;
 };
 
-}  // namespace
-
-std::size_t inspect_steps(const std::string& config_path, const ModelInputs& inputs,
-                          const WorkloadInputs& workload, const std::string& device_name,
-                          const OutputInputs& output, Streams streams) {
-  TransformerModel model = load_model(config_path, inputs);
+std::size_t inspect_model(TransformerModel& model, const std::string& config_path,
+                          const ModelInputs& inputs, const WorkloadInputs& workload,
+                          const std::string& device_name, const OutputInputs& output,
+                          Streams streams) {
   const DeviceProfile device = load_device(device_name);
   Report report;
   report.config_file = config_path;
   report.device = device.name;
+  report.provenance.push_back(device.provenance);
   SimulationRequest request;
   const WorkloadInputs asked = workload_for(model, workload);
   request.batch_size = asked.batch_size;
@@ -110,6 +109,17 @@ std::size_t inspect_steps(const std::string& config_path, const ModelInputs& inp
   write_result(output.file, json ? write_steps_json(report) : write_steps_table(report),
                streams.out);
   return report.warnings.size();
+}
+
+}  // namespace
+
+std::size_t inspect_steps(const std::string& config_path, const ModelInputs& inputs,
+                          const WorkloadInputs& workload, const std::string& device_name,
+                          const OutputInputs& output, Streams streams) {
+  TransformerModel model = load_model(config_path, inputs);
+  return model.guard_modules("inspect", [&] {
+    return inspect_model(model, config_path, inputs, workload, device_name, output, streams);
+  });
 }
 
 }  // namespace tcast

@@ -1,11 +1,11 @@
 #pragma once
 
-#include <exception>
+#include "tcast/base/error.h"
 
 namespace tcast {
 
 /// The user pressed Ctrl-C while InterruptGuard was there to notice. Exit status 130.
-class Interrupted final : public std::exception {
+class Interrupted final : public Interruption {
  public:
   const char* what() const noexcept override { return "interrupted"; }
 };

@@ -7,11 +7,17 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/plugin.h"
 #include "tcast/base/text.h"
+#include "tcast/config/exchange.h"
+#include "tcast/cost/device_cost.h"
+#include "tcast/device/device_profile.h"
+#include "tcast/exec/input_filler.h"
+#include "tcast/exec/plugin_kernel.h"
+#include "tcast/model/decoder_spec.h"
 #include "tcast/model/transformer_model.h"
+#include "tcast/report/report_writers.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
@@ -46,9 +52,12 @@ Registration registration(const char* kind, const Entry& entry) {
           ""};
 }
 
+/// What source files registered; what tcast has there by itself is listed by other commands.
 template <class T>
 void append(std::vector<Registration>& list, const char* kind, const Registry<T>& registry) {
-  for (const auto* entry : registry.entries()) list.push_back(registration(kind, *entry));
+  for (const auto* entry : registry.entries()) {
+    if (!entry->plugin.empty()) list.push_back(registration(kind, *entry));
+  }
 }
 
 std::vector<Registration> all_registrations() {
@@ -58,7 +67,23 @@ std::vector<Registration> all_registrations() {
   append(list, "architecture predicate", architecture_predicates());
   append(list, "profile", profiles());
   append(list, "module class", module_classes());
+  append(list, "step", registered_steps());
+  append(list, "patch", patches());
+  append(list, "activation", activations());
   append(list, "operator", operators());
+  append(list, "operator kernel", operator_kernels());
+  append(list, "operator operands", operator_operands());
+  append(list, "operator cost", operator_costs());
+  append(list, "input filler", input_fillers());
+  append(list, "device", devices());
+  append(list, "cost model", cost_models());
+  append(list, "executor", executors());
+  append(list, "report writer", report_writers());
+  append(list, "name resolver", name_resolvers());
+  append(list, "token loader", token_loaders());
+  append(list, "logits dumper", logits_dumpers());
+  append(list, "value converter", value_converters());
+  append(list, "type validator", type_validators());
   return list;
 }
 
@@ -80,19 +105,6 @@ std::vector<Registration> explain(const char* kind, const Registry<T>& registry,
     }
   }
   return list;
-}
-
-/// The compiled-in profiles and those of plugins, ranked by the rules of a registry.
-Registry<std::string> all_profiles() {
-  std::vector<RegistryEntry<std::string>> entries;
-  for (const EmbeddedFile& file : embedded_profiles()) {
-    entries.push_back({file.key, "", Origin::builtin, false, 0, file.name});
-  }
-  for (const auto* one : profiles().entries()) {
-    entries.push_back({one->pattern, "", one->origin, one->overrides, one->line, one->file,
-                       one->plugin, one->scope, one->failure});
-  }
-  return {"profile", std::move(entries)};
 }
 
 ordered_json json_of(const Registration& one) {
@@ -161,7 +173,14 @@ class ModelsCommand final : public Command {
   std::string explain_type(bool json) const {
     std::vector<Registration> list = explain("architecture", architectures(), model_type_);
     const std::vector<Registration> hooks = explain("custom model", custom_models(), model_type_);
-    const std::vector<Registration> files = explain("profile", all_profiles(), model_type_);
+    std::vector<Registration> files = explain("profile", profiles(), model_type_);
+    // The builtin one is merged all the same, under the other.
+    const auto builtin = std::find_if(files.begin(), files.end(), [](const Registration& one) {
+      return one.origin == name_of(Origin::builtin);
+    });
+    if (builtin != files.end() && builtin != files.begin()) {
+      builtin->note = "used: keys that the custom one leaves alone";
+    }
     if (list.empty() && hooks.empty() && files.empty()) {
       const std::string plugin = missing_plugin_hint("architecture", model_type_);
       throw Error(fmt::format("unknown model type '{}'", printable(model_type_)),

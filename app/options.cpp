@@ -19,7 +19,7 @@ namespace {
 constexpr std::int64_t max_layers = 100'000;  // as in a config
 constexpr std::int64_t max_mtp_tokens = 1024;
 
-constexpr std::string_view format_names[] = {"table", "json", "jsonl", "csv"};
+constexpr std::string_view format_names[] = {"table", "json"};
 
 Reader to_dtype(std::optional<DType>& target) {
   return [&target](const std::string& text) {
@@ -220,29 +220,67 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
   });
 }
 
+namespace {
+
+void add_file_option(CommandLine& line, OutputInputs& inputs) {
+  line.add_option("-o,--output", "FILE", to_text(inputs.file),
+                  "write the result to a file instead of the standard output");
+}
+
+/// Names of report writers: tcast's own in their order, then those of plugins; a plugin's are shown
+/// with where they come from.
+struct WriterNames {
+  std::vector<std::string> names;
+  std::vector<std::string> shown;
+};
+WriterNames writer_names() {
+  WriterNames result;
+  const Registry<ReportWriter>& writers = report_writers();
+  std::vector<std::string> names = {"table", "json", "jsonl", "csv"};
+  for (std::string& name : writers.names()) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  for (const std::string& name : names) {
+    const auto candidates = writers.candidates(name);
+    const bool custom = !candidates.empty() && candidates[0]->origin == Origin::custom;
+    const std::string origin =
+        custom ? fmt::format(" ({})", to_string(writers.provenance(*candidates[0]))) : "";
+    result.names.push_back(name);
+    result.shown.push_back(name + origin);
+  }
+  return result;
+}
+
+}  // namespace
+
 void add_output_options(CommandLine& line, OutputInputs& inputs,
-                        const std::vector<OutputFormat>& formats, bool writers) {
+                        const std::vector<OutputFormat>& formats) {
   std::vector<std::string> names;
   names.reserve(formats.size());
   for (const OutputFormat format : formats) names.emplace_back(name_of(format));
-  if (writers) {
-    const std::vector<std::string> registered = report_writers().names();
-    names.insert(names.end(), registered.begin(), registered.end());
-  }
   line.begin_group("Output");
   line.add_option(
       "--format", "FORMAT",
       [&inputs, formats, names](const std::string& text) {
-        const std::size_t choice = find_choice(text, names);
-        if (choice < formats.size()) {
-          inputs.format = formats[choice];
-        } else {
-          inputs.writer = text;
-        }
+        inputs.format = formats[find_choice(text, names)];
       },
       fmt::format("{}; default {}", join(names, ", "), names[0]));
-  line.add_option("-o,--output", "FILE", to_text(inputs.file),
-                  "write the result to a file instead of the standard output");
+  add_file_option(line, inputs);
+}
+
+void add_report_output_options(CommandLine& line, OutputInputs& inputs) {
+  WriterNames known = writer_names();
+  line.begin_group("Output");
+  const std::string help = fmt::format("{}; default {}", join(known.shown, ", "), inputs.writer);
+  line.add_option(
+      "--format", "FORMAT",
+      [&inputs, names = std::move(known.names)](const std::string& text) {
+        // Names as they are listed; scopes and patterns as the registry has them.
+        if (report_writers().find(text) == nullptr) find_choice(text, names);
+        inputs.writer = text;
+      },
+      help);
+  add_file_option(line, inputs);
 }
 
 void add_report_options(CommandLine& line, OutputInputs& inputs) {

@@ -46,12 +46,12 @@ struct TargetInputs {
   StoreInputs store;          ///< of its measurements
 };
 
-enum class OutputFormat : std::uint8_t { table, json, jsonl, csv };
+enum class OutputFormat : std::uint8_t { table, json };
 
 /// Where results go, and in which form.
 struct OutputInputs {
   OutputFormat format = OutputFormat::table;
-  std::string writer;                   ///< registered report writer in its place; empty: none
+  std::string writer = "table";         ///< of a report: the registered one that --format names
   std::string file;                     ///< empty: standard output
   std::string trace_file;               ///< Chrome trace; empty: none
   std::string explain;                  ///< op whose estimates are to be explained; empty: none
@@ -81,9 +81,12 @@ void add_store_options(CommandLine& line, StoreInputs& inputs);
 /// --device, --runner, --reserved-memory, --ideal, --threads, --time-budget, --store, --no-store.
 void add_target_options(CommandLine& line, TargetInputs& inputs);
 
-/// --format (the given ones, and with `writers` also those of registered report writers), -o.
+/// --format (the given ones), -o.
 void add_output_options(CommandLine& line, OutputInputs& inputs,
-                        const std::vector<OutputFormat>& formats, bool writers = false);
+                        const std::vector<OutputFormat>& formats);
+
+/// --format (the name of a registered report writer), -o.
+void add_report_output_options(CommandLine& line, OutputInputs& inputs);
 
 /// --trace, --explain, --assert.
 void add_report_options(CommandLine& line, OutputInputs& inputs);

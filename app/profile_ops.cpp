@@ -80,6 +80,11 @@ class ProfileOpsCommand final : public Command {
   int run(Streams streams) override {
     require_writable(output_.file);
     TransformerModel model = load_model(config_, model_);
+    return model.guard_modules("profile-ops", [&] { return profile(model, streams); });
+  }
+
+ private:
+  int profile(TransformerModel& model, Streams streams) {
     transform(model);
     workload_ = workload_for(model, workload_);
     SimulationRequest request;
@@ -108,7 +113,6 @@ class ProfileOpsCommand final : public Command {
     return 0;
   }
 
- private:
   /// The pass in words: "decode, 1 request(s), 1 new token(s) each on 512 in the cache".
   std::string describe_pass(Phase phase) const {
     Workload pass;

@@ -31,6 +31,12 @@ void add_flag(Report& report, const char* name, bool value) {
 
 }  // namespace
 
+std::vector<Provenance> provenance_of(const TransformerModel& model) {
+  std::vector<Provenance> all = model.profile().provenance;
+  all.insert(all.end(), model.contributors().begin(), model.contributors().end());
+  return all;
+}
+
 std::string warning_lines(const std::vector<std::string>& warnings) {
   std::string text;
   for (const std::string& warning : warnings)
@@ -44,6 +50,8 @@ void add_model(Report& report, const TransformerModel& model) {
   report.total_parameters = counts.total;
   report.active_parameters = counts.active;
   report.pipeline = describe_pipeline(model);
+  const std::vector<Provenance> provenance = provenance_of(model);
+  report.provenance.insert(report.provenance.end(), provenance.begin(), provenance.end());
   report.memory.max_position_embeddings =
       model.config().find<std::int64_t>("max_position_embeddings");
   if (const std::int64_t limit = model.context_limit()) report.memory.context_limit = limit;

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "tcast/base/provenance.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
 
@@ -12,6 +13,9 @@ namespace tcast {
 
 /// Warnings as lines of a text result: "  warning   ...", wrapped; empty when there are none.
 std::string warning_lines(const std::vector<std::string>& warnings);
+
+/// Where what a model was made from comes from: its profiles, and everything else that took part.
+std::vector<Provenance> provenance_of(const TransformerModel& model);
 
 /// Puts into a report what it says of a transformed model whatever is asked about it: type,
 /// parameters (as deployed: with MTP layers if they were asked for), pipeline, what had to be

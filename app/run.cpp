@@ -20,6 +20,7 @@
 #include "tcast/exec/host.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
+#include "tcast/report/json_writer.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
@@ -150,6 +151,11 @@ class RunCommand final : public Command {
     for (const std::string& file : {output_.file, logits_file_}) require_writable(file);
     set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
     TransformerModel model = load_model(config_, model_);
+    return model.guard_modules("run", [&] { return run(model, streams); });
+  }
+
+ private:
+  int run(TransformerModel& model, Streams streams) {
     const std::string pipeline = describe_pipeline(model);
     transform(model);
     workload_ = workload_for(model, workload_);
@@ -219,7 +225,13 @@ class RunCommand final : public Command {
     return 0;
   }
 
- private:
+  /// Where the model's parts and the kernels come from.
+  std::vector<Provenance> provenance(const TransformerModel& model) const {
+    std::vector<Provenance> all = provenance_of(model);
+    if (!runner_.empty()) all.push_back(executors().provenance(*executors().find(runner_)));
+    return all;
+  }
+
   static bool routes_tokens(const TransformerModel& model) {
     Graph graph;
     model.trace({.batch = 1, .query_length = 1, .executes = true}, graph);
@@ -233,7 +245,11 @@ class RunCommand final : public Command {
 
   static KernelMaker find_executor(const std::string& name) {
     const auto* const entry = executors().find(name);
-    if (entry != nullptr) return entry->value;
+    if (entry != nullptr) {
+      return [entry](const OpRecord& record, const KernelContext& context) {
+        return entry->call(record, context);
+      };
+    }
     const std::vector<std::string> known = executors().names();
     const std::string plugin = missing_plugin_hint("executor", name);
     throw Error(fmt::format("--runner: no executor '{}' is registered", printable(name)),
@@ -246,7 +262,10 @@ class RunCommand final : public Command {
   /// As NumPy file, or as the dumper that a plugin registered for files of this name writes it.
   std::string logits_text(const std::vector<std::int64_t>& shape) const {
     const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_));
-    return dumper == nullptr ? npy_text(shape, logits_) : dumper->value(shape, logits_);
+    if (dumper == nullptr) return npy_text(shape, logits_);
+    std::string text = dumper->call(shape, logits_);
+    if (text.empty()) dumper->refuse("it returned nothing to write");
+    return text;
   }
 
   RunResult generate(Generation& generation, const TokenIds& prompts, std::int64_t output_length) {
@@ -309,6 +328,10 @@ class RunCommand final : public Command {
                     current_threads(), generation.ranks());
     text += fmt::format("  transformed by {}; weights are generated, not those of the checkpoint\n",
                         pipeline);
+    for (const Provenance& one : provenance(model)) {
+      if (one.from != Provenance::From::plugin || one.kind == "hook") continue;
+      text += fmt::format("  {} '{}' {}\n", one.kind, printable(one.name), to_string(one));
+    }
     for (const std::string& note : generation.executor().notes()) {
       text += fmt::format("  this host: {}\n", note);
     }
@@ -382,6 +405,7 @@ class RunCommand final : public Command {
                      {"total_parameters", model.count_parameters().total}};
     json["host"] = {{"cpu", host_features().cpu}, {"onednn", onednn_version()}};
     json["pipeline"] = pipeline;
+    json["provenance"] = provenance_json(provenance(model));
     json["memory"] = {{"weights_bytes", result.memory.weight_bytes},
                       {"kv_cache_bytes", result.memory.cache_bytes},
                       {"activation_bytes", result.memory.activation_bytes}};

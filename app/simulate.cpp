@@ -17,10 +17,7 @@
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/report/assertion.h"
-#include "tcast/report/csv_writer.h"
-#include "tcast/report/json_writer.h"
 #include "tcast/report/report_writers.h"
-#include "tcast/report/table_writer.h"
 #include "tcast/report/trace_writer.h"
 #include "tcast/transform/pipeline.h"
 
@@ -80,9 +77,7 @@ class SimulateCommand final : public Command {
     add_target_options(line, target_);
     add_deployment_options(line, model_.options);
     add_model_options(line, model_);
-    add_output_options(
-        line, output_,
-        {OutputFormat::table, OutputFormat::json, OutputFormat::jsonl, OutputFormat::csv}, true);
+    add_report_output_options(line, output_);
     add_report_options(line, output_);
     line.add_check([this] {
       for (const std::string& text : output_.assertions) {
@@ -104,7 +99,8 @@ class SimulateCommand final : public Command {
 
   int run(Streams streams) override {
     const std::vector<std::string> files = expand(configs_);
-    if (files.size() > 1 && output_.format != OutputFormat::jsonl) {
+    const bool lines = split_scope(output_.writer).second == "jsonl";
+    if (files.size() > 1 && !lines) {
       throw Error(
           fmt::format("{} configs were given, which only --format jsonl can show", files.size()),
           "add --format jsonl, or name one config");
@@ -141,6 +137,12 @@ class SimulateCommand final : public Command {
   std::string simulate(const std::string& file, const std::optional<DeviceProfile>& device,
                        Streams streams, int& status) {
     TransformerModel model = load_model(file, model_);
+    return model.guard_modules("simulate",
+                               [&] { return simulate(model, file, device, streams, status); });
+  }
+
+  std::string simulate(TransformerModel& model, const std::string& file,
+                       const std::optional<DeviceProfile>& device, Streams streams, int& status) {
     transform(model);
     Report report;
     report.config_file = file;
@@ -183,22 +185,12 @@ class SimulateCommand final : public Command {
       if (status == 0) status = 3;
     }
     if (!output_.explain.empty()) return simulation.explain(output_.explain);
-    if (!output_.writer.empty()) {
-      const auto* const writer = report_writers().find(output_.writer);
-      TCAST_CHECK(writer != nullptr, "a writer that was found while the line was read");
-      return writer->value(report);
-    }
-    switch (output_.format) {
-      case OutputFormat::table:
-        return write_table(report);
-      case OutputFormat::json:
-        return write_json(report, false);
-      case OutputFormat::jsonl:
-        return write_json(report, true);
-      case OutputFormat::csv:
-        return write_csv(report);
-    }
-    throw InternalError("an output format without a writer");
+    const auto* const writer = report_writers().find(output_.writer);
+    TCAST_CHECK(writer != nullptr, "a writer that was found while the line was read");
+    report.provenance.push_back(report_writers().provenance(*writer));
+    std::string text = writer->call(report);
+    if (text.empty()) writer->refuse("it wrote nothing", "return the text of the report");
+    return text;
   }
 
   SimulationRequest request(const WorkloadInputs& workload) const {

@@ -352,6 +352,8 @@ void Simulation::fill_experts(Report& report) const {
 }
 
 void Simulation::fill(Report& report) {
+  report.provenance.push_back(device_.provenance);
+  if (estimates_->runner()) report.provenance.push_back(*estimates_->runner());
   fill_latency(report);
   fill_experts(report);
   fill_memory(report);

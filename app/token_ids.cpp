@@ -92,10 +92,9 @@ void refuse_with_token_ids(CommandLine& line, std::vector<std::string> names) {
 TokenIds load_token_ids(const std::string& path, std::int64_t vocabulary) {
   const auto* const loader = token_loaders().find(file_name_of(path));
   if (loader == nullptr) return read_token_ids(path, vocabulary);
-  TokenIds requests = loader->value(path);
+  TokenIds requests = loader->call(path);
   const auto refuse = [&](const std::string& what) {
-    throw Error(fmt::format("{}: the loader '{}' ({}) returned {}", printable(path),
-                            loader->pattern, loader->place(), what));
+    loader->refuse(fmt::format("it made of {} {}", printable(path), what));
   };
   if (requests.empty() || requests[0].empty()) refuse("no token ids");
   for (const auto& request : requests) {

@@ -13,6 +13,7 @@
 #include "tcast/base/units.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/threads.h"
+#include "tcast/report/json_writer.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
@@ -125,6 +126,12 @@ class VerifyCommand final : public Command {
     const Shrunk small = shrink(config, model_, size);
 
     TransformerModel model = load_model(config, small.inputs);
+    return model.guard_modules("verify", [&] { return verify(model, request, small, streams); });
+  }
+
+ private:
+  int verify(TransformerModel& model, VerificationRequest& request, const Shrunk& small,
+             Streams streams) {
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     if (request.prompts.empty()) {
       request.prompts = random_token_ids(requests_, input_length_, vocabulary, seed_);
@@ -149,7 +156,6 @@ class VerifyCommand final : public Command {
     return verification.keeps_function() ? 0 : 3;
   }
 
- private:
   /// A decode step checks the tokens that multi-token prediction has drafted.
   std::int64_t tokens_per_step() const { return 1 + model_.options.num_mtp_tokens; }
 
@@ -289,6 +295,7 @@ class VerifyCommand final : public Command {
                       {"ranks", verification.ranks()}};
     json["model"] = {{"model_type", model.config().model_type()}, {"made_smaller", small.changes}};
     json["pipeline"] = describe_pipeline(model);
+    json["provenance"] = provenance_json(provenance_of(model));
     json["steps"] = ordered_json::array();
     for (const VerifiedStep& step : verification.steps()) {
       ordered_json one = {{"step", step.name},

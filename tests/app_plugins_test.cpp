@@ -19,7 +19,7 @@
 
 #include "tcast/custom_model.h"
 
-#include "app/cli.h"
+#include "command_runs.h"
 #include "error_of.h"
 #include "linked_plugins.h"
 
@@ -29,7 +29,7 @@ TCAST_PLUGIN("plugged", 1);
 
 TCAST_REGISTER_ARCHITECTURE("plugged", "plugged_[0-9]")
 (const tcast::ArchitectureContext& context) {
-  return tcast::architectures().find("builtin::llama")->value(context);
+  return tcast::architectures().find("builtin::llama")->call(context);
 }
 
 TCAST_REGISTER_ARCHITECTURE_PREDICATE("plugged")
@@ -134,63 +134,6 @@ TCAST_REGISTER_OPERATOR_KERNEL("plugged_half")
 
 namespace {
 
-struct Run {
-  int status = 0;
-  std::string out;
-  std::string err;
-};
-
-Run run(const std::vector<std::string>& arguments) {
-  std::vector<const char*> argv = {"tcast"};
-  for (const std::string& one : arguments) argv.push_back(one.c_str());
-  std::ostringstream out;
-  std::ostringstream err;
-  Run result;
-  result.status = run_cli(static_cast<int>(argv.size()), argv.data(), out, err);
-  result.out = out.str();
-  result.err = err.str();
-  return result;
-}
-
-/// A folder that goes away.
-class Scratch {
- public:
-  explicit Scratch(const fs::path& in = fs::temp_directory_path()) {
-    std::string name = (in / "tcast-plugins-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    folder_ = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-  std::string write(const std::string& name, const std::string& text) const {
-    fs::create_directories((folder_ / name).parent_path());
-    std::ofstream(folder_ / name) << text;
-    return path(name);
-  }
-  /// A tiny Llama of the given type, with further members.
-  std::string config(const std::string& model_type, const std::string& more = "") const {
-    return write(model_type + ".json",
-                 fmt::format(R"({{"model_type": "{}", "hidden_size": 32, "num_hidden_layers": 2,
- "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64,
- "rms_norm_eps": 1e-6, "max_position_embeddings": 128, "torch_dtype": "float32",
- "tie_word_embeddings": false, "hidden_act": "silu"{}}})",
-                             model_type, more));
-  }
-
- private:
-  fs::path folder_;
-};
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 json simulated(const std::string& config, std::vector<std::string> more = {}) {
   std::vector<std::string> arguments = {"simulate",        config, "--device",       "TEST_DEVICE",
                                         "--format",        "json", "--input-length", "16",
@@ -266,7 +209,7 @@ TEST_CASE("hooks: mapped by --custom-model and by profiles, in every way to refe
     CAPTURE(reference);
     const json report = simulated(config, {"--custom-model", fmt::format("plugged={}", reference)});
     CHECK(contains(report.at("pipeline"),
-                   "the hook 'plugged_function' (tests/app_plugins_test.cpp:"));
+                   "the hook 'plugged_function' of plugin 'plugged' (tests/app_plugins_test.cpp:"));
     CHECK(report.at("inputs").at("custom_models") == fmt::format("plugged={}", reference));
   }
   // A pattern of types; the last one that matches counts; one for another type is noted.
@@ -281,14 +224,13 @@ TEST_CASE("hooks: mapped by --custom-model and by profiles, in every way to refe
   const std::string profile = scratch.write("p.yaml", "custom_model: plugged.plugged_function\n");
   CHECK(contains(simulated(config, {"--profile", profile}).at("pipeline"), "'plugged_function'"));
 
-  CHECK(
-      contains(refusal(config, {"--custom-model", "plugged=plugged_functoin"}),
-               "--custom-model: no custom model 'plugged_functoin' is registered\n  hint: did you "
-               "mean 'plugged_function'?"));
+  CHECK(contains(refusal(config, {"--custom-model", "plugged=plugged_functoin"}),
+                 "--custom-model: no hook 'plugged_functoin' is registered\n  hint: did you "
+                 "mean 'plugged_function'?"));
   CHECK(contains(refusal(config, {"--custom-model", "plugged"}),
                  "--custom-model: expected TYPE=HOOK, got 'plugged'"));
   CHECK(contains(refusal(config, {"--profile", scratch.write("q.yaml", "custom_model: nobody\n")}),
-                 "q.yaml: custom_model: no custom model 'nobody' is registered"));
+                 "q.yaml: custom_model: no hook 'nobody' is registered"));
 }
 
 TEST_CASE("hooks: one model type mapped to two hooks is an error") {
@@ -396,15 +338,20 @@ TEST_CASE("hooks: what goes wrong in one names it") {
     const char* hook;
     const char* message;
   } const cases[] = {
-      {"throwing", "the hook 'throwing' (custom_model/nasty.cpp:1) failed: out of ideas"},
+      {"throwing",
+       "the hook 'throwing' of plugin 'nasty' (custom_model/nasty.cpp:1) failed: out of ideas"},
       {"odd",
-       "the hook 'odd' (custom_model/nasty.cpp:2) failed: it threw something that is no "
-       "std::exception"},
-      {"rootless", "wrap_root was given a function that returns no module"},
+       "the hook 'odd' of plugin 'nasty' (custom_model/nasty.cpp:2) failed: it threw something "
+       "that is no std::exception"},
+      {"rootless",
+       "the hook 'rootless' of plugin 'nasty' (custom_model/nasty.cpp:3): wrap_root was given a "
+       "function that returns no module"},
       {"rootless_in_secret",
-       "the hook 'rootless_in_secret' (custom_model/nasty.cpp:4) left the model without a root"},
+       "the hook 'rootless_in_secret' of plugin 'nasty' (custom_model/nasty.cpp:4): it left the "
+       "model without a root"},
       {"childless", "hook 'childless' left"},
-      {"nothing", "the hook 'nothing' (custom_model/nasty.cpp:9) made no object"},
+      {"nothing",
+       "the hook 'nothing' of plugin 'nasty' (custom_model/nasty.cpp:9): it made no object"},
   };
   for (const auto& one : cases) {
     CAPTURE(one.hook);
@@ -457,10 +404,10 @@ TEST_CASE("nasty plugins are warnings, errors with --strict, and errors when the
             .err.empty());
   // The model at hand needs one.
   CHECK(contains(refusal(scratch.config("plugged_3"), {}),
-                 "error: custom model 'plugged_3' belongs to the plugin 'old' "
+                 "error: hook 'plugged_3' belongs to the plugin 'old' "
                  "(custom_model/old.cpp:2), which failed: it was written for version 7"));
   CHECK(contains(refusal(scratch.config("plugged_4"), {}),
-                 "error: custom model 'plugged_4' belongs to the plugin 'broken'"));
+                 "error: hook 'plugged_4' belongs to the plugin 'broken'"));
   CHECK(contains(refusal(config, {"--custom-model", "plugged=broken:anything"}),
                  "hint: the plugin 'broken' might register it, but failed"));
   CHECK(contains(run({"plugins"}).out, "old failed: it was written for version 7"));
@@ -503,7 +450,8 @@ TEST_CASE("profiles: pipelines of registered steps with arguments") {
       {"wrap_model, {type: patch_attention, implementation: Flash}",
        "no module class 'Flash' is registered"},
       {"wrap_model, {type: patch_attention, implementation: GroupedExperts}",
-       "'GroupedExperts' made no attention"},
+       "the module class 'GroupedExperts' (builtin_model/module_classes.cpp:23): it made no "
+       "attention of"},
       {"{type: wrap_model, deep: 1}",
        "p.yaml:1:37: pipeline[0].deep: the step 'wrap_model' takes no argument 'deep'"},
       {"{type: plugged_step, note: a, nota: b}",
@@ -534,8 +482,8 @@ TEST_CASE("profiles: patches, activations, and architectures by what a config ha
   CHECK(contains(
       refusal(config,
               {"--profile", scratch.write("t.yaml", "architecture: {hidden_act: swoosh}\n")}),
-      "expected one of gelu, gelu_new, gelu_pytorch_tanh, gelu_tanh, plugged_swish, silu, "
-      "swish, got the string \"swoosh\""));
+      "expected one of gelu, gelu_new, gelu_pytorch_tanh, gelu_tanh, plugged_swish, quick_gelu, "
+      "relu, relu2, sigmoid, silu, swish, tanh, got the string \"swoosh\""));
 
   const json recognised =
       simulated(scratch.config("never_heard_of", R"(, "plugged_marker": true)"));
@@ -564,7 +512,14 @@ TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validat
                context.add_profiles(folder + "cards");
                context.add_name_resolver(
                    "mycluster", [](const std::string& name) { return folder + name + ".json"; });
-               if (!context.is_taken("device", "H200")) throw std::logic_error("it is compiled in");
+               for (const auto& [group, name] : {std::pair{"device", "h-200"},
+                                                 {"profile", "mixtral"},
+                                                 {"step", "wrap_model"},
+                                                 {"activation", "silu"},
+                                                 {"report_writer", "json"},
+                                                 {"input_filler", "positions"}}) {
+                 if (!context.is_taken(group, name)) throw std::logic_error("it is compiled in");
+               }
                context.add_device("my_npu", [] {
                  DeviceProfile device = load_device("TEST_DEVICE");
                  device.name = "my_npu";
@@ -778,6 +733,8 @@ TEST_CASE("runners: another cost model, another executor") {
   CHECK(counted.status == 0);
   CHECK(made > 10);
   CHECK(
+      contains(counted.out, "  executor 'counting' of plugin 'slow' (custom_model/slow.cpp:2)\n"));
+  CHECK(
       contains(run({"run", config, "--runner", "cuonting"}).err,
                "--runner: no executor 'cuonting' is registered\n  hint: did you mean 'counting'?"));
 }
@@ -826,6 +783,415 @@ TEST_CASE("operators: one with a kernel is priced and executed") {
   const json halved = run_with({"--custom-model", "plugged=halving"});
   CHECK(plain.at("tokens") == halved.at("tokens"));
   CHECK(contains(halved.at("ops").dump(), "plugin:plugged"));
+}
+
+// --- row C2: what was priced and then could not be executed
+// ---------------------------------------
+
+/// Adds an input of its own to the logits.
+class Biased : public ModuleOf<Biased> {
+ public:
+  explicit Biased(std::unique_ptr<Module> inner) : ModuleOf("Biased") {
+    add_child("", std::move(inner));
+  }
+  Biased(const Biased&) = default;
+  Value forward(Trace& trace, Value input) const override {
+    const Value logits = (*children()[0])(trace, input);
+    return trace.add(logits, trace.input("logit bias", trace.shape(logits), trace.dtype(logits)));
+  }
+};
+
+/// Keeps the sum of all it has seen, per channel, in a cache of its own.
+class Remembering : public ModuleOf<Remembering> {
+ public:
+  explicit Remembering(Mlp& original) : ModuleOf("Remembering"), names_(original.names()) {
+    take_over(original);
+  }
+  Value forward(Trace& trace, Value input) const override {
+    const Value up = call(trace, names_.up, input);
+    CacheSpec spec;
+    spec.elements_per_token = trace.shape(up)[1];
+    spec.key_dim = spec.elements_per_token;
+    spec.dtype = trace.dtype(up);
+    CustomOp op;
+    op.definition = &find_operator("remember");
+    op.sizes[0] = trace.shape(up).elements();
+    op.sizes[1] = trace.shape(up)[1];
+    op.dtype = trace.dtype(up);
+    return call(trace, names_.down,
+                trace.emit(op, {up, trace.cache(spec)}, trace.shape(up), op.dtype));
+  }
+
+ private:
+  MlpNames names_;
+};
+
+json executed(const std::string& config, std::vector<std::string> more = {}) {
+  more.insert(more.begin(), {"run", config, "--threads", "1", "--input-length", "4",
+                             "--output-length", "3", "--format", "json"});
+  const Run result = run(more);
+  INFO(result.err);
+  REQUIRE(result.status == 0);
+  return json::parse(result.out);
+}
+
+TEST_CASE("inputs of a module's own: priced, refused before any work, filled by a plugin") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  const std::vector<std::string> hook = {"--custom-model", "plugged=biased"};
+  const CustomModelHook biased{[](TransformerModel& model) {
+                                 run_standard_steps(model);
+                                 model.wrap_root([](std::unique_ptr<Module> root) {
+                                   return std::make_unique<Biased>(std::move(root));
+                                 });
+                               },
+                               {}};
+  LinkedPlugins linked(true);
+  linked.add("custom_model", {"biased"}, biased, "custom_model/biased.cpp");
+  linked.link();
+  CHECK(simulated(config, hook).at("pipeline") ==
+        "the hook 'biased' of plugin 'biased' (custom_model/biased.cpp:1)");
+  std::vector<std::string> command = {"run", config, "--input-length", "4", "--output-length", "3"};
+  command.insert(command.end(), hook.begin(), hook.end());
+  const Run refused = run(command);
+  CHECK(refused.status == 1);
+  CHECK(
+      refused.err ==
+      "tcast: error: the model takes the input 'logit bias', which nobody fills\n  hint: a plugin "
+      "fills it with TCAST_REGISTER_INPUT(\"logit bias\"); simulate needs no values\n");
+  linked.add("input_filler", {"logit bias"},
+             InputFiller([](const InputContext& context, const Buffer& buffer) {
+               CHECK(context.workload.tokens() > 0);
+               const std::int64_t vocabulary = buffer.shape[buffer.shape.rank() - 1];
+               for (std::int64_t i = 0; i < buffer.shape.elements(); ++i) {
+                 write_element(buffer, i, i % vocabulary == 17 ? 1e6 : 0);
+               }
+             }),
+             "custom_model/biased.cpp", 2);
+  linked.link();
+  CHECK(executed(config, hook).at("tokens") == json({{17, 17, 17}}));
+}
+
+TEST_CASE("operators with a cache: priced and executed, the cache stays from pass to pass") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  static std::vector<float> seen;  // what the first channel of layer 0's cache held
+  seen.clear();
+  LinkedPlugins linked(true);
+  linked.add("operator", {"remember"}, OperatorFunction([](const CustomOp& op) {
+               OpWork work;
+               work.read_bytes = work.write_bytes = 4.0 * static_cast<double>(op.sizes[0]);
+               return work;
+             }),
+             "custom_model/remember.cpp", 1);
+  linked.add("operator_kernel", {"remember"},
+             OperatorKernel([](const CustomOp& op, const KernelArgs& args) {
+               REQUIRE(args.cache != nullptr);
+               CHECK(args.cache->layout.width() == op.sizes[1]);
+               CHECK(args.cache->data == args.inputs[1].data);
+               Buffer cache = args.inputs[1];
+               if (args.cache->context_length == 0) write_element(cache, 0, 0);
+               for (std::int64_t i = 0; i < op.sizes[0]; ++i) {
+                 write_element(args.outputs[0], i, read_element(args.inputs[0], i));
+               }
+               const double tokens = static_cast<double>(op.sizes[0] / op.sizes[1]);
+               write_element(cache, 0, read_element(cache, 0) + tokens);
+               seen.push_back(static_cast<float>(read_element(cache, 0)));
+             }),
+             "custom_model/remember.cpp", 2);
+  linked.add(
+      "custom_model", {"remembering"},
+      CustomModelHook{[](TransformerModel& model) {
+                        run_standard_steps(model);
+                        rewrite(model.root(),
+                                [](Module& module, const ModulePath&) -> std::unique_ptr<Module> {
+                                  auto* mlp = dynamic_cast<Mlp*>(&module);
+                                  if (mlp == nullptr) return nullptr;
+                                  return std::make_unique<Remembering>(*mlp);
+                                });
+                      },
+                      {}},
+      "custom_model/remember.cpp", 3);
+  linked.link();
+  const std::vector<std::string> hook = {"--custom-model", "plugged=remembering"};
+  // 2 layers, 20 tokens, 48 channels of float32 more than without.
+  const auto cache_bytes = [](const json& report) {
+    return report.at("memory").at("kv_cache_bytes").get<std::int64_t>();
+  };
+  CHECK(cache_bytes(simulated(config, hook)) - cache_bytes(simulated(config)) == 2 * 20 * 48 * 4);
+  executed(config, hook);
+  // Two layers, after the prompt of 4 tokens and each of two decode steps.
+  REQUIRE(seen.size() >= 6);
+  CHECK(std::vector<float>(seen.end() - 6, seen.end()) == std::vector<float>{4, 4, 5, 5, 6, 6});
+}
+
+TEST_CASE("activations: plain and gated, of configs and of plugins, are priced, executed, proved") {
+  const Scratch scratch;
+  LinkedPlugins linked(true);
+  linked.add("activation", {"my_relu"}, ElementwiseKind::relu, "custom_model/act.cpp");
+  linked.link();
+  struct {
+    const char* name;
+    const char* op;
+  } const cases[] = {
+      {"relu", "relu_mul"}, {"relu2", "relu2_mul"},           {"sigmoid", "sigmoid_mul"},
+      {"tanh", "tanh_mul"}, {"quick_gelu", "quick_gelu_mul"}, {"my_relu", "relu_mul"}};
+  for (const auto& one : cases) {
+    CAPTURE(one.name);
+    const std::string profile =
+        scratch.write("act.yaml", fmt::format("architecture: {{hidden_act: {}}}\n", one.name));
+    const std::string config = scratch.config("plugged");
+    CHECK(seconds_of(simulated(config, {"--profile", profile}), one.op) > 0);
+    CHECK(contains(executed(config, {"--profile", profile}).at("ops").dump(), one.op));
+    CHECK(run({"verify", config, "--threads", "1", "--profile", profile}).status == 0);
+  }
+}
+
+// --- rows C8, C9, S17: precedence, origins, scopes
+// -------------------------------------------------
+
+TEST_CASE("report writers: a plugin's takes a builtin one's place, and says so") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  LinkedPlugins linked(true);
+  linked.add("report_writer", {"json"},
+             ReportWriter([](const Report& report) { return "mine: " + report.device + "\n"; }),
+             "custom_model/writer.cpp", 5);
+  linked.link();
+  const auto written = [&](const char* format) {
+    return run({"simulate", config, "--device", "TEST_DEVICE", "--format", format}).out;
+  };
+  CHECK(written("json") == "mine: TEST_DEVICE\n");
+  CHECK(written("custom::json") == "mine: TEST_DEVICE\n");
+  CHECK(json::parse(written("builtin::json")).at("device") == "TEST_DEVICE");
+  CHECK(contains(written("builtin::table"), "memory of one device"));
+  const std::string help = run({"simulate", "--help"}).out;
+  const std::string flat = [&] {
+    std::string text;
+    for (const char c : help) {
+      if (c != ' ' || text.empty() || text.back() != ' ') text += c == '\n' ? ' ' : c;
+    }
+    return text;
+  }();
+  INFO(flat);
+  CHECK(contains(flat,
+                 "--format FORMAT table, json (of plugin 'writer' (custom_model/writer.cpp:5), "
+                 "in place of the"));
+  CHECK(run({"simulate", config, "--device", "TEST_DEVICE", "--format", "jsn"}).status == 2);
+}
+
+TEST_CASE("devices: where one comes from is in the report, and a replaced one is still found") {
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  const auto slow = [] {
+    DeviceProfile device = load_device("TEST_DEVICE");
+    device.name = "A100-80G";
+    device.matrix[DType::f32] = device.vector[DType::f32] = 1e9;
+    return device;
+  };
+  LinkedPlugins linked(true);
+  linked.add("device", {"a100_80g"}, DeviceFunction(slow), "custom_model/slow.cpp", 3);
+  linked.add("device", {"lab::npu"}, DeviceFunction(slow), "custom_model/slow.cpp", 4);
+  linked.link();
+  const auto report_of = [&](const std::string& device) {
+    const Run result = run({"simulate", config, "--device", device, "--format", "json"});
+    INFO(result.err);
+    REQUIRE(result.status == 0);
+    return json::parse(result.out);
+  };
+  const auto provenance = [](const json& report) {
+    for (const json& one : report.at("provenance")) {
+      if (one.at("kind") == "device") return one;
+    }
+    return json();
+  };
+  const auto prefill = [](const json& report) {
+    return report.at("latency").at("prefill_s").get<double>();
+  };
+  const json mine = {{"kind", "device"},
+                     {"name", "a100_80g"},
+                     {"origin", "plugin"},
+                     {"plugin", "slow"},
+                     {"file", "custom_model/slow.cpp"},
+                     {"line", 3},
+                     {"in_place_of", "builtin"}};
+  const json builtin = {{"kind", "device"},
+                        {"name", "A100-80G"},
+                        {"origin", "builtin"},
+                        {"file", "configs/devices/a100-80g.yaml"}};
+  for (const char* name :
+       {"A100-80G", "a100-80g", "a100_80G", "custom::A100 80g", "slow:a100_80g", "SLOW.A100_80G"}) {
+    CAPTURE(name);
+    CHECK(provenance(report_of(name)) == mine);
+  }
+  for (const char* name : {"builtin::A100-80G", "builtin::a100_80g"}) {
+    CAPTURE(name);
+    CHECK(provenance(report_of(name)) == builtin);
+    CHECK(prefill(report_of(name)) < 0.1 * prefill(report_of("a100-80g")));
+  }
+  CHECK(provenance(report_of("lab::NPU")).at("line") == 4);
+  CHECK(contains(run({"simulate", config, "--device", "npu"}).err, "unknown device 'npu'"));
+  const std::string table = run({"simulate", config, "--device", "a100-80g"}).out;
+  CHECK(contains(table,
+                 "device        A100-80G (of plugin 'slow' (custom_model/slow.cpp:3), in place "
+                 "of the builtin one)"));
+  CHECK(contains(run({"simulate", config, "--device", "H100"}).out,
+                 "device        H100 (builtin)\n"));
+  // A file is named as a file.
+  const std::string yaml = scratch.write("mine.yaml", to_yaml(load_device("TEST_DEVICE")));
+  CHECK(provenance(report_of(yaml)) ==
+        json({{"kind", "device"}, {"name", "TEST_DEVICE"}, {"origin", "file"}, {"file", yaml}}));
+  const std::string list = run({"devices"}).out;
+  CHECK(contains(list, "builtin::A100-80G "));
+  CHECK(contains(list, "a100_80g "));
+  CHECK(contains(list, "of plugin 'slow' (custom_model/slow.cpp:3), in place of the builtin one"));
+}
+
+TEST_CASE("origins: hooks, architectures, profiles, module classes, cost models, writers") {
+  const Scratch scratch;
+  const std::string config = scratch.config("llama");
+  LinkedPlugins linked(true);
+  linked.add("architecture", {"llama"},
+             ArchitectureFunction([](const ArchitectureContext& context) {
+               return architectures().find("builtin::llama")->call(context);
+             }),
+             "custom_model/own.cpp", 1);
+  linked.add("custom_model", {"llama"},
+             CustomModelHook{[](TransformerModel& model) { run_profile_steps(model); }, {}},
+             "custom_model/own.cpp", 2);
+  linked.add("profile", {"llama"}, ProfileFunction([] {
+               return ProfileText{
+                   "pipeline: [wrap_model, {type: patch_attention, implementation: plugged_flash}]",
+                   "own.yaml"};
+             }),
+             "custom_model/own.cpp", 3);
+  linked.add(
+      "cost_model", {"slow"},
+      CostModelFunction([](const DeviceProfile&, const CostModel&) -> std::unique_ptr<CostModel> {
+        return std::make_unique<Slow>();
+      }),
+      "custom_model/own.cpp", 4);
+  linked.link();
+  const json report = simulated(config, {"--runner", "slow"});
+  std::vector<std::string> found;
+  for (const json& one : report.at("provenance")) {
+    found.push_back(fmt::format("{} {} {} {}{}", one.at("kind").get<std::string>(),
+                                one.at("name").get<std::string>(),
+                                one.at("origin").get<std::string>(), one.value("plugin", ""),
+                                one.contains("in_place_of") ? " in place" : ""));
+  }
+  const std::vector<std::string> expected = {
+      "profile llama plugin own",    "architecture llama plugin own in place",
+      "hook llama plugin own",       "module class plugged_flash plugin plugged",
+      "device TEST_DEVICE builtin ", "cost model slow plugin own",
+      "report writer json builtin "};
+  CHECK(found == expected);
+  const std::string table =
+      run({"simulate", config, "--device", "TEST_DEVICE", "--runner", "slow"}).out;
+  CHECK(contains(table, "pipeline      the hook 'llama' of plugin 'own' (custom_model/own.cpp:2)"));
+  CHECK(
+      contains(table, "plugins       profile 'llama' of plugin 'own' (custom_model/own.cpp:3); "));
+}
+
+TEST_CASE("scopes: builtin::name finds tcast's own in every registry, whatever plugins have") {
+  LinkedPlugins linked(true);
+  const auto shadow = [&](const char* group, const char* name, auto value) {
+    linked.add(group, {name}, std::move(value), "custom_model/shadow.cpp");
+  };
+  shadow("architecture", "llama",
+         ArchitectureFunction([](const ArchitectureContext&) { return nullptr; }));
+  shadow("custom_model", "bailing_moe", CustomModelHook{[](TransformerModel&) {}, {}});
+  shadow("module_class", "GroupedExperts",
+         ModuleClassFunction(
+             [](Module&, const ModelProfile&, const ModelOptions&) { return nullptr; }));
+  shadow("profile", "mixtral", ProfileFunction([] { return ProfileText{"", "x"}; }));
+  shadow("step", "wrap_model",
+         StepFunction(
+             [](TransformerModel& model, const Arguments&) -> TransformerModel& { return model; }));
+  shadow("activation", "silu", ElementwiseKind::relu);
+  shadow("device", "H100", DeviceFunction([] { return DeviceProfile{}; }));
+  shadow("report_writer", "table", ReportWriter([](const Report&) { return "x"; }));
+  shadow("input_filler", "positions", InputFiller([](const InputContext&, const Buffer&) {}));
+  linked.link();
+  const auto check = [](const auto& registry, const char* name) {
+    CAPTURE(name);
+    REQUIRE(registry.find(name) != nullptr);
+    CHECK(registry.find(name)->plugin == "shadow");
+    CHECK(registry.provenance(*registry.find(name)).replaces_builtin);
+    const std::string builtin = std::string("builtin::") + name;
+    REQUIRE(registry.find(builtin) != nullptr);
+    CHECK(registry.find(builtin)->origin == Origin::builtin);
+    CHECK(registry.find(std::string("custom::") + name)->plugin == "shadow");
+  };
+  check(architectures(), "llama");
+  check(custom_models(), "bailing_moe");
+  check(module_classes(), "GroupedExperts");
+  check(profiles(), "mixtral");
+  check(registered_steps(), "wrap_model");
+  check(activations(), "silu");
+  check(devices(), "H100");
+  check(report_writers(), "table");
+  check(input_fillers(), "positions");
+}
+
+TEST_CASE("scopes: a pipeline, a profile and an activation are named with their scope") {
+  const Scratch scratch;
+  const std::string config = scratch.config("llama");
+  LinkedPlugins linked(true);
+  linked.add("step", {"wrap_model"},
+             StepFunction([](TransformerModel&, const Arguments&) -> TransformerModel& {
+               throw Error("the custom one");
+             }),
+             "custom_model/shadow.cpp");
+  linked.add("profile", {"lab::fast"}, ProfileFunction([] {
+               return ProfileText{"pipeline: [builtin::wrap_model, patch_attention]", "fast.yaml"};
+             }),
+             "custom_model/shadow.cpp", 2);
+  linked.link();
+  CHECK(
+      contains(refusal(config, {"--profile", scratch.write("a.yaml", "pipeline: [wrap_model]\n")}),
+               "the step 'wrap_model' of plugin 'shadow' (custom_model/shadow.cpp:1): the custom "
+               "one"));
+  CHECK(simulated(config, {"--profile", "lab::fast"}).at("steps").size() == 2);
+  CHECK(contains(refusal(config, {"--profile", "lab::fats"}),
+                 "no profile 'lab::fats' is registered\n  hint: did you mean 'lab::fast'?"));
+  const std::string act = scratch.write("act.yaml", "architecture: {hidden_act: builtin::relu}\n");
+  CHECK(seconds_of(simulated(config, {"--profile", act}), "relu_mul") > 0);
+}
+
+TEST_CASE("vision and diffusion types: a plugin's architecture is asked first") {
+  const Scratch scratch;
+  const std::string vision = scratch.config("seeing", R"(, "vision_config": {"depth": 3})");
+  const std::string diffusers =
+      scratch.write("flux.json", R"({"_class_name": "FluxTransformer2DModel", "in_channels": 64})");
+  CHECK(contains(refusal(vision, {}),
+                 "vision_config: 'seeing' has a part that is not a language model"));
+  CHECK(contains(refusal(scratch.config("llama", R"(, "vision_config": {"depth": 3})"), {}),
+                 "'llama' has a part that is not a language model"));
+  CHECK(
+      contains(refusal(diffusers, {}),
+               "_class_name: 'FluxTransformer2DModel' is a diffusers class, which is not supported "
+               "yet\n  hint: a plugin builds it with "
+               "TCAST_REGISTER_ARCHITECTURE(\"FluxTransformer2DModel\")"));
+  LinkedPlugins linked(true);
+  linked.add("architecture", {"seeing"},
+             ArchitectureFunction([](const ArchitectureContext& context) {
+               return build_decoder(read_decoder_spec(context, "Seeing"), context);
+             }),
+             "custom_model/eyes.cpp");
+  linked.add("architecture", {"Flux*"},
+             ArchitectureFunction([](const ArchitectureContext& context) {
+               const std::int64_t width = context.config.get_size("in_channels");
+               return std::make_unique<Embedding>(1000, width, DType::bf16);
+             }),
+             "custom_model/eyes.cpp", 2);
+  linked.link();
+  CHECK(simulated(vision).at("model").at("model_type") == "seeing");
+  const json flux = json::parse(run({"simulate", diffusers, "--device", "TEST_DEVICE", "--phase",
+                                     "prefill", "--format", "json"})
+                                    .out);
+  CHECK(flux.at("model").at("model_type") == "FluxTransformer2DModel");
+  CHECK(flux.at("model").at("total_parameters") == 64000);
 }
 
 }  // namespace

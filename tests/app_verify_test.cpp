@@ -47,7 +47,7 @@ void drop_rotary(TransformerModel& model) {
 }
 
 std::unique_ptr<Module> build_llama(const ArchitectureContext& context) {
-  return architectures().find("llama")->value(context);
+  return architectures().find("llama")->call(context);
 }
 
 /// A module with an operator that can be priced and has no kernel.
@@ -366,7 +366,7 @@ TEST_CASE("verify: what a hook does between steps, or behind the last one, is na
   const std::string config = scratch.write("config.json", llama_config("verified_secret").dump());
   const auto* hook = custom_models().find("verified_secret");
   REQUIRE(hook != nullptr);
-  const std::string who = "the hook 'verified_secret' (" + hook->place() + ")";
+  const std::string who = "the " + hook->text();
   const Ran between = run({config, "--format", "json"});
   CHECK(between.status == 3);
   CHECK(faulty_steps(json::parse(between.out)) ==

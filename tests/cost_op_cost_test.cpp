@@ -32,7 +32,7 @@ OpWork work_of_example(const CustomOp& op) {
   return work;
 }
 
-const OperatorDefinition example{.name = "example", .work = work_of_example};
+const OperatorDefinition example{.name = "example", .work = {{}, work_of_example}};
 
 const std::vector<Row>& rows() {
   static const std::vector<Row> table = {

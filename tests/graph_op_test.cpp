@@ -9,7 +9,7 @@
 namespace tcast {
 namespace {
 
-const OperatorDefinition my_operator{.name = "my_operator", .work = nullptr};
+const OperatorDefinition my_operator{.name = "my_operator"};
 
 struct Row {
   OpRecord record;

@@ -136,7 +136,7 @@ TEST_CASE("every key of a config class changes the model, or is refused") {
     const std::string type(entry->pattern);
     const std::vector<json> plain = configs_of(type);
     REQUIRE_FALSE(plain.empty());
-    const json defaults = json::parse(entry->value.defaults);
+    const json defaults = json::parse(entry->data().defaults);
     for (const auto& [key, value] : defaults.items()) {
       if (on_demand.count(key) > 0) continue;
       CAPTURE(type);

@@ -33,9 +33,9 @@ TEST_CASE("json: names and order of the fields") {
                   ReportStep{.step = "patch_moe", .figures = StepFigures{}}};
   const Json json = read_back(report);
   using Names = std::vector<std::string>;
-  CHECK(names_of(json) == Names{"schema", "inputs", "model", "device", "pipeline", "memory",
-                                "latency", "throughput", "ideal", "ops", "steps", "assumptions",
-                                "warnings"});
+  CHECK(names_of(json) == Names{"schema", "inputs", "model", "device", "pipeline", "provenance",
+                                "memory", "latency", "throughput", "ideal", "ops", "steps",
+                                "assumptions", "warnings"});
   CHECK(names_of(json["inputs"]) == Names{"config", "batch_size", "input_length", "output_length",
                                           "num_devices", "tp", "quantize_linear",
                                           "quantize_kv_cache", "reuse_layers", "dtype"});
@@ -147,6 +147,7 @@ TEST_CASE("json: the whole text") {
   },
   "device": "",
   "pipeline": "",
+  "provenance": [],
   "memory": {
     "weights_bytes": 0,
     "kv_cache_bytes": 0,
@@ -242,7 +243,8 @@ TEST_CASE("json: the steps") {
   report.steps = {{}, {.step = "wrap_model", .expected = 1, .changed = {{"", "A", "B"}}}};
   const Json json = Json::parse(write_steps_json(report));
   CHECK(names_of(json) == std::vector<std::string>{"schema", "inputs", "model", "device",
-                                                   "pipeline", "steps", "assumptions", "warnings"});
+                                                   "pipeline", "provenance", "steps", "assumptions",
+                                                   "warnings"});
   CHECK(json["steps"].size() == 2);
   CHECK(json["steps"][0]["expected"].is_null());
   CHECK(json["steps"][1]["expected"] == 1);

@@ -19,6 +19,7 @@
 #include "tcast/config/exchange.h"
 #include "tcast/cost/device_cost.h"
 #include "tcast/device/device_profile.h"
+#include "tcast/exec/input_filler.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/graph/trace.h"
 #include "tcast/model/attention.h"
@@ -190,6 +191,16 @@
 #define TCAST_REGISTER_OPERATOR_OPERANDS(...)                                                      \
   TCAST_REGISTER_FUNCTION("operator_operands", ::tcast::OperatorOperands, ::tcast::KernelOperands, \
                           (const ::tcast::CustomOp& op), __VA_ARGS__)
+
+/// Registers how an input of a model's own (Trace::input) is filled before a pass is executed,
+/// under its name:
+///
+///     TCAST_REGISTER_INPUT("pixel values")
+///     (const tcast::InputContext& context, const tcast::Buffer& buffer) { ... }
+#define TCAST_REGISTER_INPUT(...)                                                                \
+  TCAST_REGISTER_FUNCTION("input_filler", ::tcast::InputFiller, void,                            \
+                          (const ::tcast::InputContext& context, const ::tcast::Buffer& buffer), \
+                          __VA_ARGS__)
 
 /// Registers what an operator costs, on all devices ("matmul") or on one ("matmul@h200"):
 ///

@@ -8,7 +8,6 @@
 
 #include <fmt/format.h>
 
-#include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 
@@ -16,22 +15,20 @@ namespace tcast {
 
 bool PluginContext::is_taken(std::string_view group, std::string_view name) const {
   if (setup_.is_taken(group, name)) return true;
-  const auto has = [name](const auto& list) {
-    return std::any_of(list.begin(), list.end(),
-                       [name](const auto& one) { return one.key == name; });
+  const auto has = [name](const auto& entries) {
+    return std::any_of(entries.begin(), entries.end(),
+                       [name](const auto& entry) { return entry.pattern == name; });
   };
-  if (group == "profile") return has(embedded_profiles());
   if (group == "device") {
-    const auto devices = embedded_devices();
+    const auto devices = core_devices();
     return std::any_of(devices.begin(), devices.end(),
-                       [name](const EmbeddedFile& one) { return same_device(one.key, name); });
+                       [name](const auto& entry) { return same_device(entry.pattern, name); });
   }
-  if (group == "step") {
-    const auto steps = standard_steps();
-    return std::any_of(steps.begin(), steps.end(),
-                       [name](const StepInfo& step) { return step.name == name; });
-  }
-  return false;
+  if (group == "profile") return has(core_profiles());
+  if (group == "step") return has(core_steps());
+  if (group == "activation") return has(core_activations());
+  if (group == "report_writer") return has(core_report_writers());
+  return group == "input_filler" && has(core_input_fillers());
 }
 
 void PluginContext::add_profile(const std::string& pattern, std::string yaml, const char* file,

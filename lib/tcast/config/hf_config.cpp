@@ -125,10 +125,7 @@ HfConfig HfConfig::text_part() const {
 std::string HfConfig::model_type() const {
   if (const std::optional<Node> found = lookup("model_type")) return found->as_string();
   if (outer_ != nullptr) return outer_->model_type();
-  if (const std::optional<Node> class_name = lookup("_class_name")) {
-    throw Error(fmt::format("{}: '{}' is a diffusers class, which is not supported yet",
-                            class_name->place(), printable(class_name->as_string())));
-  }
+  if (const std::optional<Node> class_name = lookup("_class_name")) return class_name->as_string();
   fail("model_type", "expected the name of a model type, got nothing",
        "HuggingFace configs name it, as in \"model_type\": \"llama\"");
 }

@@ -69,8 +69,8 @@ class TCAST_API HfConfig {
   /// Keys and values as they are written, without marking them as read.
   std::vector<std::pair<std::string, Node>> members() const { return root_.members(); }
 
-  /// `model_type`; throws Error with what to do when it is missing (a diffusers file has
-  /// `_class_name` instead and is named by that).
+  /// `model_type`, else what a diffusers file has instead, `_class_name`. Throws Error with what to
+  /// do when both are missing.
   std::string model_type() const;
 
   /// The file as the user named it.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tcast/base/export.h"
+#include "tcast/base/provenance.h"
 #include "tcast/config/node.h"
 
 namespace tcast {
@@ -74,6 +75,7 @@ struct TCAST_API ModelProfile {
   std::optional<std::string> custom_model;  ///< reference to the hook that transforms it
   std::optional<Node> custom_model_config;  ///< free-form map handed to the hook
   std::vector<std::string> sources;         ///< files that it was merged from, in order
+  std::vector<Provenance> provenance;       ///< the same, where load_profile() merged it
 
   /// Merges a YAML map over this profile and appends its file to `sources`: keys that are present
   /// replace, maps of names merge key by key, null takes an optional field back. Throws Error for

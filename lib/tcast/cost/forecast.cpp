@@ -1,6 +1,7 @@
 #include "tcast/cost/forecast.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include <fmt/format.h>
 
@@ -15,6 +16,15 @@ constexpr std::size_t most_intervals = 64;
 
 /// With more chunks than this a single one does not show.
 constexpr std::int64_t most_chunks = 10'000;
+
+/// An operator whose sizes mean nothing (a negative number of rows) has work and time that do not.
+void require_sensible(const OpEstimate& estimate, const OpRecord& record) {
+  const auto sensible = [](double value) { return value >= 0 && std::isfinite(value); };
+  TCAST_CHECK(
+      sensible(estimate.total_s) && sensible(estimate.work.flops()) &&
+          sensible(estimate.work.bytes()),
+      fmt::format("the work of {} ({}) is a number >= 0", name_of(record), describe(record)));
+}
 
 /// Tokens of all requests together that a forecast is made for: far beyond any use, and small
 /// enough that sizes of single operators stay within 64 bits.
@@ -149,6 +159,7 @@ void Forecaster::price(const Workload& workload, PhaseForecast& phase) {
       row.op = i;
       row.calls = static_cast<double>(calls_of_region_[r]) * ops[i].runs;
       row.estimate = cost_.estimate(ops[i].record);
+      require_sensible(row.estimate, ops[i].record);
       phase.total_s += row.calls * row.estimate.total_s;
     }
   }

@@ -316,10 +316,11 @@ void work(Form& f, const Norm& op) {
 
 /// Operations per element.
 double elementwise_flops(ElementwiseKind kind) {
-  constexpr double silu = 4;       // -x, exp, 1 +, x /
-  constexpr double gelu = 5;       // x / sqrt(2), erf, 1 +, x *, / 2
-  constexpr double gelu_tanh = 9;  // x^3 in two, * a, + x, * b, tanh, 1 +, x *, / 2
-  constexpr double clamped = 10;   // min, two clamps, 1 +, * alpha, sigmoid in three, two products
+  constexpr double silu = 4;        // -x, exp, 1 +, x /
+  constexpr double gelu = 5;        // x / sqrt(2), erf, 1 +, x *, / 2
+  constexpr double gelu_tanh = 9;   // x^3 in two, * a, + x, * b, tanh, 1 +, x *, / 2
+  constexpr double quick_gelu = 5;  // * alpha, and silu's
+  constexpr double clamped = 10;    // min, two clamps, 1 +, * alpha, sigmoid in three, two products
   switch (kind) {
     case ElementwiseKind::add:
     case ElementwiseKind::multiply:
@@ -330,7 +331,12 @@ double elementwise_flops(ElementwiseKind kind) {
     case ElementwiseKind::tanh:
       return 1;
     case ElementwiseKind::clamp:
+    case ElementwiseKind::relu2:
+    case ElementwiseKind::relu_mul:
+    case ElementwiseKind::tanh_mul:
       return 2;
+    case ElementwiseKind::relu2_mul:
+      return 3;
     case ElementwiseKind::sigmoid:
     case ElementwiseKind::silu:
       return silu;
@@ -338,8 +344,13 @@ double elementwise_flops(ElementwiseKind kind) {
       return gelu;
     case ElementwiseKind::gelu_tanh:
       return gelu_tanh;
+    case ElementwiseKind::quick_gelu:
+      return quick_gelu;
+    case ElementwiseKind::sigmoid_mul:
     case ElementwiseKind::silu_mul:
       return silu + 1;
+    case ElementwiseKind::quick_gelu_mul:
+      return quick_gelu + 1;
     case ElementwiseKind::gelu_mul:
       return gelu + 1;
     case ElementwiseKind::gelu_tanh_mul:
@@ -544,9 +555,9 @@ void work(Form& f, const Collective& op) {
 
 template <class Form>
 void work(Form& f, const CustomOp& op) {
-  TCAST_CHECK(op.definition != nullptr && op.definition->work != nullptr,
+  TCAST_CHECK(op.definition != nullptr && !(op.definition->work.value == nullptr),
               "a custom operator has a definition with a cost");
-  f.add(op.definition->work(op));
+  f.add(op.definition->work.call(op));
 }
 
 }  // namespace

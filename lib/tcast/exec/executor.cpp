@@ -11,7 +11,9 @@
 
 #include "tcast/base/clock.h"
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 #include "tcast/exec/bf16.h"
+#include "tcast/exec/input_filler.h"
 #include "tcast/exec/kernels.h"
 #include "tcast/exec/memory.h"
 #include "tcast/exec/op_check.h"
@@ -264,7 +266,9 @@ class Executor::Impl {
   };
   const Logits& logits(std::int64_t depth) const {
     const auto found = logits_.find(depth);
-    if (found == logits_.end()) throw InternalError(fmt::format("no logits of depth {}", depth));
+    if (found == logits_.end()) {
+      throw Error(fmt::format("the model has no logits of depth {}", depth));
+    }
     return found->second;
   }
 
@@ -308,6 +312,8 @@ class Executor::Impl {
   /// Places for the values of a graph. No memory yet: only `bound` programs have it.
   Program& plan_memory(const Graph& graph) {
     TCAST_CHECK(graph.workload.executes, "a graph that is executed was traced for that");
+    require_fillers(graph);
+    require_logits(graph);
     Program& program = programs_[static_cast<std::size_t>(graph.workload.phase)];
     bool same = program.regions.size() == graph.region_count &&
                 program.value_offsets.size() == graph.values.size();
@@ -321,6 +327,25 @@ class Executor::Impl {
     }
     value_bytes_ = std::max(value_bytes_, plan_values(graph, program));
     return program;
+  }
+
+  static bool is_logits(const NamedValue& output) { return output.name == "logits"; }
+
+  static void require_logits(const Graph& graph) {
+    for (const NamedValue& output : graph.outputs) {
+      const DType dtype = graph.values[output.value].dtype;
+      if (!is_logits(output) || is_float(dtype)) continue;
+      throw Error(fmt::format("the model's logits are of dtype {}, expected a floating-point one",
+                              name_of(dtype)));
+    }
+    if (graph.outputs.empty() ||
+        std::any_of(graph.outputs.begin(), graph.outputs.end(), is_logits)) {
+      return;
+    }
+    std::vector<std::string> names;
+    for (const NamedValue& output : graph.outputs) names.push_back(printable(output.name));
+    throw Error(fmt::format("the model has no result named 'logits', only {}", join(names, ", ")),
+                "name it in forward: trace.output(\"logits\", value)");
   }
 
   void make_kernels(const Graph& graph, Program& program) {
@@ -355,7 +380,7 @@ class Executor::Impl {
         const Tensor& tensor = region.tensors[op.inputs[i]];
         if (tensor.kind == TensorKind::cache) {
           const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
-          const DType dtype = cache_dtype(ready.record);
+          const DType dtype = host_dtype(spec.dtype);
           const std::int64_t bytes =
               blocks_of(graph, spec) * layout_of(spec, dtype).bytes_per_block();
           foreseen_.caches[cache_key(graph, call, tensor, rank)] = bytes;
@@ -436,6 +461,10 @@ class Executor::Impl {
     std::string note;
     ready.record = host_substitute(op.record, host_, &note);
     add_note(note);
+    const auto caches = std::count_if(op.inputs.begin(), op.inputs.end(), [&](TensorId id) {
+      return region.tensors[id].kind == TensorKind::cache;
+    });
+    if (caches > 1) fail(region, op, fmt::format("it takes {} caches, not one", caches));
     ready.dequantized = false;
     ready.static_scale = false;
     ready.inputs.clear();
@@ -637,7 +666,7 @@ class Executor::Impl {
     for (std::size_t i = 0; i < region.ops.size(); ++i) {
       for (const TensorId id : region.ops[i].inputs) {
         if (region.tensors[id].kind != TensorKind::cache) continue;
-        cache_of(graph, index, region.tensors[id], rank, cache_dtype(prepared.ops[i].record));
+        cache_of(graph, index, region.tensors[id], rank);
       }
       bind_weights(region, region.ops[i], prepared.ops[i], call.member, rank, buffers);
       const OpRecord& record = region.ops[i].record;
@@ -862,12 +891,12 @@ class Executor::Impl {
                                                       layout_of(spec, spec.dtype).block_tokens));
   }
 
-  Cache& cache_of(const Graph& graph, std::size_t call, const Tensor& tensor, std::int64_t rank,
-                  DType dtype) {
+  Cache& cache_of(const Graph& graph, std::size_t call, const Tensor& tensor, std::int64_t rank) {
     const Region& region = graph.regions[graph.calls[call].region];
+    const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
+    const DType dtype = host_dtype(spec.dtype);
     Cache& cache = caches_[cache_key(graph, call, tensor, rank)];
     if (cache.bytes == 0) {
-      const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
       const CacheLayout& layout = cache.view.layout = layout_of(spec, dtype);
       cache.view.batch = graph.workload.batch;
       const std::int64_t blocks = blocks_of(graph, spec);
@@ -888,12 +917,6 @@ class Executor::Impl {
     return cache;
   }
 
-  static DType cache_dtype(const OpRecord& record) {
-    if (const auto* append = std::get_if<CacheAppend>(&record)) return append->cache;
-    if (const auto* read = std::get_if<CacheRead>(&record)) return read->cache;
-    return std::get<Attention>(record).cache;
-  }
-
   // --- inputs and outputs ------------------------------------------------------------------------
 
   Buffer value_buffer(const Graph& graph, const Program& program, ValueId id,
@@ -906,7 +929,7 @@ class Executor::Impl {
 
   static const NamedValue* token_ids_of(const Graph& graph, std::int64_t depth) {
     for (const NamedValue& input : graph.inputs) {
-      if (input.name == "token ids" && input.depth == depth) return &input;
+      if (input.name == token_ids_input && input.depth == depth) return &input;
     }
     return nullptr;
   }
@@ -933,42 +956,12 @@ class Executor::Impl {
   }
 
   void set_inputs(const Graph& graph, const Program& program, std::int64_t rank) const {
-    const Workload& work = graph.workload;
     for (const NamedValue& input : graph.inputs) {
-      if (input.name == "token ids") continue;
-      const Buffer buffer = value_buffer(graph, program, input.value, rank);
-      if (input.name == "positions") {
-        for (std::int64_t i = 0; i < work.tokens(); ++i) {
-          set_index(buffer, i, work.context_length + i % work.query_length);
-        }
-      } else if (input.name == "last rows") {
-        for (std::int64_t i = 0; i < work.batch; ++i) {
-          set_index(buffer, i, (i + 1) * work.query_length - 1);
-        }
-      } else if (input.name == "attention mask") {
-        set_mask(buffer, work, input.span);
-      } else {
-        throw InternalError(fmt::format("nobody knows the input '{}'", input.name));
-      }
-    }
-  }
-
-  static void set_mask(const Buffer& buffer, const Workload& work, const AttentionSpan& span) {
-    void* data = buffer.data;
-    for (std::int64_t query = 0; query < work.query_length; ++query) {
-      const std::int64_t position = work.context_length + query;
-      for (std::int64_t key = 0; key < work.sequence_length(); ++key) {
-        const bool seen = !span.causal ||
-                          (key <= position && (span.window == 0 || position - key < span.window) &&
-                           (span.chunk == 0 || key / span.chunk == position / span.chunk));
-        const float value = seen ? 0.0f : -std::numeric_limits<float>::infinity();
-        const std::int64_t i = query * work.sequence_length() + key;
-        if (buffer.dtype == DType::bf16) {
-          static_cast<Bf16*>(data)[i] = to_bf16(value);
-        } else {
-          static_cast<float*>(data)[i] = value;
-        }
-      }
+      if (input.name == token_ids_input) continue;
+      const auto* const filler = input_fillers().find(input.name);
+      TCAST_CHECK(filler != nullptr, "inputs were looked at before");
+      filler->call(InputContext{graph.workload, input.span, rank},
+                   value_buffer(graph, program, input.value, rank));
     }
   }
 
@@ -978,7 +971,7 @@ class Executor::Impl {
       if (std::find(call.outputs.begin(), call.outputs.end(), named.value) == call.outputs.end()) {
         continue;
       }
-      TCAST_CHECK(named.name == "logits", "a model's results are logits");
+      if (!is_logits(named)) continue;
       Logits& logits = logits_[named.depth];
       logits.shape = graph.values[named.value].shape;
       logits.values.resize(static_cast<std::size_t>(options_.ranks));
@@ -1037,7 +1030,7 @@ class Executor::Impl {
       const TensorId id = op.inputs[i];
       const Tensor& tensor = region.tensors[id];
       if (tensor.kind == TensorKind::cache) {
-        cache = &cache_of(*graph_, call, tensor, rank, cache_dtype(ready.record));
+        cache = &cache_of(*graph_, call, tensor, rank);
         view = &cache->view;
         inputs[used] = {view->data, cache->bytes, view->layout.dtype, {}};
       } else {
@@ -1045,7 +1038,7 @@ class Executor::Impl {
       }
       ++used;
     }
-    std::array<Buffer, 4> outputs;
+    std::array<Buffer, 6> outputs;
     std::size_t results = 0;
     for (const TensorId id : op.outputs) outputs[results++] = buffers[id];
 

@@ -182,7 +182,7 @@ struct Describe {
   KernelOperands operator()(const Collective&) const { return none(); }
   KernelOperands operator()(const CustomOp& op) const {
     const auto* const entry = operator_operands().find(op.definition->name);
-    return entry == nullptr ? none() : entry->value(op);
+    return entry == nullptr ? none() : entry->call(op);
   }
 
  private:

@@ -22,7 +22,7 @@ struct Scope {
 
 /// What one layer keeps between forward passes, on one rank: `elements_per_token` for each token
 /// that its span lets it keep.
-struct CacheSpec {
+struct TCAST_API CacheSpec {
   std::int64_t elements_per_token = 0;
   /// Of them: keys of `key_dim` elements for each of `kv_heads` heads, the rest values.
   std::int64_t kv_heads = 1;
@@ -36,7 +36,7 @@ struct CacheSpec {
 };
 
 /// A list of operators that is traced once and called once or more.
-struct Region {
+struct TCAST_API Region {
   std::vector<Tensor> tensors;
   std::vector<Op> ops;
   std::vector<Scope> scopes;

@@ -1,7 +1,10 @@
 #include "tcast/graph/op.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -217,6 +220,38 @@ std::string sizes(const CustomOp& op) {
 
 }  // namespace
 
+void Checked<OpWork>::require(const Registered& by, const OpWork& work) {
+  const auto sensible = [](double value) { return value >= 0 && std::isfinite(value); };
+  const bool fine = sensible(work.matrix_flops) && sensible(work.vector_flops) &&
+                    sensible(work.flops()) && sensible(work.read_bytes) &&
+                    sensible(work.write_bytes) && sensible(work.bytes()) && work.cold_bytes >= 0 &&
+                    work.cold_bytes <= work.bytes() && is_dtype(work.matrix_dtype) &&
+                    is_dtype(work.vector_dtype);
+  // Once for each operator: what is wrong is looked for when something is.
+  if (fine) return;
+  const std::pair<const char*, double> numbers[] = {
+      {"matrix_flops", work.matrix_flops}, {"vector_flops", work.vector_flops},
+      {"read_bytes", work.read_bytes},     {"write_bytes", work.write_bytes},
+      {"cold_bytes", work.cold_bytes},
+  };
+  for (const auto& [name, value] : numbers) {
+    if (sensible(value)) continue;
+    by.refuse(fmt::format("its work has {} = {}", name, value), "work is a number >= 0");
+  }
+  if (!sensible(work.flops()) || !sensible(work.bytes())) {
+    by.refuse("its work is more than any number", "work is a number >= 0");
+  }
+  for (const DType dtype : {work.matrix_dtype, work.vector_dtype}) {
+    if (is_dtype(dtype)) continue;
+    by.refuse(fmt::format("its work has the dtype number {}, which there is none of",
+                          static_cast<int>(dtype)));
+  }
+  by.refuse(
+      fmt::format("its work has cold_bytes = {}, more than the {} bytes that are read and "
+                  "written",
+                  work.cold_bytes, work.bytes()));
+}
+
 std::string_view name_of(OpClass op_class) {
   constexpr std::array<std::string_view, op_class_count> names = {
       "matmul",  "grouped_matmul", "matvec",      "grouped_matvec", "attention", "decode_attention",
@@ -226,26 +261,47 @@ std::string_view name_of(OpClass op_class) {
 }
 
 std::string_view name_of(ElementwiseKind kind) {
-  constexpr std::array<std::string_view, 16> names = {
-      "add",    "multiply", "scale",    "silu",          "gelu",          "gelu_tanh",
-      "relu",   "sigmoid",  "silu_mul", "gelu_mul",      "gelu_tanh_mul", "mask_add",
-      "negate", "tanh",     "clamp",    "clamped_swiglu"};
+  constexpr std::array<std::string_view, 23> names = {
+      "add",           "multiply", "scale",     "silu",        "gelu",           "gelu_tanh",
+      "relu",          "relu2",    "sigmoid",   "quick_gelu",  "silu_mul",       "gelu_mul",
+      "gelu_tanh_mul", "relu_mul", "relu2_mul", "sigmoid_mul", "quick_gelu_mul", "tanh_mul",
+      "mask_add",      "negate",   "tanh",      "clamp",       "clamped_swiglu"};
   static_assert(static_cast<std::size_t>(ElementwiseKind::clamped_swiglu) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
+}
+
+namespace {
+
+constexpr std::pair<ElementwiseKind, ElementwiseKind> gated_forms[] = {
+    {ElementwiseKind::silu, ElementwiseKind::silu_mul},
+    {ElementwiseKind::gelu, ElementwiseKind::gelu_mul},
+    {ElementwiseKind::gelu_tanh, ElementwiseKind::gelu_tanh_mul},
+    {ElementwiseKind::relu, ElementwiseKind::relu_mul},
+    {ElementwiseKind::relu2, ElementwiseKind::relu2_mul},
+    {ElementwiseKind::sigmoid, ElementwiseKind::sigmoid_mul},
+    {ElementwiseKind::quick_gelu, ElementwiseKind::quick_gelu_mul},
+    {ElementwiseKind::tanh, ElementwiseKind::tanh_mul},
+};
+
+}  // namespace
+
+std::optional<ElementwiseKind> gated_form(ElementwiseKind activation) {
+  for (const auto& [plain, gated] : gated_forms) {
+    if (plain == activation) return gated;
+  }
+  return std::nullopt;
 }
 
 bool takes_two(ElementwiseKind kind) {
   switch (kind) {
     case ElementwiseKind::add:
     case ElementwiseKind::multiply:
-    case ElementwiseKind::silu_mul:
-    case ElementwiseKind::gelu_mul:
-    case ElementwiseKind::gelu_tanh_mul:
     case ElementwiseKind::mask_add:
     case ElementwiseKind::clamped_swiglu:
       return true;
     default:
-      return false;
+      return std::any_of(std::begin(gated_forms), std::end(gated_forms),
+                         [kind](const auto& forms) { return forms.second == kind; });
   }
 }
 

@@ -3,11 +3,13 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 
 #include "tcast/base/export.h"
+#include "tcast/base/registry.h"
 #include "tcast/base/units.h"
 #include "tcast/graph/attention_span.h"
 #include "tcast/graph/expert_routing.h"
@@ -199,11 +201,18 @@ enum class ElementwiseKind : std::uint8_t {
   gelu,  ///< erf form
   gelu_tanh,
   relu,
+  relu2,  ///< the square of relu
   sigmoid,
+  quick_gelu,     ///< a * sigmoid(alpha * a)
   silu_mul,       ///< silu(a) * b: SwiGLU in one pass
   gelu_mul,       ///< gelu(a) * b, erf form
   gelu_tanh_mul,  ///< gelu(a) * b, tanh form
-  mask_add,       ///< adds the causal mask to scores; second operand is one mask for all heads
+  relu_mul,       ///< relu(a) * b, and so on
+  relu2_mul,
+  sigmoid_mul,
+  quick_gelu_mul,
+  tanh_mul,
+  mask_add,  ///< adds the causal mask to scores; second operand is one mask for all heads
   negate,
   tanh,
   clamp,  ///< to +-constant
@@ -211,8 +220,12 @@ enum class ElementwiseKind : std::uint8_t {
   clamped_swiglu,
 };
 inline constexpr double clamped_swiglu_alpha = 1.702;
+inline constexpr double quick_gelu_alpha = 1.702;
 /// Whether the kind has a second operand.
 TCAST_API bool takes_two(ElementwiseKind kind);
+/// The kind that multiplies an activation's result by a second operand in the same pass; nothing
+/// for what is no activation.
+TCAST_API std::optional<ElementwiseKind> gated_form(ElementwiseKind activation);
 TCAST_API std::string_view name_of(ElementwiseKind kind);
 
 /// Where a kind of two operands finds them: in tensors of their own, or in one whose rows hold
@@ -475,10 +488,24 @@ struct OpWork {
   double warm_bytes() const { return bytes() - cold_bytes; }
 };
 
-/// A registered operator (TCAST_REGISTER_OPERATOR): its name and its cost as a function of sizes.
+/// The work of a registered operator's use: numbers >= 0, of which no more bytes are cold than are
+/// read and written. Throws Error.
+template <>
+struct TCAST_API Checked<OpWork> {
+  static void require(const Registered& by, const OpWork& work);
+  static OpWork of(const Registered& by, const OpWork& work) {
+    require(by, work);
+    return work;
+  }
+};
+
+/// Work of a registered operator as a function of its sizes.
+using OperatorFunction = OpWork (*)(const CustomOp& op);
+
+/// A registered operator (TCAST_REGISTER_OPERATOR): its name and its work.
 struct OperatorDefinition {
   const char* name = "";
-  OpWork (*work)(const CustomOp& op) = nullptr;
+  RegistryEntry<OperatorFunction> work{};
 };
 
 /// "matmul", "attention", "silu_mul", "all_reduce", ...: the name in op tables.

@@ -9,6 +9,8 @@ namespace {
 
 constexpr std::uint32_t graph_frame = 0;  // Value::frame of values that are graph values already
 constexpr std::uint32_t not_made = 0xffffffffU;
+/// Modules inside each other: a forward that calls itself without end reaches it.
+constexpr std::size_t most_scopes = 256;
 
 }  // namespace
 
@@ -29,6 +31,12 @@ void Trace::finish() {
   for (const Call& call : graph_.calls) {
     graph_.constant_bytes += graph_.regions[call.region].constant_bytes;
   }
+}
+
+bool Trace::has_output(std::string_view name, std::int64_t depth) const {
+  return std::any_of(results_.begin(), results_.end(), [&](const NamedResult& result) {
+    return result.name == name && result.depth == depth;
+  });
 }
 
 // --- regions -------------------------------------------------------------------------------------
@@ -133,6 +141,7 @@ ValueId Trace::export_value(Value value) {
 }
 
 Value Trace::capture(Value value) {
+  require(value);
   if (current_ == 0) open_region(-1);
   if (value.frame == current_) return value;
   for (const Capture& known : captures_) {
@@ -152,10 +161,21 @@ Value Trace::capture(Value value) {
 // --- scopes --------------------------------------------------------------------------------------
 
 void Trace::enter(const std::string& name, const std::string& class_name, bool in_list) {
+  TCAST_CHECK(scopes_.size() < most_scopes, "modules do not call each other without end");
   scopes_.push_back({&name, &class_name, in_list, not_made});
 }
 
 void Trace::leave() { scopes_.pop_back(); }
+
+std::string Trace::path() const {
+  std::string path;
+  for (const PendingScope& scope : scopes_) {
+    if (scope.name->empty()) continue;
+    if (!path.empty()) path += '.';
+    path += scope.in_list ? "*" : *scope.name;
+  }
+  return path.empty() ? "the root" : path;
+}
 
 std::uint32_t Trace::current_scope() {
   Region& open = region();
@@ -193,6 +213,11 @@ RotaryValues Trace::rotary(std::string_view set) const {
 // --- tensors -------------------------------------------------------------------------------------
 
 TensorId Trace::new_tensor(const Shape& shape, DType dtype, TensorKind kind) {
+  TCAST_CHECK(is_dtype(dtype), "a tensor has a dtype that there is");
+  for (int i = 0; i < shape.rank(); ++i) {
+    TCAST_CHECK(shape[i] >= 0, "the sizes of a tensor are at least 0, not " + to_string(shape));
+  }
+  bytes_of(shape.elements(), dtype);  // throws when nothing can hold it
   Region& open = region();
   const auto id = static_cast<TensorId>(open.tensors.size());
   Tensor& made = open.tensors.emplace_back();
@@ -203,12 +228,23 @@ TensorId Trace::new_tensor(const Shape& shape, DType dtype, TensorKind kind) {
   return id;
 }
 
+void Trace::require(Value value) const {
+  const bool known =
+      value.frame == graph_frame
+          ? value.tensor < graph_.values.size()
+          : value.frame < frames_.size() &&
+                value.tensor < graph_.regions[frames_[value.frame].region].tensors.size();
+  TCAST_CHECK(known, "a value belongs to the pass that is traced");
+}
+
 Shape Trace::shape(Value value) const {
+  require(value);
   if (value.frame == graph_frame) return graph_.values[value.tensor].shape;
   return graph_.regions[frames_[value.frame].region].tensors[value.tensor].shape;
 }
 
 DType Trace::dtype(Value value) const {
+  require(value);
   if (value.frame == graph_frame) return graph_.values[value.tensor].dtype;
   return graph_.regions[frames_[value.frame].region].tensors[value.tensor].dtype;
 }
@@ -217,6 +253,9 @@ Value Trace::input(std::string_view name, const Shape& shape, DType dtype,
                    const AttentionSpan& span, std::int64_t depth) {
   for (const NamedValue& known : graph_.inputs) {
     if (known.name == name && known.span == span && known.depth == depth) {
+      TCAST_CHECK(
+          graph_.values[known.value].shape == shape && graph_.values[known.value].dtype == dtype,
+          "an input has one shape and one dtype, whoever asks for it");
       return capture(Value{graph_frame, known.value});
     }
   }
@@ -271,6 +310,12 @@ void Trace::keep_constant(std::int64_t bytes) {
 }
 
 Value Trace::cache(const CacheSpec& spec) {
+  TCAST_CHECK(spec.elements_per_token >= 1 && spec.kv_heads >= 1 && spec.key_dim >= 0 &&
+                  spec.elements_per_token % spec.kv_heads == 0 &&
+                  spec.key_dim <= spec.elements_per_token / spec.kv_heads && spec.block_size >= 1 &&
+                  is_dtype(spec.dtype),
+              "a cache keeps keys and values of at least one head for each token, in blocks of at "
+              "least one");
   if (current_ == 0) open_region(-1);
   region().caches.push_back(spec);
   const TensorId id =
@@ -312,6 +357,12 @@ Value Trace::add_result(const Shape& result, DType dtype) {
 }
 
 void Trace::emit_in_place(const OpRecord& record, const Operands& inputs) {
+  if (const auto* custom = std::get_if<CustomOp>(&record)) {
+    TCAST_CHECK(custom->definition != nullptr && is_dtype(custom->dtype),
+                "a registered operator is used with the definition that find_operator() gives");
+  } else if (const auto* one = std::get_if<Elementwise>(&record)) {
+    TCAST_CHECK(one->kind <= ElementwiseKind::clamped_swiglu, "an elementwise kind that there is");
+  }
   if (current_ == 0) open_region(-1);
   IdList ids;
   for (const Value input : inputs) ids.push(local(input));

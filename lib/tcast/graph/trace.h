@@ -19,7 +19,8 @@ namespace tcast {
 /// A value while tracing: a tensor of the region being traced, or of one traced before (which then
 /// becomes an output of its call, captured as an input where it is used).
 struct Value {
-  std::uint32_t frame = 0;
+  static constexpr std::uint32_t nowhere = 0xffffffffU;
+  std::uint32_t frame = nowhere;
   TensorId tensor = 0;
 };
 
@@ -73,7 +74,7 @@ class TCAST_API Trace {
   void output(std::string_view name, Value value, std::int64_t depth = 0) {
     results_.push_back({name, depth, value});
   }
-  bool has_outputs() const { return !results_.empty(); }
+  bool has_output(std::string_view name, std::int64_t depth = 0) const;
 
   // --- structure ---------------------------------------------------------------------------------
 
@@ -112,6 +113,8 @@ class TCAST_API Trace {
   /// Names the module that the following ops belong to; used through ScopeGuard.
   void enter(const std::string& name, const std::string& class_name, bool in_list);
   void leave();
+  /// Dotted path of the module at hand, list indices as '*'; "the root" at the top.
+  std::string path() const;
 
   // --- side values -------------------------------------------------------------------------------
 
@@ -122,6 +125,8 @@ class TCAST_API Trace {
 
   // --- tensors -----------------------------------------------------------------------------------
 
+  /// Throws InternalError for a value that this pass does not have.
+  void require(Value value) const;
   Shape shape(Value value) const;
   DType dtype(Value value) const;
 
@@ -233,7 +238,10 @@ class TCAST_API Trace {
   };
 
   Region& region() { return graph_.regions[frames_[current_].region]; }
-  Tensor& own(Value value) { return region().tensors[value.tensor]; }
+  Tensor& own(Value value) {
+    require(value);
+    return region().tensors[value.tensor];
+  }
   void open_region(std::int32_t member);
   void close_region();
   void begin_member(std::int64_t first);

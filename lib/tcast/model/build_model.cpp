@@ -1,11 +1,12 @@
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/model/transformer_model.h"
@@ -16,35 +17,44 @@ namespace tcast {
 
 namespace {
 
-/// A YAML map of profile fields and what the profile's sources call it.
+/// A YAML map of profile fields, what the profile's sources call it, and where it comes from.
 struct ProfileLayer {
   Node yaml;
   std::string source;
+  Provenance provenance;
 };
+
+ProfileLayer registered_layer(const RegistryEntry<ProfileFunction>& entry) {
+  const ProfileText text = entry.call();
+  const std::string origin =
+      entry.origin == Origin::builtin ? "builtin" : fmt::format("plugin {}", entry.plugin);
+  return {guarded(entry, "", [&] { return Node::parse_yaml(text.text, text.file); }),
+          fmt::format("{} ({})", text.file, origin), profiles().provenance(entry)};
+}
 
 /// What tcast and plugins have for exactly this type, without what it is based on.
 std::vector<ProfileLayer> own_layers(const std::string& model_type) {
   std::vector<ProfileLayer> layers;
-  // Exact, else the most literal letters; the builtin index is by key, nothing is parsed in vain.
-  const EmbeddedFile* best = nullptr;
-  for (const EmbeddedFile& file : embedded_profiles()) {
-    if (!matches_pattern(model_type, file.key)) continue;
-    const bool better = best == nullptr ||
-                        (is_literal_pattern(file.key) && !is_literal_pattern(best->key)) ||
-                        (is_literal_pattern(file.key) == is_literal_pattern(best->key) &&
-                         literal_length(file.key) > literal_length(best->key));
-    if (better) best = &file;
-  }
-  if (best != nullptr) {
-    layers.push_back({Node::parse_yaml(std::string_view(best->text, best->size), best->name),
-                      fmt::format("{} (builtin)", best->name)});
-  }
-  if (const auto* const entry = tcast::profiles().find(model_type)) {
-    const ProfileText text = entry->value();
-    layers.push_back({Node::parse_yaml(text.text, text.file),
-                      fmt::format("{} (plugin {})", text.file, entry->plugin)});
+  for (const Origin origin : {Origin::builtin, Origin::custom}) {
+    const auto* const entry = profiles().find(fmt::format("{}::{}", name_of(origin), model_type));
+    if (entry != nullptr) layers.push_back(registered_layer(*entry));
   }
   return layers;
+}
+
+ProfileLayer layer_of_file(const std::string& model_type, const std::string& file) {
+  std::error_code failure;
+  if (!split_scope(file).first.empty() && !std::filesystem::exists(file, failure)) {
+    return registered_layer(profiles().resolve(file));
+  }
+  const Node yaml = Node::load_yaml(file);
+  const std::optional<Node> pattern = yaml.find("model_type");
+  if (pattern && !matches_pattern(model_type, pattern->as_string())) {
+    pattern->fail(fmt::format("this profile is for '{}', the config's model_type is '{}'",
+                              printable(pattern->as_string()), printable(model_type)),
+                  "pass a profile for this model type, or widen its model_type pattern");
+  }
+  return {yaml, yaml.file(), {"profile", file, Provenance::From::file, {}, file}};
 }
 
 /// The base that the last of some layers names; nothing when none does.
@@ -63,16 +73,7 @@ std::optional<Node> base_of(const std::vector<ProfileLayer>& layers) {
 ModelProfile load_profile(const std::string& model_type, const std::vector<std::string>& files,
                           const std::string& built_as) {
   std::vector<ProfileLayer> layers = own_layers(model_type);
-  for (const std::string& file : files) {
-    const Node yaml = Node::load_yaml(file);
-    const std::optional<Node> pattern = yaml.find("model_type");
-    if (pattern && !matches_pattern(model_type, pattern->as_string())) {
-      pattern->fail(fmt::format("this profile is for '{}', the config's model_type is '{}'",
-                                printable(pattern->as_string()), printable(model_type)),
-                    "pass a profile for this model type, or widen its model_type pattern");
-    }
-    layers.push_back({yaml, yaml.file()});
-  }
+  for (const std::string& file : files) layers.push_back(layer_of_file(model_type, file));
   // What a base says is below what is said of the type itself; a base may have one of its own,
   // until one has a tree.
   std::optional<Node> named = base_of(layers);
@@ -96,6 +97,7 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
   for (const ProfileLayer& layer : layers) {
     profile.merge(layer.yaml);
     profile.sources.back() = layer.source;
+    profile.provenance.push_back(layer.provenance);
   }
   if (named) profile.base = base;
   profile.model_type = model_type;
@@ -120,6 +122,18 @@ void refuse_left_out_parts(const HfConfig& config, const std::string& built_as,
   }
 }
 
+/// Other towers than the language model mean that a text-only tree would be a wrong answer.
+void refuse_other_towers(const HfConfig& config, const std::string& model_type) {
+  for (const char* key : {"vision_config", "visual", "audio_config", "vision_tower"}) {
+    if (!config.has(key)) continue;
+    config.fail(key,
+                fmt::format("'{}' has a part that is not a language model; such models are not "
+                            "supported yet",
+                            printable(model_type)),
+                "--text-only simulates its text model alone");
+  }
+}
+
 /// The known type that a config looks like: by the class that it names, else by its keys, all of
 /// which that type's class knows; with the reason. Empty: none.
 std::pair<std::string, std::string> similar_type(const HfConfig& config) {
@@ -129,13 +143,13 @@ std::pair<std::string, std::string> similar_type(const HfConfig& config) {
   std::size_t longest_name = 0;
   std::size_t fewest_absent = std::numeric_limits<std::size_t>::max();
   for (const auto* const entry : config_classes().entries()) {
-    const HfConfig view = config.as_class(entry->value);
+    const HfConfig view = config.as_class(entry->data());
     const std::vector<UnreadKey> unread = view.unread();
     const bool lacks_part = std::any_of(unread.begin(), unread.end(), [](const UnreadKey& key) {
       return key.of_model && !part_of_model(key.key).empty();
     });
     if (lacks_part || !view.has("hidden_size") || !view.has("num_hidden_layers")) continue;
-    const std::string_view name = entry->value.name;
+    const std::string_view name = entry->data().name;
     const std::string_view prefix = name.substr(0, name.rfind("Config"));
     for (const std::string& one : classes) {
       if (one.substr(0, prefix.size()) != prefix || prefix.size() <= longest_name) continue;
@@ -146,7 +160,7 @@ std::pair<std::string, std::string> similar_type(const HfConfig& config) {
     if (!unread.empty()) continue;
     std::size_t absent = 0;
     for (const auto& [key, value] :
-         Node::parse_json(entry->value.defaults, std::string(name)).members()) {
+         Node::parse_json(entry->data().defaults, std::string(name)).members()) {
       absent += value.is_null() || config.as_written().has(key) ? 0 : 1;
     }
     if (absent >= fewest_absent) continue;
@@ -160,6 +174,14 @@ std::pair<std::string, std::string> similar_type(const HfConfig& config) {
   const std::string plugin = missing_plugin_hint("architecture", model_type);
   const std::string message = fmt::format("unknown model type '{}'", printable(model_type));
   if (!plugin.empty()) config.fail("model_type", message, plugin);
+  if (!config.is_part()) refuse_other_towers(config, model_type);
+  if (!config.has("model_type")) {
+    config.fail(
+        "_class_name",
+        fmt::format("'{}' is a diffusers class, which is not supported yet", printable(model_type)),
+        fmt::format("a plugin builds it with TCAST_REGISTER_ARCHITECTURE(\"{}\")",
+                    printable(model_type)));
+  }
   const std::string near = closest(model_type, architectures().names());
   std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
   const auto [similar, reason] = similar_type(config);
@@ -176,19 +198,7 @@ void validate_types(const HfConfig& config) {
   const auto& validators = type_validators();
   if (validators.empty()) return;
   for (const auto& [key, value] : config.members()) {
-    if (const auto* const entry = validators.find(key)) entry->value(value);
-  }
-}
-
-/// Other towers than the language model mean that a text-only tree would be a wrong answer.
-void refuse_other_towers(const HfConfig& config, const std::string& model_type) {
-  for (const char* key : {"vision_config", "visual", "audio_config", "vision_tower"}) {
-    if (!config.has(key)) continue;
-    config.fail(key,
-                fmt::format("'{}' has a part that is not a language model; such models are not "
-                            "supported yet",
-                            printable(model_type)),
-                "--text-only simulates its text model alone");
+    if (const auto* const entry = validators.find(key)) entry->call(value);
   }
 }
 
@@ -198,7 +208,6 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
                              const std::string& assume_base) {
   const std::string model_type = config.model_type();
   validate_types(config);
-  if (!config.is_part()) refuse_other_towers(config, model_type);
   std::string build_as = model_type;
   std::string because;  // the tree is that of another type; empty: it is not
   std::vector<std::string> assumptions;
@@ -241,21 +250,23 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
     fail_unknown(config, model_type);
   }
   if (const auto* const known = config_classes().find(build_as)) {
-    config = config.as_class(known->value, because.empty());
+    config = config.as_class(known->data(), because.empty());
+  }
+  const auto& architecture = *architectures().find(build_as);
+  // Those of tcast build language models only; what a plugin's builds is its own business.
+  if (architecture.origin == Origin::builtin && !config.is_part()) {
+    refuse_other_towers(config, model_type);
   }
   std::vector<std::string> warnings;
   std::unique_ptr<Module> root =
-      architectures().find(build_as)->value({config, profile, options, assumptions, warnings});
-  if (root == nullptr) {
-    throw Error(fmt::format("the architecture '{}' ({}) returned no tree",
-                            architectures().find(build_as)->pattern,
-                            architectures().find(build_as)->place()));
-  }
+      architecture.call(ArchitectureContext{config, profile, options, assumptions, warnings});
+  if (root == nullptr) architecture.refuse("it returned no tree", "return the root module");
   if (!because.empty()) refuse_left_out_parts(config, build_as, because);
   TransformerModel model(std::move(config), std::move(profile), std::move(options), std::move(root),
                          std::move(assumptions));
   for (std::string& warning : warnings) model.add_warning(std::move(warning));
   if (!because.empty()) model.set_built_as(build_as);
+  model.note_contributor(architectures(), architecture);
   return model;
 }
 

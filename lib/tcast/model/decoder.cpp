@@ -169,7 +169,6 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
     logits = select(hidden);
   }
   logits = lm.logits(trace, logits);
-  trace.output("logits", logits);
   if (mtp_tokens_ == 0) return logits;
 
   // Each further token: the same layers again if there are fewer of them than tokens to predict.
@@ -199,9 +198,9 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
       trace.set_cache_member(decoder.layers().list_size() + i -
                              static_cast<std::int64_t>(predictors.size()));
     }
-    logits = lm.logits(trace, select(hidden));
+    const Value predicted = lm.logits(trace, select(hidden));
     // Executed, somebody wants to see them; what is priced is over when they are made.
-    if (work.executes) trace.output("logits", logits, depth);
+    if (work.executes) trace.output("logits", predicted, depth);
   }
   return logits;
 }

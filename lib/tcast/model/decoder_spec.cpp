@@ -19,20 +19,29 @@ using ActivationName = std::pair<const char*, ElementwiseKind>;
 
 // HuggingFace's ACT2FN names of the activations that have a gated form here.
 constexpr ActivationName activation_names[] = {
-    {"silu", ElementwiseKind::silu},          {"swish", ElementwiseKind::silu},
-    {"gelu", ElementwiseKind::gelu},          {"gelu_pytorch_tanh", ElementwiseKind::gelu_tanh},
-    {"gelu_new", ElementwiseKind::gelu_tanh}, {"gelu_tanh", ElementwiseKind::gelu_tanh},
+    {"silu", ElementwiseKind::silu},
+    {"swish", ElementwiseKind::silu},
+    {"gelu", ElementwiseKind::gelu},
+    {"gelu_pytorch_tanh", ElementwiseKind::gelu_tanh},
+    {"gelu_new", ElementwiseKind::gelu_tanh},
+    {"gelu_tanh", ElementwiseKind::gelu_tanh},
+    {"quick_gelu", ElementwiseKind::quick_gelu},
+    {"relu", ElementwiseKind::relu},
+    {"relu2", ElementwiseKind::relu2},
+    {"sigmoid", ElementwiseKind::sigmoid},
+    {"tanh", ElementwiseKind::tanh},
 };
+
+}  // namespace
 
 std::vector<RegistryEntry<ElementwiseKind>> core_activations() {
   std::vector<RegistryEntry<ElementwiseKind>> entries;
   for (const auto& [name, kind] : activation_names) {
-    entries.push_back({name, kind, Origin::builtin, false, 0, "lib/tcast/model/decoder_spec.cpp"});
+    entries.push_back(
+        {{name, Origin::builtin, false, 0, "lib/tcast/model/decoder_spec.cpp"}, kind});
   }
   return entries;
 }
-
-}  // namespace
 
 const Registry<ElementwiseKind>& activations() {
   return registry_of<ElementwiseKind>("activation", core_activations);
@@ -43,7 +52,11 @@ namespace {
 std::optional<ElementwiseKind> find_activation(const std::string& name) {
   const auto* const entry = activations().find(name);
   if (entry == nullptr) return std::nullopt;
-  return entry->value;
+  if (!gated_form(entry->data())) {
+    entry->refuse("it is no function of one value",
+                  "register silu, gelu, gelu_tanh, relu, relu2, sigmoid, tanh or quick_gelu");
+  }
+  return entry->data();
 }
 
 ElementwiseKind read_activation(const HfConfig& config) {

@@ -23,6 +23,8 @@ namespace tcast {
 /// Activations by the name that configs use ("silu", "gelu_new"): tcast's own, and further names
 /// that plugins registered for them.
 TCAST_API const Registry<ElementwiseKind>& activations();
+/// What tcast itself has there.
+TCAST_API std::vector<RegistryEntry<ElementwiseKind>> core_activations();
 
 /// What an architecture function has at hand.
 struct ArchitectureContext {

@@ -23,7 +23,7 @@ struct RankGroup {
 };
 
 /// How a quantized linear stores its weight and treats its input.
-struct LinearQuantization {
+struct TCAST_API LinearQuantization {
   LinearScheme scheme = LinearScheme::none;
   DType weight = DType::i8;
   WeightScales scales;

@@ -30,7 +30,8 @@ Module::Module(const Module& other)
       hf_class_name_(other.hf_class_name_),
       members_(other.members_),
       parameters_(other.parameters_),
-      attributes_(other.attributes_) {
+      attributes_(other.attributes_),
+      maker_(other.maker_) {
   children_.reserve(other.children_.size());
   for (const auto& child : other.children_) children_.push_back(child->clone());
 }
@@ -41,7 +42,12 @@ Value Module::forward(Trace&, Value) const {
 
 Value Module::operator()(Trace& trace, Value input) const {
   const ScopeGuard scope(trace, name_, class_name_, members_.in_list());
-  return forward(trace, input);
+  const auto what = [&] { return fmt::format("forward of {} ({})", class_name_, trace.path()); };
+  return guard(what, [&] {
+    const Value result = forward(trace, input);
+    trace.require(result);
+    return result;
+  });
 }
 
 void Module::set_members(std::int64_t first, std::int64_t count) {

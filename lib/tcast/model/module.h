@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tcast/base/export.h"
+#include "tcast/base/guard.h"
 #include "tcast/graph/tensor.h"
 #include "tcast/graph/trace.h"
 
@@ -54,7 +55,8 @@ class TCAST_API Module {
   /// (ModuleList) keeps the default, which throws InternalError.
   virtual Value forward(Trace& trace, Value input) const;
 
-  /// forward() with the ops attributed to this module.
+  /// forward() with the ops attributed to this module. What a module of a plugin throws, and a
+  /// result that the pass does not have, are an Error that names the plugin.
   Value operator()(Trace& trace, Value input) const;
 
   // --- identity ----------------------------------------------------------------------------------
@@ -81,6 +83,17 @@ class TCAST_API Module {
   /// Moves name, HF class, members, parameters, children and attributes of `original` into this
   /// module, which is going to take its place.
   void take_over(Module& original);
+
+  /// The plugin's callback that made this module or the one that it is a copy of; null: tcast did.
+  const Registered* maker() const { return maker_; }
+
+  /// Calls one of this module's own functions, guarded where a plugin made the module; `what` as in
+  /// guarded().
+  template <class What, class Call>
+  decltype(auto) guard(const What& what, Call&& call) const {
+    if (maker_ == nullptr) return std::forward<Call>(call)();
+    return guarded(*maker_, what, std::forward<Call>(call));
+  }
 
   // --- parameters --------------------------------------------------------------------------------
 
@@ -144,6 +157,15 @@ class TCAST_API Module {
   std::vector<Parameter> parameters_;
   std::vector<std::unique_ptr<Module>> children_;
   std::vector<Attribute> attributes_;
+  const Registered* maker_ = called_plugin();
+};
+
+/// A module knows who made it: its functions are called guarded without a wrapper.
+template <>
+struct Checked<std::unique_ptr<Module>> {
+  static std::unique_ptr<Module> of(const Registered&, std::unique_ptr<Module> module) {
+    return module;
+  }
 };
 
 /// Gives a module class its clone().
@@ -152,7 +174,10 @@ class ModuleOf : public Base {
  public:
   using Base::Base;
   std::unique_ptr<Module> clone() const override {
-    return std::make_unique<Derived>(static_cast<const Derived&>(*this));
+    return this->guard([this] { return "copying a " + this->class_name(); },
+                       [this]() -> std::unique_ptr<Module> {
+                         return std::make_unique<Derived>(static_cast<const Derived&>(*this));
+                       });
   }
 };
 

@@ -65,16 +65,9 @@ Linear& linear_of(Module& mlp, const std::string& name) {
 }  // namespace
 
 ElementwiseKind gated(ElementwiseKind activation) {
-  switch (activation) {
-    case ElementwiseKind::silu:
-      return ElementwiseKind::silu_mul;
-    case ElementwiseKind::gelu:
-      return ElementwiseKind::gelu_mul;
-    case ElementwiseKind::gelu_tanh:
-      return ElementwiseKind::gelu_tanh_mul;
-    default:
-      throw InternalError("no gated form of this activation");
-  }
+  const std::optional<ElementwiseKind> form = gated_form(activation);
+  if (!form) throw InternalError("an activation has a gated form");
+  return *form;
 }
 
 // --- Mlp -----------------------------------------------------------------------------------------

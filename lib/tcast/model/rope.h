@@ -14,7 +14,7 @@ namespace tcast {
 
 /// How rotary positions turn into angles, and how that is scaled for long contexts. Keys as in
 /// HuggingFace's rope_scaling / rope_parameters.
-struct RopeParameters {
+struct TCAST_API RopeParameters {
   std::string type = "default";  ///< default, linear, dynamic, llama3, yarn, longrope
   double theta = 10000;
   double factor = 1;

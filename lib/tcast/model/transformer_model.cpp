@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 
@@ -39,6 +40,88 @@ void TransformerModel::wrap_root(
         "return the wrapper, or the module that the function was given");
   }
   root_ = std::move(wrapped);
+}
+
+// --- plugins -------------------------------------------------------------------------------------
+
+namespace {
+
+/// Names that a plugin's code gave to the model.
+class GuardedNames final : public ModelNames {
+ public:
+  GuardedNames(const Registered& by, std::shared_ptr<ModelNames> names)
+      : by_(by), names_(std::move(names)) {}
+
+  std::string parameter_name(const std::string& path) const override {
+    return guarded(by_, "parameter_name", [&] { return names_->parameter_name(path); });
+  }
+  std::string checkpoint_name(const std::string& path) const override {
+    return guarded(by_, "checkpoint_name", [&] { return names_->checkpoint_name(path); });
+  }
+
+ private:
+  const Registered& by_;
+  std::shared_ptr<ModelNames> names_;
+};
+
+/// The maker of the first module that a plugin made, or null. The tree may be broken.
+const Registered* maker_in(const Module& module) {
+  if (module.maker() != nullptr) return module.maker();
+  for (const auto& child : module.children()) {
+    if (child == nullptr) continue;
+    if (const Registered* maker = maker_in(*child)) return maker;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void TransformerModel::set_names(std::shared_ptr<ModelNames> names) {
+  const Registered* const by = called_plugin();
+  if (by != nullptr && names != nullptr) {
+    names = std::make_shared<GuardedNames>(*by, std::move(names));
+  }
+  names_ = std::move(names);
+}
+
+template <class Tell>
+void TransformerModel::tell_observer(const Tell& tell) {
+  if (observer_ == nullptr) return;
+  if (observer_maker_ == nullptr) return outside_of_plugins(tell);
+  guarded(*observer_maker_, "a step observer", tell);
+}
+
+void TransformerModel::before_step(std::string_view step) {
+  tell_observer([&] { observer_->before_step(*this, step); });
+}
+
+void TransformerModel::after_step(const StepReport& report) {
+  tell_observer([&] { observer_->after_step(*this, report); });
+}
+
+void TransformerModel::note_contributor(const Registered& by, Provenance provenance) {
+  if (std::find(contributors_.begin(), contributors_.end(), provenance) != contributors_.end()) {
+    return;
+  }
+  contributors_.push_back(std::move(provenance));
+  if (by.origin == Origin::custom) plugins_.push_back(by);
+}
+
+void TransformerModel::blame_plugins(std::string_view what) const {
+  if (internal::is_settled()) throw;
+  const Registered* by = root_ == nullptr ? nullptr : maker_in(*root_);
+  // Whoever changed the model last is the likeliest.
+  if (by == nullptr && !plugins_.empty()) by = &plugins_.back();
+  if (by == nullptr) throw;
+  try {
+    throw;
+  } catch (const Interruption&) {
+    throw;
+  } catch (...) {
+    by->refuse(fmt::format("{} failed on what it made of the model: {}", what,
+                           internal::current_exception_text()),
+               "this is most likely a mistake in the plugin");
+  }
 }
 
 Module* TransformerModel::find(std::string_view path) {
@@ -237,10 +320,13 @@ std::int64_t TransformerModel::weight_bytes() const {
 }
 
 void TransformerModel::trace(const Workload& workload, Graph& graph) const {
-  Trace tracer(graph, workload);
-  const Value result = (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
-  if (!tracer.has_outputs()) tracer.output("logits", result);
-  tracer.finish();
+  guard_modules("tracing", [&] {
+    Trace tracer(graph, workload);
+    const Value result =
+        (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
+    if (!tracer.has_output("logits")) tracer.output("logits", result);
+    tracer.finish();
+  });
 }
 
 // --- registries ----------------------------------------------------------------------------------
@@ -259,12 +345,25 @@ const Registry<ArchitecturePredicate>& architecture_predicates() {
   return registry_of<ArchitecturePredicate>("architecture_predicate");
 }
 
-const Registry<ProfileFunction>& profiles() { return registry_of<ProfileFunction>("profile"); }
+std::vector<RegistryEntry<ProfileFunction>> core_profiles() {
+  std::vector<RegistryEntry<ProfileFunction>> entries;
+  for (const EmbeddedFile& file : embedded_profiles()) {
+    const auto text = [&file] { return ProfileText{{file.text, file.size}, file.name}; };
+    entries.push_back(
+        {{std::string_view(file.key), Origin::builtin, false, 0, std::string_view(file.name)},
+         ProfileFunction(text)});
+  }
+  return entries;
+}
+
+const Registry<ProfileFunction>& profiles() {
+  return registry_of<ProfileFunction>("profile", core_profiles);
+}
 
 std::string recognise(const HfConfig& config) {
-  const auto* const entry = architecture_predicates().match(
-      [&](const ArchitecturePredicate& recognises) { return recognises(config); },
-      fmt::format("the config {}", config.file()));
+  const auto* const entry =
+      architecture_predicates().match([&](const auto& predicate) { return predicate.call(config); },
+                                      fmt::format("the config {}", config.file()));
   return entry == nullptr ? "" : std::string(entry->pattern);
 }
 
@@ -284,9 +383,12 @@ const OperatorDefinition& find_operator(const std::string& name) {
   }
   const std::lock_guard lock(mutex);
   for (const Known& known : definitions) {
-    if (known.name == name && known.definition.work == entry->value) return known.definition;
+    const RegistryEntry<OperatorFunction>& work = known.definition.work;
+    const bool same = work.value == entry->value && work.file == entry->file &&
+                      work.line == entry->line && work.plugin == entry->plugin;
+    if (known.name == name && same) return known.definition;
   }
-  Known& fresh = definitions.emplace_back(Known{name, {nullptr, entry->value}});
+  Known& fresh = definitions.emplace_back(Known{name, {"", *entry}});
   fresh.definition.name = fresh.name.c_str();
   return fresh.definition;
 }

@@ -136,10 +136,42 @@ class TCAST_API TransformerModel {
   void set_built_as(std::string model_type) { built_as_ = std::move(model_type); }
   /// Names that the model's hook gives; null before bind_custom_model() and where there is no hook.
   const std::shared_ptr<ModelNames>& names() const { return names_; }
-  void set_names(std::shared_ptr<ModelNames> names) { names_ = std::move(names); }
+  /// Names that a plugin's code gives are asked for guarded.
+  void set_names(std::shared_ptr<ModelNames> names);
 
-  void set_observer(StepObserver* observer) { observer_ = observer; }
+  /// Who is told before and after every step; null: nobody.
+  void set_observer(StepObserver* observer) {
+    observer_ = observer;
+    observer_maker_ = called_plugin();
+  }
   StepObserver* observer() const { return observer_; }
+  /// Tell the observer, if there is one. What goes wrong there is an Error of the plugin that set
+  /// it, and of no plugin when the program did.
+  void before_step(std::string_view step);
+  void after_step(const StepReport& report);
+
+  /// Notes that something of a registry takes part in building or transforming the model: its
+  /// provenance ends in the report, and what goes wrong in the model may be its fault.
+  template <class T>
+  void note_contributor(const Registry<T>& registry, const RegistryEntry<T>& entry) {
+    note_contributor(entry, registry.provenance(entry));
+  }
+  /// Who took part so far, each once.
+  const std::vector<Provenance>& contributors() const { return contributors_; }
+
+  /// Calls something that works on the modules. What it throws that is no Error comes out as one
+  /// that names the plugin which made a module or changed the model; where no plugin did, it passes
+  /// unchanged. `what` begins the message: "step 'shard_model'".
+  template <class Call>
+  decltype(auto) guard_modules(std::string_view what, Call&& call) const {
+    try {
+      return std::forward<Call>(call)();
+    } catch (const Error&) {
+      throw;
+    } catch (...) {
+      blame_plugins(what);
+    }
+  }
 
   /// Marks a request as carried out.
   void fulfil(Request request);
@@ -166,6 +198,11 @@ class TCAST_API TransformerModel {
   void trace(const Workload& workload, Graph& graph) const;
 
  private:
+  void note_contributor(const Registered& by, Provenance provenance);
+  template <class Tell>
+  void tell_observer(const Tell& tell);
+  [[noreturn]] void blame_plugins(std::string_view what) const;
+
   HfConfig config_;
   ModelProfile profile_;
   ModelOptions options_;
@@ -177,6 +214,9 @@ class TCAST_API TransformerModel {
   std::string built_as_;
   std::shared_ptr<ModelNames> names_;
   StepObserver* observer_ = nullptr;
+  const Registered* observer_maker_ = nullptr;
+  std::vector<Provenance> contributors_;
+  std::vector<Registered> plugins_;  ///< of the contributors, those that are plugins'
   std::uint32_t fulfilled_ = 0;
 };
 
@@ -199,15 +239,14 @@ using ProfileFunction = std::function<ProfileText()>;
 using ModuleClassFunction = std::function<std::unique_ptr<Module>(
     Module& original, const ModelProfile& profile, const ModelOptions& options)>;
 
-/// Work of a registered operator.
-using OperatorFunction = OpWork (*)(const CustomOp& op);
-
 /// What is registered under these groups; see registry_of().
 TCAST_API const Registry<ArchitectureFunction>& architectures();
 TCAST_API const Registry<ModuleClassFunction>& module_classes();
 TCAST_API const Registry<OperatorFunction>& operators();
 TCAST_API const Registry<ArchitecturePredicate>& architecture_predicates();
 TCAST_API const Registry<ProfileFunction>& profiles();
+/// What tcast itself has there.
+TCAST_API std::vector<RegistryEntry<ProfileFunction>> core_profiles();
 
 /// The registered model type whose predicate recognises a config, or "". Throws Error when two of
 /// one origin do.
@@ -220,15 +259,16 @@ TCAST_API const OperatorDefinition& find_operator(const std::string& name);
 /// Merges the builtin profile of `model_type` (exact, else the most specific wildcard), the one
 /// that a plugin registered, and the given files, later ones over earlier ones; below them the
 /// profile of the type that the model is built as, where one of them names a `base` (or, where none
-/// does, that of `built_as`). Throws Error.
+/// does, that of `built_as`). Instead of a file, "scope::name" is a registered profile. Throws
+/// Error.
 TCAST_API ModelProfile load_profile(const std::string& model_type,
                                     const std::vector<std::string>& files,
                                     const std::string& built_as = {});
 
 /// Builds the untransformed model (decision D1). `assume_base`: the architecture to use for a model
-/// type that nobody registered. Throws Error: unknown model types with what to do next, vision
-/// towers and diffusion models by name, and, for a model that is built as another type, keys that
-/// mean a part which that type has not.
+/// type that nobody registered. Throws Error: unknown model types with what to do next; vision
+/// towers and diffusion models by name, unless a plugin has an architecture for them; and, for a
+/// model that is built as another type, keys that mean a part which that type has not.
 TCAST_API TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
                                        const std::string& assume_base = {});
 

@@ -208,6 +208,7 @@ Json head_to_json(const Report& report) {
   json["model"]["active_parameters"] = report.active_parameters;
   json["device"] = valid_text(report.device);
   json["pipeline"] = valid_text(report.pipeline);
+  json["provenance"] = provenance_json(report.provenance);
   return json;
 }
 
@@ -275,6 +276,21 @@ ReportField::Kind kind_of(const Json& json) {
 }
 
 }  // namespace
+
+Json provenance_json(const std::vector<Provenance>& list) {
+  Json json = Json::array();
+  for (const Provenance& one : list) {
+    Json entry = {{"kind", valid_text(one.kind)},
+                  {"name", valid_text(one.name)},
+                  {"origin", name_of(one.from)}};
+    if (!one.plugin.empty()) entry["plugin"] = valid_text(one.plugin);
+    if (!one.file.empty()) entry["file"] = valid_text(one.file);
+    if (one.line > 0) entry["line"] = one.line;
+    if (one.replaces_builtin) entry["in_place_of"] = "builtin";
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
 
 std::string write_json(const Report& report, bool one_line) {
   JsonWithLists json(summary_to_json(report), one_line);

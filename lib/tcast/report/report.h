@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tcast/base/export.h"
+#include "tcast/base/provenance.h"
 
 namespace tcast {
 
@@ -142,6 +143,8 @@ struct Report {
   std::int64_t active_parameters = 0;
   std::string device{};
   std::string pipeline{};  ///< "the nine standard steps", "the hook ..."
+  /// Where the device and all else that was chosen by its name comes from.
+  std::vector<Provenance> provenance{};
   ReportMemory memory{};
   std::optional<ReportExperts> experts{};  ///< of a model that has routed ones
   ReportLatency latency{};

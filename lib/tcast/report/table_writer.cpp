@@ -560,11 +560,21 @@ std::string write_header(const Report& report) {
   line("parameters", fmt::format("{} total, {} active per token",
                                  format_count(static_cast<double>(report.total_parameters)),
                                  format_count(static_cast<double>(report.active_parameters))));
-  line("device", report.device);
+  std::vector<std::string> plugins;
+  std::string device = report.device;
+  for (const Provenance& one : report.provenance) {
+    if (one.kind == "device") {
+      if (one.from != Provenance::From::host) device += fmt::format(" ({})", to_string(one));
+    } else if (one.from == Provenance::From::plugin) {
+      plugins.push_back(fmt::format("{} '{}' {}", one.kind, printable(one.name), to_string(one)));
+    }
+  }
+  line("device", device);
   for (const std::string_view label : {"parallelism", "quantization", "workload", "options"}) {
     line(label, join(lines[label], ", "));
   }
   line("pipeline", report.pipeline);
+  line("plugins", join(plugins, "; "));
   return result;
 }
 

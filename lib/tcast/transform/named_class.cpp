@@ -48,7 +48,9 @@ void replace_named_class(TransformerModel& model, StepReport& report, const std:
               did_you_mean(class_name, present, "'tcast inspect' shows the classes"));
 }
 
-ModuleClassFunction find_module_class(const std::string& name, const char* field) {
+const RegistryEntry<ModuleClassFunction>& find_module_class(TransformerModel& model,
+                                                            const std::string& name,
+                                                            const char* field) {
   const auto* entry = module_classes().find(name);
   if (entry == nullptr) {
     const std::vector<std::string> known = module_classes().names();
@@ -58,7 +60,8 @@ ModuleClassFunction find_module_class(const std::string& name, const char* field
         plugin.empty() ? did_you_mean(name, known, fmt::format("known are {}", join(known, ", ")))
                        : plugin);
   }
-  return entry->value;
+  model.note_contributor(module_classes(), *entry);
+  return *entry;
 }
 
 }  // namespace tcast

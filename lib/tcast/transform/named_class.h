@@ -17,7 +17,10 @@ void replace_named_class(TransformerModel& model, StepReport& report, const std:
                          const std::function<std::unique_ptr<Module>(
                              Module& module, const std::string& path, std::string& reason)>& make);
 
-/// The registered module class that a profile's `field` names. Throws Error with the closest one.
-ModuleClassFunction find_module_class(const std::string& name, const char* field);
+/// The registered module class that a profile's `field` names, which is noted as a contributor of
+/// the model. Throws Error with the closest one.
+const RegistryEntry<ModuleClassFunction>& find_module_class(TransformerModel& model,
+                                                            const std::string& name,
+                                                            const char* field);
 
 }  // namespace tcast

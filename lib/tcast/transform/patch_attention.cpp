@@ -31,10 +31,10 @@ TransformerModel& patch_attention(TransformerModel& model) { return patch_attent
 
 TransformerModel& patch_attention(TransformerModel& model, const std::string& implementation) {
   return run_step(model, "patch_attention", [&](TransformerModel& m, StepReport& report) {
-    const ModuleClassFunction make =
+    const auto* const make =
         implementation.empty()
             ? nullptr
-            : find_module_class(implementation, "patch_attention.implementation");
+            : &find_module_class(m, implementation, "patch_attention.implementation");
     const DType dtype = dtype_of(m.root());
     std::int64_t attentions = 0;
     rewrite(m.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
@@ -59,11 +59,10 @@ TransformerModel& patch_attention(TransformerModel& model, const std::string& im
       if (make == nullptr) {
         paged = attention->make_paged(options);
       } else {
-        paged = make(*attention, m.profile(), m.options());
+        paged = make->call(*attention, m.profile(), m.options());
         if (dynamic_cast<AttentionModule*>(paged.get()) == nullptr) {
-          throw Error(fmt::format("patch_attention: implementation: '{}' made no attention of {}",
-                                  printable(implementation), where),
-                      "its module class must return an AttentionModule");
+          make->refuse(fmt::format("it made no attention of {}", where),
+                       "a class for patch_attention must return an AttentionModule");
         }
       }
       if (paged == nullptr) {

@@ -54,23 +54,24 @@ TransformerModel& patch_mla(TransformerModel& model, const std::string& implemen
       report.skipped.push_back({"", "the profile names no latent attention (mla_module_name)"});
       return;
     }
-    const ModuleClassFunction make = find_module_class(implementation, "mla_module_class_type");
-    replace_named_class(
-        m, report, *profile.mla_module_name, "mla_module_name",
-        [&](Module& module, const std::string&, std::string& reason) -> std::unique_ptr<Module> {
-          reason = missing_fields(module, profile.mla_field_names);
-          if (!reason.empty()) return nullptr;
-          if (dynamic_cast<LatentAttention*>(&module) == nullptr) {
-            reason = "class '" + module.class_name() + "' is not a LatentAttention";
-            return nullptr;
-          }
-          std::unique_ptr<Module> made = make(module, profile, m.options());
-          if (dynamic_cast<AttentionModule*>(made.get()) == nullptr) {
-            throw Error(fmt::format("profile: mla_module_class_type: '{}' is no attention class",
-                                    printable(implementation)));
-          }
-          return made;
-        });
+    const auto& make = find_module_class(m, implementation, "mla_module_class_type");
+    replace_named_class(m, report, *profile.mla_module_name, "mla_module_name",
+                        [&](Module& module, const std::string& path,
+                            std::string& reason) -> std::unique_ptr<Module> {
+                          reason = missing_fields(module, profile.mla_field_names);
+                          if (!reason.empty()) return nullptr;
+                          if (dynamic_cast<LatentAttention*>(&module) == nullptr) {
+                            reason = "class '" + module.class_name() + "' is not a LatentAttention";
+                            return nullptr;
+                          }
+                          std::unique_ptr<Module> made = make.call(module, profile, m.options());
+                          if (dynamic_cast<AttentionModule*>(made.get()) == nullptr) {
+                            make.refuse(
+                                fmt::format("it made no attention of {}", path),
+                                "a class for mla_module_class_type must return an AttentionModule");
+                          }
+                          return made;
+                        });
   });
 }
 

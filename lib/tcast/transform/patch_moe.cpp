@@ -40,8 +40,7 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
       return;
     }
     const MoeFieldNames& names = profile.moe_field_names;
-    const ModuleClassFunction make_experts =
-        find_module_class(experts, "custom_expert_module_type");
+    const auto& make_experts = find_module_class(m, experts, "custom_expert_module_type");
     const std::optional<std::int64_t> configured = configured_experts(m);
     replace_named_class(
         m, report, *profile.moe_module_name, "moe_module_name",
@@ -62,11 +61,11 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
           for (std::size_t i = 0; i < module.children().size(); ++i) {
             if (module.children()[i]->name() != names.experts) continue;
             std::unique_ptr<Module> made =
-                make_experts(*module.children()[i], profile, m.options());
+                make_experts.call(*module.children()[i], profile, m.options());
             if (dynamic_cast<ExpertsModule*>(made.get()) == nullptr) {
-              throw Error(
-                  fmt::format("profile: custom_expert_module_type: '{}' is no class of experts",
-                              printable(experts)));
+              make_experts.refuse(
+                  fmt::format("it made no experts of {}", path),
+                  "a class for custom_expert_module_type must return an ExpertsModule");
             }
             module.replace_child(i, std::move(made));
           }

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <exception>
 #include <map>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,35 +34,6 @@ constexpr std::array<StepInfo, 9> steps = {{
     {"shard_model", "tensor, expert, data and vocabulary parallelism with its collectives",
      shard_model},
 }};
-
-/// The standard steps as a pipeline calls them, those with arguments by their other form.
-std::vector<RegistryEntry<StepFunction>> core_steps() {
-  using Form = TransformerModel& (*)(TransformerModel&, const std::string&);
-  static constexpr std::pair<std::string_view, std::pair<const char*, Form>> with_argument[] = {
-      {"patch_attention", {"implementation", patch_attention}},
-      {"patch_mla", {"implementation", patch_mla}},
-      {"patch_moe", {"experts", patch_moe}}};
-  std::vector<RegistryEntry<StepFunction>> entries;
-  const auto add = [&](std::string_view name, StepFunction function) {
-    entries.push_back(
-        {name, std::move(function), Origin::builtin, false, 0, "lib/tcast/transform/pipeline.cpp"});
-  };
-  for (const StepInfo& step : steps) {
-    add(step.name,
-        [&step](TransformerModel& model, const Arguments& arguments) -> TransformerModel& {
-          for (const auto& [name, form] : with_argument) {
-            if (name != step.name) continue;
-            const auto value = arguments.find<std::string>(form.first);
-            if (value) return form.second(model, *value);
-          }
-          return step.function(model);
-        });
-  }
-  add("quantize_linear", [](TransformerModel& model, const Arguments&) -> TransformerModel& {
-    return quantize_linear(model);
-  });
-  return entries;
-}
 
 const RegistryEntry<StepFunction>& find_step(const std::string& name, const std::string& where) {
   if (const auto* const entry = registered_steps().find(name)) return *entry;
@@ -120,27 +89,37 @@ class FunctionModel final : public CustomModel {
   std::function<void(TransformerModel&)> function_;
 };
 
-/// Calls something of a plugin's; what it throws that is no Error becomes one that names it.
-template <class Call>
-void call_plugin(const std::string& what, Call call) {
-  try {
-    call();
-  } catch (const Error&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const std::exception& error) {
-    throw Error(fmt::format("{} failed: {}", what, error.what()),
-                "this is a mistake in the plugin, not in the model");
-  } catch (...) {
-    throw Error(fmt::format("{} failed: it threw something that is no std::exception", what),
-                "throw tcast::Error(message, hint)");
-  }
-}
+/// A hook of a plugin.
+class GuardedModel final : public CustomModel {
+ public:
+  GuardedModel(const Registered& hook, std::unique_ptr<CustomModel> model)
+      : hook_(hook), model_(std::move(model)) {}
 
-std::string hook_text(const RegistryEntry<CustomModelHook>& hook) {
-  return fmt::format("the hook '{}' ({})", hook.pattern, hook.place());
-}
+  void validate(const TransformerModel& model) const override {
+    guarded(hook_, "validate", [&] { model_->validate(model); });
+  }
+  TransformerModel& transform(TransformerModel& model) override {
+    guarded(hook_, "", [&] { model_->transform(model); });
+    return model;
+  }
+  std::string parameter_name(const std::string& path) const override {
+    return guarded(hook_, "parameter_name",
+                   [&] { return required(model_->parameter_name(path), path); });
+  }
+  std::string checkpoint_name(const std::string& path) const override {
+    return guarded(hook_, "checkpoint_name",
+                   [&] { return required(model_->checkpoint_name(path), path); });
+  }
+
+ private:
+  static std::string required(std::string name, const std::string& path) {
+    if (name.empty()) throw Error(fmt::format("it returned no name for '{}'", path));
+    return name;
+  }
+
+  Registered hook_;
+  std::unique_ptr<CustomModel> model_;
+};
 
 /// "type=reference" of --custom-model.
 std::pair<std::string, std::string> split_mapping(const std::string& text) {
@@ -170,11 +149,51 @@ TransformerModel& CustomModel::transform(TransformerModel& model) {
   return run_profile_steps(model);
 }
 
+std::unique_ptr<CustomModel> CustomModelHook::operator()() const {
+  if (make != nullptr) return make();
+  return std::make_unique<FunctionModel>(function);
+}
+
+std::unique_ptr<CustomModel> Checked<std::unique_ptr<CustomModel>>::of(
+    const Registered& by, std::unique_ptr<CustomModel> model) {
+  if (model == nullptr) by.refuse("it made no object", "return a CustomModel");
+  return std::make_unique<GuardedModel>(by, std::move(model));
+}
+
 const Registry<CustomModelHook>& custom_models() {
   return registry_of<CustomModelHook>("custom_model");
 }
 
 const Registry<PatchFunction>& patches() { return registry_of<PatchFunction>("patch"); }
+
+/// The standard steps as a pipeline calls them, those with arguments by their other form.
+std::vector<RegistryEntry<StepFunction>> core_steps() {
+  using Form = TransformerModel& (*)(TransformerModel&, const std::string&);
+  static constexpr std::pair<std::string_view, std::pair<const char*, Form>> with_argument[] = {
+      {"patch_attention", {"implementation", patch_attention}},
+      {"patch_mla", {"implementation", patch_mla}},
+      {"patch_moe", {"experts", patch_moe}}};
+  std::vector<RegistryEntry<StepFunction>> entries;
+  const auto add = [&](std::string_view name, StepFunction function) {
+    entries.push_back({{name, Origin::builtin, false, 0, "lib/tcast/transform/pipeline.cpp"},
+                       std::move(function)});
+  };
+  for (const StepInfo& step : steps) {
+    add(step.name,
+        [&step](TransformerModel& model, const Arguments& arguments) -> TransformerModel& {
+          for (const auto& [name, form] : with_argument) {
+            if (name != step.name) continue;
+            const auto value = arguments.find<std::string>(form.first);
+            if (value) return form.second(model, *value);
+          }
+          return step.function(model);
+        });
+  }
+  add("quantize_linear", [](TransformerModel& model, const Arguments&) -> TransformerModel& {
+    return quantize_linear(model);
+  });
+  return entries;
+}
 
 const Registry<StepFunction>& registered_steps() {
   return registry_of<StepFunction>("step", core_steps);
@@ -209,14 +228,8 @@ const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& mo
 void bind_custom_model(TransformerModel& model) {
   const auto* const hook = custom_model_of(model);
   if (hook == nullptr) return;
-  std::shared_ptr<CustomModel> object;
-  if (hook->value.make != nullptr) {
-    call_plugin(hook_text(*hook), [&] { object = hook->value.make(); });
-    if (object == nullptr) throw Error(fmt::format("{} made no object", hook_text(*hook)));
-  } else {
-    object = std::make_shared<FunctionModel>(hook->value.function);
-  }
-  model.set_names(std::move(object));
+  model.note_contributor(custom_models(), *hook);
+  model.set_names(hook->call());
 }
 
 std::span<const StepInfo> standard_steps() { return steps; }
@@ -235,8 +248,8 @@ TransformerModel& run_profile_steps(TransformerModel& model) {
     const auto& entry = find_step(step.name, step.place);
     const Arguments arguments =
         step.arguments ? Arguments(*step.arguments) : Arguments(step.place + ": ");
-    call_plugin(fmt::format("the step '{}' ({})", entry.pattern, entry.place()),
-                [&] { entry.value(model, arguments); });
+    if (entry.origin == Origin::custom) model.note_contributor(registered_steps(), entry);
+    entry.call(model, arguments);
     arguments.reject_unread(fmt::format("the step '{}'", step.name));
   }
   return model;
@@ -254,9 +267,9 @@ TransformerModel& apply_vl_patch(TransformerModel& model) {
                     printable(name)),
         plugin.empty() ? did_you_mean(name, patches().names()) : plugin);
   }
+  model.note_contributor(patches(), *patch);
   return run_step(model, name, [&](TransformerModel& m, StepReport& report) {
-    call_plugin(fmt::format("the patch '{}' ({})", patch->pattern, patch->place()),
-                [&] { patch->value(m); });
+    patch->call(m);
     report.changed.push_back({"", "", fmt::format("patched by '{}' ({})", name, patch->place())});
   });
 }
@@ -267,25 +280,31 @@ TransformerModel& run_step(
   StepReport report;
   report.step = name;
   const std::vector<std::string>& skipped = model.options().skip_steps;
-  if (model.observer() != nullptr) model.observer()->before_step(model, name);
+  model.before_step(name);
   if (std::find(skipped.begin(), skipped.end(), name) != skipped.end()) {
     report.disabled = true;
     report.skipped.push_back({"", "disabled by --skip-step"});
   } else {
     const auto start = std::chrono::steady_clock::now();
-    body(model, report);
-    validate(model, fmt::format("step '{}'", name));
+    const std::string step = fmt::format("step '{}'", name);
+    model.guard_modules(step, [&] {
+      body(model, report);
+      validate(model, step);
+    });
     const std::chrono::duration<double, std::milli> taken =
         std::chrono::steady_clock::now() - start;
     report.milliseconds = taken.count();
   }
   model.reports().push_back(report);
-  if (model.observer() != nullptr) model.observer()->after_step(model, model.reports().back());
+  model.after_step(model.reports().back());
   return model;
 }
 
 std::string describe_pipeline(const TransformerModel& model) {
-  if (const auto* hook = custom_model_of(model)) return hook_text(*hook);
+  if (const auto* hook = custom_model_of(model)) {
+    const bool replaces = custom_models().provenance(*hook).replaces_builtin;
+    return fmt::format("the {}{}", hook->text(), replaces ? ", in place of the builtin one" : "");
+  }
   if (!model.profile().pipeline.empty()) {
     return fmt::format("the pipeline of {}", model.profile().sources.back());
   }
@@ -321,17 +340,19 @@ void transform(TransformerModel& model) {
   for (const std::string& name : model.options().skip_steps) find_step(name, "--skip-step");
   const auto* const hook = custom_model_of(model);
   if (hook != nullptr) {
-    if (model.names() == nullptr) bind_custom_model(model);
-    const auto object = std::dynamic_pointer_cast<CustomModel>(model.names());
-    TCAST_CHECK(object != nullptr, "a hook is an object");
-    call_plugin(hook_text(*hook), [&] {
-      object->validate(model);
-      object->transform(model);
-    });
-    if (model.root().children().empty() && model.root().parameters().empty()) {
-      throw Error(fmt::format("{} left the model without a root", hook_text(*hook)));
+    auto object = std::dynamic_pointer_cast<CustomModel>(model.names());
+    if (object == nullptr) {
+      bind_custom_model(model);
+      object = std::dynamic_pointer_cast<CustomModel>(model.names());
     }
-    validate(model, fmt::format("hook '{}'", hook->pattern));
+    TCAST_CHECK(object != nullptr, "a hook is an object");
+    object->validate(model);
+    object->transform(model);
+    if (model.root().children().empty() && model.root().parameters().empty()) {
+      hook->refuse("it left the model without a root");
+    }
+    const std::string what = fmt::format("hook '{}'", hook->pattern);
+    model.guard_modules(what, [&] { validate(model, what); });
   } else {
     run_profile_steps(model);
   }
