@@ -13,9 +13,13 @@
 
 namespace tcast {
 
-/// Largest text of a config (the largest real one has 55 KB) and deepest nesting: enough for any
-/// real file, and what keeps hostile ones cheap (decision D10).
-inline constexpr std::size_t max_document_bytes = std::size_t{1} << 20;
+/// Limits of a document: enough for any real file, and what keeps hostile ones cheap (decision
+/// D10). The largest published config has 3.1 MB (MiniMax-M3: a list of the modules that are not
+/// quantized), and a value takes 44 bytes of memory beside its text. Profiles and devices have a
+/// few kilobytes of YAML, of which yaml-cpp 0.7 takes up to 240 bytes of memory for each byte.
+inline constexpr std::size_t max_json_bytes = std::size_t{16} << 20;
+inline constexpr std::size_t max_yaml_bytes = std::size_t{1} << 20;
+inline constexpr std::size_t max_document_values = std::size_t{1} << 20;
 inline constexpr std::size_t max_document_depth = 64;
 
 /// A place in a text; line and column count from 1, columns in bytes.
@@ -57,8 +61,8 @@ struct Document {
   }
 };
 
-/// Makes a Document from a parser's events. Throws Error for nesting that is too deep and for
-/// duplicate keys; relies on the parser for everything else about their order.
+/// Makes a Document from a parser's events. Throws Error for nesting that is too deep, for too many
+/// values and for duplicate keys; relies on the parser for everything else about their order.
 class DocumentBuilder {
  public:
   explicit DocumentBuilder(std::string_view file);
