@@ -717,6 +717,12 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
   }
   if (spec.moe) {
     MoeSpec& moe = *spec.moe;
+    // Far more experts than any model has: there are loops over them.
+    constexpr std::int64_t most_experts = 1 << 16;
+    if (moe.routing.num_experts > most_experts) {
+      config.fail("num_experts", fmt::format("expected at most {} experts, got {}", most_experts,
+                                             moe.routing.num_experts));
+    }
     require_sane_matrix(config, "moe_intermediate_size", moe.intermediate_size, spec.hidden_size);
     require_sane_matrix(config, "num_experts", moe.routing.num_experts, spec.hidden_size);
     require_sane_matrix(config, "shared_expert_intermediate_size", moe.shared_intermediate_size,

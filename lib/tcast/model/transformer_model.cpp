@@ -365,8 +365,8 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
           fmt::format("--assume-base '{}' is not a known architecture", printable(build_as)),
           did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
     }
-    assumptions.push_back(
-        fmt::format("model type '{}' is built as '{}' (--assume-base)", model_type, build_as));
+    assumptions.push_back(fmt::format("model type '{}' is built as '{}' (--assume-base)",
+                                      printable(model_type), build_as));
   } else if (!registered) {
     fail_unknown(config, model_type);
   }
