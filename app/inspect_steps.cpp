@@ -77,7 +77,7 @@ class PricingObserver final : public StepObserver {
 
 int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
                   const WorkloadInputs& workload, const std::string& device_name,
-                  const OutputInputs& output, Streams streams) {
+                  OutputInputs& output, Streams streams) {
   TransformerModel model = load_model(config_path, inputs);
   const DeviceProfile device = load_device(device_name);
   Report report;
@@ -97,8 +97,7 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   add_inputs(report, model, inputs, workload, target);
   add_model(report, model);
   const bool json = output.format == OutputFormat::json;
-  write_result(output.file, json ? write_steps_json(report) : write_steps_table(report),
-               streams.out);
+  write_result(output, json ? write_steps_json(report) : write_steps_table(report), streams);
   return 0;
 }
 

@@ -11,6 +11,6 @@ namespace tcast {
 /// requests on a device. Returns the exit status. Throws Error.
 int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
                   const WorkloadInputs& workload, const std::string& device_name,
-                  const OutputInputs& output, Streams streams);
+                  OutputInputs& output, Streams streams);
 
 }  // namespace tcast

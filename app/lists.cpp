@@ -33,7 +33,7 @@ class ListCommand : public Command {
   int run(Streams streams) override {
     const std::string text =
         output_.format == OutputFormat::json ? json().dump(1) + "\n" : table_text(rows());
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
     return 0;
   }
 

@@ -141,7 +141,7 @@ class ModelsCommand final : public Command {
   int run(Streams streams) override {
     const bool json = output_.format == OutputFormat::json;
     const std::string text = explain_ ? explain_type(json) : list_all(json);
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
     return 0;
   }
 

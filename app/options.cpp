@@ -93,7 +93,7 @@ std::string_view name_of(OutputFormat format) {
 void add_model_options(CommandLine& line, ModelInputs& inputs) {
   ModelOptions& options = inputs.options;
   line.begin_group("Model");
-  line.add_repeated("--profile", "FILE", append_to(inputs.profiles),
+  line.add_repeated("--profile", {"FILE", FileUse::reads}, append_to(inputs.profiles),
                     "YAML model profile, merged over the builtin one; may be repeated");
   line.add_repeated("--custom-model", "TYPE=HOOK", append_to(options.custom_models),
                     "transform this model type (or pattern) by a registered hook: its name, "
@@ -195,7 +195,7 @@ void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
 }
 
 void add_store_options(CommandLine& line, StoreInputs& inputs) {
-  line.add_option("--store", "FILE", to_text(inputs.file),
+  line.add_option("--store", {"FILE", FileUse::updates, default_store_file()}, to_text(inputs.file),
                   "where timings of this host are kept; default measurements.sqlite in the user's "
                   "cache directory");
   line.add_flag("--no-store", inputs.enabled, "time everything anew, and keep nothing", false);
@@ -208,7 +208,7 @@ void add_store_options(CommandLine& line, StoreInputs& inputs) {
 
 void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.begin_group("Target");
-  line.add_option("--device", "NAME|FILE", to_text(inputs.device),
+  line.add_option("--device", {"NAME|FILE", FileUse::device}, to_text(inputs.device),
                   "a device (see 'tcast devices') or a YAML profile of one; default: this host, "
                   "its kernels timed");
   line.add_option(
@@ -256,18 +256,24 @@ void add_output_options(CommandLine& line, OutputInputs& inputs,
         }
       },
       fmt::format("{}; default {}", join(names, ", "), names[0]));
-  line.add_option("-o,--output", "FILE", to_text(inputs.file),
+  line.add_output("-o,--output", inputs.file,
                   "write the result to a file instead of the standard output");
 }
 
 void add_report_options(CommandLine& line, OutputInputs& inputs) {
   line.begin_group("Output");
-  line.add_option("--trace", "FILE", to_text(inputs.trace_file),
+  line.add_output("--trace", inputs.trace,
                   "also write a timeline for Perfetto or chrome://tracing");
   line.add_option("--explain", "OP", to_text(inputs.explain),
                   "the formula behind an op's estimates, with its numbers, instead of the report");
   line.add_repeated("--assert", "CONDITION", append_to(inputs.assertions),
                     "exit with 3 unless this holds, as 'tpot_s<0.02'; may be repeated");
+}
+
+void write_result(OutputInputs& output, std::string_view result, Streams streams) {
+  const bool for_a_person =
+      !output.explain.empty() || (output.writer.empty() && output.format == OutputFormat::table);
+  (for_a_person ? write_text : write_data)(output.file, result, streams);
 }
 
 TransformerModel load_model(const std::string& config_path, const ModelInputs& inputs) {

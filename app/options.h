@@ -13,6 +13,7 @@
 
 #include "app/command_line.h"
 #include "app/host_timing.h"
+#include "app/output.h"
 
 namespace tcast {
 
@@ -51,8 +52,8 @@ enum class OutputFormat : std::uint8_t { table, json, jsonl, csv };
 struct OutputInputs {
   OutputFormat format = OutputFormat::table;
   std::string writer;                   ///< registered report writer in its place; empty: none
-  std::string file;                     ///< empty: standard output
-  std::string trace_file;               ///< Chrome trace; empty: none
+  OutputFile file;                      ///< not given: standard output
+  OutputFile trace;                     ///< Chrome trace; not given: none
   std::string explain;                  ///< op whose estimates are to be explained; empty: none
   std::vector<std::string> assertions;  ///< "tpot_s<0.02"
 };
@@ -86,6 +87,10 @@ void add_output_options(CommandLine& line, OutputInputs& inputs,
 
 /// --trace, --explain, --assert.
 void add_report_options(CommandLine& line, OutputInputs& inputs);
+
+/// Writes a result in the form that was asked for: a table for a person, everything else as it is.
+/// Throws Error.
+void write_result(OutputInputs& output, std::string_view result, Streams streams);
 
 /// "json", ...: as the command line spells it.
 std::string_view name_of(OutputFormat format);

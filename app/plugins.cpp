@@ -64,8 +64,8 @@ class PluginsCommand final : public Command {
     // Whether a plugin fails shows only when it is set up.
     run_setups("");
     const std::vector<Plugin> list = plugins();
-    write_result(output_.file, output_.format == OutputFormat::json ? json_text(list) : table(list),
-                 streams.out);
+    write_result(output_, output_.format == OutputFormat::json ? json_text(list) : table(list),
+                 streams);
     return 0;
   }
 

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
 
@@ -15,6 +18,10 @@ void add_model(Report& report, const TransformerModel& model);
 /// Lists in a report everything that was asked for: the model's options as they took effect, the
 /// workload, the target. The same question asked again gives the same list.
 void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,
+                const WorkloadInputs& workload, const TargetInputs& target);
+/// The same before there is a model: `options` as they were asked for.
+void add_inputs(Report& report, const ModelOptions& options,
+                const std::vector<std::string>& profile_sources, const ModelInputs& inputs,
                 const WorkloadInputs& workload, const TargetInputs& target);
 
 }  // namespace tcast

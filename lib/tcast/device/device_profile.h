@@ -115,9 +115,12 @@ TCAST_API bool same_device(std::string_view a, std::string_view b);
 /// Names of the devices that are compiled in or registered, sorted.
 TCAST_API std::vector<std::string> device_names();
 
-/// The device of that name (see same_device(); registered ones come first, "a100-80g");
-/// a text with a '/' or ending in .yaml or .yml is the path of a file instead. Throws Error that
-/// names the closest device and all of them.
+/// Whether load_device() takes a text for the path of a file: it has a '/', or ends in .yaml or
+/// .yml.
+TCAST_API bool is_device_path(std::string_view text);
+
+/// The device of that name (see same_device(); registered ones come first, "a100-80g"), or of the
+/// file with that path. Throws Error that names the closest device and all of them.
 TCAST_API DeviceProfile load_device(std::string_view name_or_path);
 
 }  // namespace tcast
