@@ -15,6 +15,7 @@
 
 #include "app/command.h"
 #include "app/host_calibration.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/simulation.h"
@@ -203,7 +204,7 @@ class CalibrateCommand final : public Command {
                              {"timed_share", timed[i].last.share},
                              {"kernel", timed[i].last.implementation}});
     }
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   std::string name_;

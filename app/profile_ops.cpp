@@ -16,6 +16,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/simulation.h"
@@ -258,7 +259,7 @@ class ProfileOpsCommand final : public Command {
     }
     json["notes"] = report.assumptions;
     json["warnings"] = report.warnings;
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   std::string config_;

@@ -26,6 +26,7 @@
 #include "app/command.h"
 #include "app/comparison.h"
 #include "app/generation.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/speculation.h"
@@ -371,7 +372,7 @@ class RunCommand final : public Command {
     if (comparison) json["comparison"] = comparison->json();
     json["tokens"] = result.tokens;
     json["notes"] = generation.executor().notes();
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   std::string config_;

@@ -15,6 +15,7 @@
 
 #include "app/command.h"
 #include "app/host_timing.h"
+#include "app/json_text.h"
 #include "app/measurement_text.h"
 #include "app/options.h"
 #include "app/output.h"
@@ -201,7 +202,7 @@ class StoreCommand final : public Command {
         });
       }
     }
-    return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 1);
   }
 
   Action action_ = Action::list;

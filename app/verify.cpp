@@ -18,6 +18,7 @@
 
 #include "app/command.h"
 #include "app/generation.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/shrink.h"
@@ -299,7 +300,7 @@ class VerifyCommand final : public Command {
     }
     json["notes"] = verification.notes();
     json["keeps_function"] = verification.keeps_function();
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   CommandLine* line_ = nullptr;

@@ -2,7 +2,9 @@
 // comes within 10 s of work and 1 GiB of memory, and never as an internal error.
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -261,6 +263,61 @@ TEST_CASE("limits: what never ends is not read, by any option that names a file"
     }
   }
   CHECK_FALSE(fs::exists(store));
+}
+
+// R16: a number that does not fit is an error with its place, in every file that is read.
+TEST_CASE("limits: numbers out of their range are refused with their place") {
+  const Scratch folder;
+  const std::string good = folder.write("good.json", tiny_config());
+  std::ifstream stream(fs::path(TCAST_SOURCE_DIR) / "configs/devices/h200.yaml");
+  const std::string device((std::istreambuf_iterator<char>(stream)), {});
+  struct Row {
+    std::string file;
+    std::string text;
+    std::string message;  // behind the file's name
+  };
+  std::vector<Row> rows = {
+      {"p.yaml", "architecture: {partial_rotary_factor: 1e300}\n",
+       ":1:39: architecture.partial_rotary_factor: expected a number from 0 to 1, got the number "
+       "1e300"},
+      {"p.yaml", "architecture: {partial_rotary_factor: .nan}\n",
+       ":1:39: architecture.partial_rotary_factor: expected a number from 0 to 1, got the number "
+       "NaN"},
+      {"p.yaml", "architecture: {attention_scale: .inf}\n",
+       ":1:33: architecture.attention_scale: expected a number that is not infinite, got the "
+       "number "
+       "Infinity"},
+      {"p.yaml", "architecture: {head_dim: 1e300}\n",
+       ":1:26: architecture.head_dim: expected a whole number, got the number 1e300"},
+      {"c.json", with("hidden_size", "1e300"), ": hidden_size: expected a whole number, got"},
+      {"c.json", with("hidden_size", "9223372036854775808"),
+       ": hidden_size: expected a whole number of at most 64 bits"},
+      {"c.json", with("num_hidden_layers", "1e18"), ": num_hidden_layers: expected a whole number"},
+      {"c.json", with("rms_norm_eps", "1e999"), ": rms_norm_eps: expected a number in the range"},
+      {"ids.txt", "99999999999999999999\n",
+       ":1:1: expected a token id, got '99999999999999999999'"},
+      {"ids.txt", "1e300\n", ":1:1: expected a token id, got '1e300'"},
+  };
+  for (const std::string& bytes : {std::string("1e300"), std::string("-1"), std::string(".nan")}) {
+    const std::size_t at = device.find("  size_bytes: ");
+    REQUIRE(at != std::string::npos);
+    std::string changed = device;
+    changed.replace(at, device.find('\n', at) - at, "  size_bytes: " + bytes);
+    rows.push_back({"d.yaml", changed, ": memory.size_bytes: expected"});
+  }
+  for (const Row& row : rows) {
+    CAPTURE(row.text.substr(0, 200));
+    const std::string file = folder.write(row.file, row.text);
+    const bool config = row.file == "c.json";
+    std::vector<std::string> line = {"simulate", config ? file : good, "--device",
+                                     row.file == "d.yaml" ? file : "h200"};
+    if (row.file == "p.yaml") line.insert(line.end(), {"--profile", file});
+    if (row.file == "ids.txt") line = {"run", good, "--token-ids", file};
+    const Outcome outcome = run_tcast(line);
+    CHECK(outcome.status == 1);
+    CHECK_MESSAGE(outcome.err.find("tcast: error: " + file + ":") == 0, outcome.err);
+    CHECK_MESSAGE(outcome.err.find(row.message) != std::string::npos, outcome.err);
+  }
 }
 
 // C4

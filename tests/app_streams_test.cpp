@@ -1,4 +1,5 @@
 // The streams that a person reads: nothing that a terminal would obey comes through.
+#include <initializer_list>
 #include <sstream>
 #include <string>
 
@@ -35,7 +36,8 @@ TEST_CASE("printable stream: a character may come in pieces, and what is none is
       "plain\n\xC3\xA9 \xE4\xB8\xAD \xF0\x9F\x98\x80 \\x1b[31m \\xc2\\x9b \\xe2\\x80\\xae "
       "\\xff\\xc3 "
       "\\x80\nend \\xf0\\x9f";
-  for (const std::size_t size : {1, 2, 3, 5, 1000}) CHECK(passed(text, size) == expected);
+  for (const std::size_t size : std::initializer_list<std::size_t>{1, 2, 3, 5, 1000})
+    CHECK(passed(text, size) == expected);
 }
 
 TEST_CASE("printable stream: a stream that takes no more is bad") {

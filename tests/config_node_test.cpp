@@ -1,5 +1,6 @@
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <optional>
 #include <string>
@@ -217,7 +218,7 @@ TEST_CASE("as_int and as_number within a range") {
   };
   CHECK(number(0).empty());
   CHECK(number(1).empty());
-  for (const std::size_t bad : {2, 3, 5, 6}) {
+  for (const std::size_t bad : std::initializer_list<std::size_t>{2, 3, 5, 6}) {
     CHECK(number(bad).find("expected a number from 0 to 1, got the number ") != std::string::npos);
   }
   CHECK(number(4).find("expected a number in the range of 64-bit floating point") !=

@@ -87,7 +87,11 @@ Setter to(bool& target) {
   return [&target](const Node& value) { target = value.as_bool(); };
 }
 Setter to(double& target) {
-  return [&target](const Node& value) { target = value.as_number(); };
+  return [&target](const Node& value) {
+    const double number = value.as_number();
+    if (!std::isfinite(number)) value.fail_expected("a number that is not infinite");
+    target = number;
+  };
 }
 
 /// A field whose value is a config key that gives the number, or the number itself: a profile
@@ -190,7 +194,8 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                 {"attention_scale", to(spec.attention_scale)},
                 {"attn_logit_softcapping", to(spec.attention_softcap)},
                 {"attention_sinks", to(spec.sinks)},
-                {"partial_rotary_factor", to(spec.rotary_fraction)},
+                {"partial_rotary_factor",
+                 [&](const Node& value) { spec.rotary_fraction = value.as_number(0, 1); }},
                 {"rope_interleave", to(spec.rotary_interleaved)},
                 {"sliding_window", size_from(spec.sliding_window, config)},
                 {"moe", moe_fields},
