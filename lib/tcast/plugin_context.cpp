@@ -7,7 +7,6 @@
 #include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/file.h"
-#include "tcast/config/document.h"
 
 namespace tcast {
 

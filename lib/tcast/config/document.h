@@ -13,12 +13,8 @@
 
 namespace tcast {
 
-/// Limits of a document: enough for any real file, and what keeps hostile ones cheap (decision
-/// D10). The largest published config has 3.1 MB (MiniMax-M3: a list of the modules that are not
-/// quantized), and a value takes 44 bytes of memory beside its text. Profiles and devices have a
-/// few kilobytes of YAML, of which yaml-cpp 0.7 takes up to 240 bytes of memory for each byte.
-inline constexpr std::size_t max_json_bytes = std::size_t{16} << 20;
-inline constexpr std::size_t max_yaml_bytes = std::size_t{1} << 20;
+/// Most values of a document and deepest nesting: enough for any real file, and what keeps hostile
+/// ones cheap (decision D10). A value takes 44 bytes of memory beside its text.
 inline constexpr std::size_t max_document_values = std::size_t{1} << 20;
 inline constexpr std::size_t max_document_depth = 64;
 

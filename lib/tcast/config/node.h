@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -14,6 +15,12 @@ namespace tcast {
 
 struct Document;
 struct Element;
+
+/// Most bytes of a JSON and of a YAML document (decision D10). The largest published config has 3.1
+/// MB (MiniMax-M3: a list of the modules that are not quantized). Profiles and devices have a few
+/// kilobytes of YAML, of which yaml-cpp 0.7 takes up to 240 bytes of memory for each byte.
+inline constexpr std::size_t max_json_bytes = std::size_t{16} << 20;
+inline constexpr std::size_t max_yaml_bytes = std::size_t{1} << 20;
 
 /// A place in a parsed JSON or YAML document, with typed access. Every error names
 /// file:line:column and the key path ("config.json:12:9: rope_scaling.factor: expected a number,
