@@ -1,19 +1,13 @@
 #pragma once
 
 #include <cstddef>
-#include <iosfwd>
 #include <memory>
 #include <string_view>
 
 #include "app/command_line.h"
+#include "app/streams.h"
 
 namespace tcast {
-
-/// Where a command writes: results to `out`, everything else to `err`.
-struct Streams {
-  std::ostream& out;
-  std::ostream& err;
-};
 
 /// One command of the program. Its options are members, filled while the line is parsed.
 class Command {

@@ -24,7 +24,7 @@ struct HostTimingOptions {
   TimerOptions timer;
   StoreInputs store{.file = {}, .enabled = false};
   /// Where a terminal shows the progress, if it is one; null: nowhere.
-  std::ostream* err = nullptr;
+  std::ostream* progress = nullptr;
 };
 
 /// What is known of ops on this host, timed now or kept from earlier.

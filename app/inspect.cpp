@@ -54,7 +54,7 @@ std::vector<std::string> remarks(const TransformerModel& model) {
 
 std::string text_of(const std::vector<std::string>& lines) {
   std::string text;
-  for (const std::string& line : lines) text += line + "\n";
+  for (const std::string& line : lines) text += printable(line, std::string::npos) + "\n";
   return text;
 }
 
@@ -116,7 +116,8 @@ std::string json_of(const TransformerModel& model) {
 class InspectCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
-    line.add_positional("CONFIG", to_text(config_), "config.json, or a directory that holds one");
+    line.add_positional({"CONFIG", FileUse::config}, to_text(config_),
+                        "config.json, or a directory that holds one");
     line.begin_group("View");
     line.add_flag("--transformed", transformed_, "the tree as the steps or the hook leave it");
     line.add_flag("--diff", diff_, "the tree before and after, line by line");
@@ -125,7 +126,7 @@ class InspectCommand final : public Command {
     add_deployment_options(line, model_.options);
     add_request_options(line, workload_);
     line.begin_group("Target");
-    line.add_option("--device", "NAME|FILE", to_text(device_),
+    line.add_option("--device", {"NAME|FILE", FileUse::device}, to_text(device_),
                     "what --steps prices the model on; default TEST_DEVICE");
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
     line.add_check([this, &line] { check(line); });
@@ -150,10 +151,10 @@ class InspectCommand final : public Command {
  private:
   int inspect(TransformerModel& model, Streams streams) {
     if (output_.format == OutputFormat::json) {
-      write_result(output_.file, json_of(model), streams.out);
+      write_result(output_, json_of(model), streams);
       note_warnings(model.warnings().size());
       for (const std::string& remark : remarks(model)) {
-        streams.err << "tcast: " << remark << '\n';
+        streams.err << "tcast: " << printable(remark, std::string::npos) << '\n';
       }
       return 0;
     }
@@ -167,7 +168,7 @@ class InspectCommand final : public Command {
     const std::vector<std::string> notes = remarks(model);
     note_warnings(model.warnings().size());
     if (!notes.empty()) text += "\n" + text_of(notes);
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
     return 0;
   }
 

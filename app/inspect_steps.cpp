@@ -84,8 +84,7 @@ class PricingObserver final : public StepObserver {
 
 std::size_t inspect_model(TransformerModel& model, const std::string& config_path,
                           const ModelInputs& inputs, const WorkloadInputs& workload,
-                          const std::string& device_name, const OutputInputs& output,
-                          Streams streams) {
+                          const std::string& device_name, OutputInputs& output, Streams streams) {
   const DeviceProfile device = load_device(device_name);
   Report report;
   report.config_file = config_path;
@@ -106,8 +105,7 @@ std::size_t inspect_model(TransformerModel& model, const std::string& config_pat
   add_inputs(report, model, inputs, asked, target);
   add_model(report, model);
   const bool json = output.format == OutputFormat::json;
-  write_result(output.file, json ? write_steps_json(report) : write_steps_table(report),
-               streams.out);
+  write_result(output, json ? write_steps_json(report) : write_steps_table(report), streams);
   return report.warnings.size();
 }
 
@@ -115,7 +113,7 @@ std::size_t inspect_model(TransformerModel& model, const std::string& config_pat
 
 std::size_t inspect_steps(const std::string& config_path, const ModelInputs& inputs,
                           const WorkloadInputs& workload, const std::string& device_name,
-                          const OutputInputs& output, Streams streams) {
+                          OutputInputs& output, Streams streams) {
   TransformerModel model = load_model(config_path, inputs);
   return model.guard_modules("inspect", [&] {
     return inspect_model(model, config_path, inputs, workload, device_name, output, streams);

@@ -12,6 +12,6 @@ namespace tcast {
 /// requests on a device. Returns how many warnings the result has. Throws Error.
 std::size_t inspect_steps(const std::string& config_path, const ModelInputs& inputs,
                           const WorkloadInputs& workload, const std::string& device_name,
-                          const OutputInputs& output, Streams streams);
+                          OutputInputs& output, Streams streams);
 
 }  // namespace tcast

@@ -12,6 +12,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/table_text.h"
@@ -33,8 +34,8 @@ class ListCommand : public Command {
 
   int run(Streams streams) override {
     const std::string text =
-        output_.format == OutputFormat::json ? json().dump(1) + "\n" : table_text(rows());
-    write_result(output_.file, text, streams.out);
+        output_.format == OutputFormat::json ? json_document(json(), 1) : table_text(rows());
+    write_result(output_, text, streams);
     return 0;
   }
 

@@ -21,6 +21,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/table_text.h"
@@ -153,7 +154,7 @@ class ModelsCommand final : public Command {
   int run(Streams streams) override {
     const bool json = output_.format == OutputFormat::json;
     const std::string text = explain_ ? explain_type(json) : list_all(json);
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
     return 0;
   }
 
@@ -161,7 +162,7 @@ class ModelsCommand final : public Command {
   static std::string list_all(bool json) {
     const std::vector<Registration> list = all_registrations();
     if (json) {
-      return ordered_json{{"schema", 1}, {"registrations", json_of(list)}}.dump(1) + "\n";
+      return json_document({{"schema", 1}, {"registrations", json_of(list)}}, 1);
     }
     std::vector<std::vector<std::string>> rows = {{"kind", "pattern", "origin", "place"}};
     for (const Registration& one : list) {
@@ -192,9 +193,8 @@ class ModelsCommand final : public Command {
     list.insert(list.end(), hooks.begin(), hooks.end());
     list.insert(list.end(), files.begin(), files.end());
     if (json) {
-      return ordered_json{{"schema", 1}, {"model_type", model_type_}, {"candidates", json_of(list)}}
-                 .dump(1) +
-             "\n";
+      return json_document(
+          {{"schema", 1}, {"model_type", model_type_}, {"candidates", json_of(list)}}, 1);
     }
     std::vector<std::vector<std::string>> rows = {
         {"kind", "pattern", "origin", "place", "verdict"}};

@@ -77,7 +77,7 @@ std::string_view name_of(OutputFormat format) {
 void add_model_options(CommandLine& line, ModelInputs& inputs) {
   ModelOptions& options = inputs.options;
   line.begin_group("Model");
-  line.add_repeated("--profile", "FILE", append_to(inputs.profiles),
+  line.add_repeated("--profile", {"FILE", FileUse::reads}, append_to(inputs.profiles),
                     "YAML model profile, merged over the builtin one; may be repeated");
   line.add_repeated("--custom-model", "TYPE=HOOK", append_to(options.custom_models),
                     "transform this model type (or pattern) by a registered hook: its name, "
@@ -180,7 +180,7 @@ void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
 }
 
 void add_store_options(CommandLine& line, StoreInputs& inputs) {
-  line.add_option("--store", "FILE", to_text(inputs.file),
+  line.add_option("--store", {"FILE", FileUse::updates, default_store_file()}, to_text(inputs.file),
                   "where timings of this host are kept; default measurements.sqlite in the user's "
                   "cache directory");
   line.add_flag("--no-store", inputs.enabled, "time everything anew, and keep nothing", false);
@@ -193,7 +193,7 @@ void add_store_options(CommandLine& line, StoreInputs& inputs) {
 
 void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.begin_group("Target");
-  line.add_option("--device", "NAME|FILE", to_text(inputs.device),
+  line.add_option("--device", {"NAME|FILE", FileUse::device}, to_text(inputs.device),
                   "a device (see 'tcast devices') or a YAML profile of one; default: this host, "
                   "its kernels timed");
   line.add_option(
@@ -221,11 +221,6 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
 }
 
 namespace {
-
-void add_file_option(CommandLine& line, OutputInputs& inputs) {
-  line.add_option("-o,--output", "FILE", to_text(inputs.file),
-                  "write the result to a file instead of the standard output");
-}
 
 /// Names of report writers: tcast's own in their order, then those of plugins; a plugin's are shown
 /// with where they come from.
@@ -265,7 +260,8 @@ void add_output_options(CommandLine& line, OutputInputs& inputs,
         inputs.format = formats[find_choice(text, names)];
       },
       fmt::format("{}; default {}", join(names, ", "), names[0]));
-  add_file_option(line, inputs);
+  line.add_output("-o,--output", inputs.file,
+                  "write the result to a file instead of the standard output");
 }
 
 void add_report_output_options(CommandLine& line, OutputInputs& inputs) {
@@ -280,12 +276,13 @@ void add_report_output_options(CommandLine& line, OutputInputs& inputs) {
         inputs.writer = text;
       },
       help);
-  add_file_option(line, inputs);
+  line.add_output("-o,--output", inputs.file,
+                  "write the result to a file instead of the standard output");
 }
 
 void add_report_options(CommandLine& line, OutputInputs& inputs) {
   line.begin_group("Output");
-  line.add_option("--trace", "FILE", to_text(inputs.trace_file),
+  line.add_output("--trace", inputs.trace,
                   "also write a timeline for Perfetto or chrome://tracing");
   line.add_option("--explain", "OP", to_text(inputs.explain),
                   "the formula behind an op's estimates, with its numbers, instead of the report");
@@ -308,6 +305,13 @@ WorkloadInputs workload_for(const TransformerModel& model, const WorkloadInputs&
     throw Error(what + ", so that there is no --phase decode", hint);
   }
   return asked;
+}
+
+void write_result(OutputInputs& output, std::string_view result, Streams streams) {
+  const bool for_a_person =
+      !output.explain.empty() ||
+      (split_scope(output.writer).second == "table" && output.format == OutputFormat::table);
+  (for_a_person ? write_text : write_data)(output.file, result, streams);
 }
 
 TransformerModel load_model(const std::string& config_path, const ModelInputs& inputs) {

@@ -13,6 +13,7 @@
 
 #include "app/command_line.h"
 #include "app/host_timing.h"
+#include "app/output.h"
 
 namespace tcast {
 
@@ -52,8 +53,8 @@ enum class OutputFormat : std::uint8_t { table, json };
 struct OutputInputs {
   OutputFormat format = OutputFormat::table;
   std::string writer = "table";         ///< of a report: the registered one that --format names
-  std::string file;                     ///< empty: standard output
-  std::string trace_file;               ///< Chrome trace; empty: none
+  OutputFile file;                      ///< not given: standard output
+  OutputFile trace;                     ///< Chrome trace; not given: none
   std::string explain;                  ///< op whose estimates are to be explained; empty: none
   std::vector<std::string> assertions;  ///< "tpot_s<0.02"
 };
@@ -90,6 +91,10 @@ void add_report_output_options(CommandLine& line, OutputInputs& inputs);
 
 /// --trace, --explain, --assert.
 void add_report_options(CommandLine& line, OutputInputs& inputs);
+
+/// Writes a result in the form that was asked for: a table for a person, everything else as it is.
+/// Throws Error.
+void write_result(OutputInputs& output, std::string_view result, Streams streams);
 
 /// "json", ...: as the command line spells it.
 std::string_view name_of(OutputFormat format);

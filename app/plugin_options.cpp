@@ -10,6 +10,8 @@
 #include "tcast/base/plugin.h"
 #include "tcast/base/text.h"
 
+#include "app/streams.h"
+
 namespace tcast {
 namespace {
 
@@ -65,7 +67,7 @@ void PluginScope::declare(CommandLine& line) {
 void PluginScope::print_problems(std::ostream& err) {
   const bool trace = environment("TCAST_PLUGIN_TRACE").value_or("0") != "0";
   for (const PluginProblem& problem : plugin_problems()) {
-    err << "tcast: warning: " << printable(problem.message, 1000) << '\n';
+    say(err, "warning", printable(problem.message, 1000));
     if (!trace) continue;
     for (const std::string& line : problem.trace) err << "  " << printable(line, 1000) << '\n';
   }

@@ -17,6 +17,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/simulation.h"
@@ -58,7 +59,8 @@ std::string_view phase_name(Phase phase) { return phase == Phase::prefill ? "pre
 class ProfileOpsCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
-    line.add_positional("CONFIG", to_text(config_), "config.json, or the directory that holds one");
+    line.add_positional({"CONFIG", FileUse::config}, to_text(config_),
+                        "config.json, or the directory that holds one");
     add_request_options(line, workload_);
     add_phase_options(line, workload_);
     line.begin_group("Timing");
@@ -78,7 +80,6 @@ class ProfileOpsCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    require_writable(output_.file);
     TransformerModel model = load_model(config_, model_);
     return model.guard_modules("profile-ops", [&] { return profile(model, streams); });
   }
@@ -97,19 +98,19 @@ class ProfileOpsCommand final : public Command {
     timing.timer.time_budget_s = time_budget_s_;
     timing.timer.threads = static_cast<int>(threads_);
     timing.store = store_;
-    timing.err = &streams.err;
+    timing.progress = &streams.progress;
     simulation.run_on_host(timing, false);
     Report report;
     report.warnings = model.warnings();
     simulation.fill(report);
     note_warnings(report.warnings.size());
     for (const std::string& warning : report.warnings) {
-      fmt::print(streams.err, "tcast: warning: {}\n", warning);
+      say(streams.err, "warning", warning);
     }
-    write_result(output_.file,
+    write_result(output_,
                  output_.format == OutputFormat::json ? json_of(model, simulation, report)
                                                       : table_of(model, simulation, report),
-                 streams.out);
+                 streams);
     return 0;
   }
 
@@ -270,7 +271,7 @@ class ProfileOpsCommand final : public Command {
     }
     json["notes"] = report.assumptions;
     json["warnings"] = report.warnings;
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   std::string config_;

@@ -61,7 +61,12 @@ void add_model(Report& report, const TransformerModel& model) {
 
 void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,
                 const WorkloadInputs& workload, const TargetInputs& target) {
-  const ModelOptions& options = model.options();
+  add_inputs(report, model.options(), model.profile().sources, inputs, workload, target);
+}
+
+void add_inputs(Report& report, const ModelOptions& options,
+                const std::vector<std::string>& profile_sources, const ModelInputs& inputs,
+                const WorkloadInputs& workload, const TargetInputs& target) {
   add(report, "config", report.config_file);
   add_flag(report, "text_only", inputs.text_only);
   add(report, "assume_base", inputs.assume_base);
@@ -101,7 +106,7 @@ void add_inputs(Report& report, const TransformerModel& model, const ModelInputs
   add_number(report, "expert_skew", options.expert_skew);
   add_flag(report, "reuse_layers", options.reuse_layers);
   add(report, "skip_steps", join(options.skip_steps, ","));
-  add(report, "profiles", join(model.profile().sources, ","));
+  add(report, "profiles", join(profile_sources, ","));
   add(report, "reserved_memory_bytes", target.reserved_memory_bytes);
 }
 

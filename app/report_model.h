@@ -26,5 +26,9 @@ void add_model(Report& report, const TransformerModel& model);
 /// workload, the target. The same question asked again gives the same list.
 void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,
                 const WorkloadInputs& workload, const TargetInputs& target);
+/// The same before there is a model: `options` as they were asked for.
+void add_inputs(Report& report, const ModelOptions& options,
+                const std::vector<std::string>& profile_sources, const ModelInputs& inputs,
+                const WorkloadInputs& workload, const TargetInputs& target);
 
 }  // namespace tcast

@@ -28,6 +28,7 @@
 #include "app/comparison.h"
 #include "app/expert_counts.h"
 #include "app/generation.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/report_model.h"
@@ -83,7 +84,8 @@ struct RunResult {
 class RunCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
-    line.add_positional("CONFIG", to_text(config_), "config.json, or the directory that holds one");
+    line.add_positional({"CONFIG", FileUse::config}, to_text(config_),
+                        "config.json, or the directory that holds one");
     workload_.input_length = 128;
     workload_.output_length = 16;
     line.begin_group("Requests");
@@ -94,7 +96,7 @@ class RunCommand final : public Command {
     line.add_option("--output-length", "TOKENS", to_size(workload_.output_length),
                     "tokens to generate, greedily; default 16");
     line.add_check([&line, this] { workload_.output_given = line.given("--output-length"); });
-    line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
+    line.add_option("--token-ids", {"FILE", FileUse::reads}, to_text(token_ids_file_),
                     "the prompts instead: a line of token ids for each request");
     line.add_option("--seed", "N", to_size(seed_, 0), "of the random prompts; default 0");
     refuse_with_token_ids(line, {"--batch-size", "--input-length", "--seed"});
@@ -112,7 +114,8 @@ class RunCommand final : public Command {
     line.add_option("--time-budget", "SECONDS",
                     to_number(timing_.timer.time_budget_s, 0.001, 86400),
                     "limit of the time spent on predicting (default 10)");
-    line.add_option("--store", "FILE", to_text(timing_.store.file),
+    line.add_option("--store", {"FILE", FileUse::updates, default_store_file()},
+                    to_text(timing_.store.file),
                     "where timings of this host are kept; default as in simulate");
     line.add_flag("--no-store", timing_.store.enabled, "time everything anew, and keep nothing",
                   false);
@@ -137,7 +140,7 @@ class RunCommand final : public Command {
             "leave out one of them");
       }
     });
-    line.add_option("--dump-logits", "FILE", to_text(logits_file_),
+    line.add_output("--dump-logits", logits_file_,
                     "write the logits after each step as NumPy file [step, request, vocabulary]");
     add_deployment_options(line, model_.options);
     add_model_options(line, model_);
@@ -148,7 +151,6 @@ class RunCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    for (const std::string& file : {output_.file, logits_file_}) require_writable(file);
     set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
     TransformerModel model = load_model(config_, model_);
     return model.guard_modules("run", [&] { return run(model, streams); });
@@ -195,10 +197,10 @@ class RunCommand final : public Command {
     std::optional<RunPredictor> predictor;
     if (compare_) {
       timing_.timer.threads = current_threads();
-      timing_.err = &streams.err;
+      timing_.progress = &streams.progress;
       predictor.emplace(model, requests, input_length, output_length, timing_);
       // Before anything is executed.
-      if (!json && output_.file.empty()) {
+      if (!json && !output_.file.is_given()) {
         streams.out << Comparison::predicted_text(predictor->expected()) << '\n' << std::flush;
       }
     }
@@ -209,9 +211,9 @@ class RunCommand final : public Command {
       comparison.emplace(predictor->expected(), predictor->counted(counts_), counts_,
                          result.prefill_s, result.decode_s, result.ops);
     }
-    if (!logits_file_.empty()) {
-      write_atomically(logits_file_,
-                       logits_text({output_length, requests, generation.vocabulary()}));
+    if (logits_file_.is_given()) {
+      write_data(logits_file_, logits_text({output_length, requests, generation.vocabulary()}),
+                 streams);
     }
     std::string text;
     if (json) {
@@ -220,7 +222,7 @@ class RunCommand final : public Command {
       text = table_of(model, generation, result, pipeline, input_length);
       if (comparison) text += "\n" + comparison->text();
     }
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
     note_warnings(model.warnings().size());
     return 0;
   }
@@ -261,7 +263,7 @@ class RunCommand final : public Command {
 
   /// As NumPy file, or as the dumper that a plugin registered for files of this name writes it.
   std::string logits_text(const std::vector<std::int64_t>& shape) const {
-    const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_));
+    const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_.path()));
     if (dumper == nullptr) return npy_text(shape, logits_);
     std::string text = dumper->call(shape, logits_);
     if (text.empty()) dumper->refuse("it returned nothing to write");
@@ -288,7 +290,7 @@ class RunCommand final : public Command {
         for (std::size_t i = 0; i < prompts.size(); ++i) {
           result.tokens[i].push_back(pass.tokens[i][k]);
           const std::vector<float>& row = pass.logits[k][i];
-          if (!logits_file_.empty()) logits_.insert(logits_.end(), row.begin(), row.end());
+          if (logits_file_.is_given()) logits_.insert(logits_.end(), row.begin(), row.end());
         }
       }
     }
@@ -322,18 +324,18 @@ class RunCommand final : public Command {
                        std::int64_t input_length) const {
     const auto requests = static_cast<double>(result.tokens.size());
     const double decode_s = mean(result.decode_s);
-    std::string text =
-        fmt::format("tcast run: {} ({}), {}, executed on {}, {} thread(s), {} rank(s)\n", config_,
-                    model.config().model_type(), dtype_of(model), host_features().cpu,
-                    current_threads(), generation.ranks());
+    std::string text = fmt::format(
+        "tcast run: {} ({}), {}, executed on {}, {} thread(s), {} rank(s)\n",
+        printable(config_, 4096), printable(model.config().model_type()), dtype_of(model),
+        printable(host_features().cpu), current_threads(), generation.ranks());
     text += fmt::format("  transformed by {}; weights are generated, not those of the checkpoint\n",
-                        pipeline);
+                        printable(pipeline, 1000));
     for (const Provenance& one : provenance(model)) {
       if (one.from != Provenance::From::plugin || one.kind == "hook") continue;
       text += fmt::format("  {} '{}' {}\n", one.kind, printable(one.name), to_string(one));
     }
     for (const std::string& note : generation.executor().notes()) {
-      text += fmt::format("  this host: {}\n", note);
+      text += fmt::format("  this host: {}\n", printable(note, 1000));
     }
     text += warning_lines(model.warnings());
     const double prompt_tokens = requests * static_cast<double>(input_length);
@@ -431,7 +433,7 @@ class RunCommand final : public Command {
     if (model.generates()) json["tokens"] = result.tokens;
     json["warnings"] = model.warnings();
     json["notes"] = generation.executor().notes();
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   std::string config_;
@@ -439,7 +441,7 @@ class RunCommand final : public Command {
   WorkloadInputs workload_;
   OutputInputs output_;
   std::string token_ids_file_;
-  std::string logits_file_;
+  OutputFile logits_file_;
   std::string runner_;
   std::int64_t seed_ = 0;
   std::int64_t threads_ = 0;

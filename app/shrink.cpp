@@ -1,6 +1,7 @@
 #include "app/shrink.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -167,7 +168,13 @@ Load load_of(const TransformerModel& model, const ShrinkRequest& request) {
   work.batch = request.requests;
   work.query_length = request.input_length;
   work.executes = true;
-  model.trace(work, graph);
+  try {
+    model.trace(work, graph);
+  } catch (const Error&) {
+    // Of more operators than a graph has, untransformed: far too many to execute.
+    load.seconds = std::numeric_limits<double>::infinity();
+    return load;
+  }
   double flops = 0;
   const std::vector<std::int64_t> calls = graph.calls_per_region();
   for (std::uint32_t i = 0; i < graph.region_count; ++i) {

@@ -110,6 +110,18 @@ void append_events(std::vector<TraceEvent>& events, const char* phase_name,
   }
 }
 
+/// Throws Error when a time line of the passes would have too many events.
+void require_traceable(const Forecast& forecast) {
+  std::int64_t events = 0;
+  for (const PhaseForecast* phase : {&forecast.prefill, &forecast.decode}) {
+    for (const OpRow& row : phase->ops) events += row.calls;
+  }
+  if (events <= max_trace_events) return;
+  throw Error(fmt::format("--trace: the time line would have {} events, more than {}",
+                          format_grouped(events), format_grouped(max_trace_events)),
+              "build fewer layers with --num-hidden-layers, or leave out --trace");
+}
+
 }  // namespace
 
 std::vector<std::string> timing_warnings(const ReportTiming& timing) {
@@ -206,6 +218,7 @@ void Simulation::run(const DeviceProfile& device, bool ideal, const std::string&
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
   cost_ = &estimates_->model();
   forecast(*cost_);
+  if (request_.traced_events) require_traceable(forecast_);
   note_substitutes();
 }
 
@@ -225,6 +238,7 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   estimates_ = std::make_unique<DeviceCost>(device_);
   const RecordingCostModel recording(estimates_->model());
   forecast(recording);
+  if (request_.traced_events) require_traceable(forecast_);
   if (!request_.phase) recording.estimate(sampling());
   const std::vector<OpRecord> records = recording.records();
   const HostTimings timings = time_on_host(records, options);

@@ -31,7 +31,12 @@ struct SimulationRequest {
   std::int64_t reserved_bytes = 0;
   /// One forward pass exactly, instead of whole requests; its batch is that of the deployment.
   std::optional<Workload> phase;
+  /// trace_events() will be asked for: refused before anything is timed if there are too many.
+  bool traced_events = false;
 };
+
+/// Most events of a time line: viewers load it whole, and so do we.
+inline constexpr std::int64_t max_trace_events = 400'000;
 
 /// Requests that one rank gets: data-parallel replicas share the batch, the busiest has ceil(n /
 /// dp).

@@ -19,6 +19,7 @@
 
 #include "app/command.h"
 #include "app/generation.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/report_model.h"
@@ -55,7 +56,8 @@ class VerifyCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
     line_ = &line;
-    line.add_positional("CONFIG", to_text(config_), "config.json, or the directory that holds one");
+    line.add_positional({"CONFIG", FileUse::config}, to_text(config_),
+                        "config.json, or the directory that holds one");
     line.begin_group("Requests");
     line.add_option("--batch-size", "N", to_size(requests_, 1, 4096),
                     "requests at a time; default 2, or a multiple of the data-parallel replicas");
@@ -64,7 +66,7 @@ class VerifyCommand final : public Command {
     line.add_option("--decode-steps", "N", to_size(decode_steps_, 0, 4096),
                     "further tokens of each request, through the cache, with --num-mtp-tokens N "
                     "1 + N of them at a time; default 2");
-    line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
+    line.add_option("--token-ids", {"FILE", FileUse::reads}, to_text(token_ids_file_),
                     "the prompts instead: a line of token ids for each request");
     line.add_option("--seed", "N", to_size(seed_, 0), "of the random tokens; default 0");
     refuse_with_token_ids(line, {"--batch-size", "--input-length"});
@@ -84,7 +86,6 @@ class VerifyCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    require_writable(output_.file);
     set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
     if (!model_.options.dtype) model_.options.dtype = DType::f32;
     // Several blocks for each request, so that the way they are found matters.
@@ -148,11 +149,11 @@ class VerifyCommand final : public Command {
     verification.finish(model);
 
     note_warnings(small.warnings.size());
-    write_result(output_.file,
+    write_result(output_,
                  output_.format == OutputFormat::json
                      ? json_text_of(model, verification, request, small)
                      : table_of(model, verification, request, small),
-                 streams.out);
+                 streams);
     return verification.keeps_function() ? 0 : 3;
   }
 
@@ -171,8 +172,9 @@ class VerifyCommand final : public Command {
     const std::vector<std::string>& changes = small.changes;
     const bool precise = std::none_of(verification.steps().begin(), verification.steps().end(),
                                       [](const VerifiedStep& step) { return step.deployed; });
-    std::string text = fmt::format("tcast verify: {} ({}), transformed by {}\n", config_,
-                                   model.config().model_type(), describe_pipeline(model));
+    std::string text = fmt::format("tcast verify: {} ({}), transformed by {}\n",
+                                   printable(config_, 4096), printable(model.config().model_type()),
+                                   printable(describe_pipeline(model), 1000));
     text += wrap("  model     ",
                  changes.empty() ? "as the config has it" : "made smaller: " + join(changes, "; "));
     text +=
@@ -317,7 +319,7 @@ class VerifyCommand final : public Command {
     json["notes"] = verification.notes();
     json["warnings"] = small.warnings;
     json["keeps_function"] = verification.keeps_function();
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   CommandLine* line_ = nullptr;

@@ -4,12 +4,15 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <sys/mount.h>
 
 #include "tcast/exec/executor_overhead.h"
 #include "tcast/exec/host_key.h"
 #include "tcast/exec/measurement_store.h"
 
 #include "app/host_timing.h"
+#include "error_of.h"
+#include "scratch.h"
 
 namespace {
 
@@ -152,4 +155,66 @@ TEST_CASE("host timing: the executor's own time is small and not nothing") {
   const double overhead_s = measure_executor_overhead_s();
   CHECK(overhead_s > 1e-9);
   CHECK(overhead_s < 1e-3);
+}
+
+// R03: the default store is a convenience; a store that the user named is not.
+TEST_CASE("host timing: a default store that cannot be used is one warning, a named one an error") {
+  const Scratch folder;
+  const std::vector<OpRecord> records = {MatMul{.m = 4, .n = 64, .k = 32},
+                                         Norm{.rows = 4, .width = 64}};
+  const auto timed = [&](const std::string& named) {
+    const HostTimings timings = time_on_host(records, options(named, 0.1));
+    CHECK(timings.measurements[0].seconds > 0);
+    CHECK(timings.measurements[1].seconds > 0);
+    return timings;
+  };
+  const auto check = [&](const std::string& cache, const std::string& reason) {
+    CAPTURE(cache);
+    const Variable variable("XDG_CACHE_HOME", cache);
+    const HostTimings timings = timed("");
+    REQUIRE(timings.warnings.size() == 1);
+    CHECK(timings.warnings[0].find("measurements are not kept: " + cache) == 0);
+    CHECK(timings.warnings[0].find(reason) != std::string::npos);
+    CHECK(error_of([&] { timed(cache + "/tcast/measurements.sqlite"); }).find(reason) !=
+          std::string::npos);
+  };
+  check(folder.write("file", ""), "Not a directory");
+  fs::create_directories(folder.file("foreign/tcast"));
+  folder.write("foreign/tcast/measurements.sqlite", "somebody's notes");
+  check(folder.file("foreign"), "is no measurement store of tcast, and is left as it is");
+  CHECK(folder.read("foreign/tcast/measurements.sqlite") == "somebody's notes");
+  {
+    const Variable cache("XDG_CACHE_HOME", "relative");
+    const Variable home("HOME", "");
+    const HostTimings timings = timed("");
+    REQUIRE(timings.warnings.size() == 1);
+    CHECK(timings.warnings[0] ==
+          "measurements are not kept: neither XDG_CACHE_HOME nor HOME names a directory");
+  }
+  fs::create_directory(folder.file("small"));
+  const std::string small = folder.file("small");
+  if (mount("tmpfs", small.c_str(), "tmpfs", 0, "size=64k") != 0) return;
+  std::ofstream(small + "/filler") << std::string(36 << 10, 'x');
+  check(small, "database or disk is full");
+  REQUIRE(mount("tmpfs", small.c_str(), "tmpfs", MS_REMOUNT, "size=1m") == 0);
+  fs::remove_all(small + "/tcast");
+  {
+    const Variable cache("XDG_CACHE_HOME", small);
+    CHECK(timed("").warnings.empty());
+    REQUIRE(mount("tmpfs", small.c_str(), "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m") == 0);
+    // What is kept there is still good.
+    const HostTimings kept = timed("");
+    CHECK(kept.warnings.empty());
+    CHECK(kept.kept == 2);
+    HostTimingOptions other = options("", 0.1);
+    other.timer.threads = 2;
+    const HostTimings timings = time_on_host(records, other);
+    REQUIRE(timings.warnings.size() == 1);
+    CHECK(timings.warnings[0].find("attempt to write a readonly database") != std::string::npos);
+    other.store.file = small + "/tcast/measurements.sqlite";
+    CHECK(error_of([&] {
+            time_on_host(records, other);
+          }).find("attempt to write a readonly database") != std::string::npos);
+  }
+  CHECK(umount(small.c_str()) == 0);
 }

@@ -162,7 +162,14 @@ TEST_CASE("token ids: what is wrong is said with file and line") {
     CHECK("FILE" + found.substr(folder.file("ids.txt").size()) == row.message);
   }
   CHECK(error_of([&] { tcast::read_token_ids("/nowhere/ids.txt", 96); }) ==
-        "cannot read /nowhere/ids.txt | name a file of token ids");
+        "/nowhere/ids.txt: no such file");
+  // R11: what never ends is not waited for.
+  for (const char* endless : {"/dev/zero", "/dev/stdin"}) {
+    if (fs::is_regular_file(endless)) continue;
+    CHECK(error_of([&] {
+            tcast::read_token_ids(endless, 96);
+          }).find(": expected a regular file, got a device, pipe or socket") != std::string::npos);
+  }
 }
 
 TEST_CASE("run decodes with drafts of multi-token prediction") {
@@ -231,7 +238,7 @@ TEST_CASE("what cannot be executed is refused, and nothing is written") {
       {{"--token-ids", "/nowhere", "--seed", "1"},
        2,
        "tcast: error: --seed describes random prompts, but --token-ids gives them"},
-      {{"--token-ids", "/nowhere"}, 1, "tcast: error: cannot read /nowhere"},
+      {{"--token-ids", "/nowhere"}, 1, "tcast: error: /nowhere: no such file"},
   };
   for (const Row& row : rows) {
     std::vector<std::string> words = {"run", config, "--dump-logits", logits};

@@ -1,15 +1,11 @@
 #include "tcast/plugin_context.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <system_error>
 
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
-#include "tcast/base/text.h"
+#include "tcast/base/file.h"
 
 namespace tcast {
 
@@ -39,24 +35,17 @@ void PluginContext::add_profile(const std::string& pattern, std::string yaml, co
 }
 
 void PluginContext::add_profiles(const std::string& folder, const char* file, int line) {
-  namespace fs = std::filesystem;
-  std::error_code failure;
   std::vector<std::string> paths;
-  for (const auto& entry : fs::directory_iterator(folder, failure)) {
-    if (entry.path().extension() == ".yaml") paths.push_back(entry.path().string());
+  try {
+    paths = list_files(folder, ".yaml");
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}:{}: the folder {}", file, line, error.what()));
   }
-  if (failure) {
-    throw Error(fmt::format("{}:{}: the folder {} cannot be read: {}", file, line,
-                            printable(folder, 4096), failure.message()));
-  }
-  // A folder has no order of its own.
-  std::sort(paths.begin(), paths.end());
   for (const std::string& path : paths) {
     const Node model_type = Node::load_yaml(path).at("model_type");
     const std::string pattern = model_type.as_string();
     add("profile", {pattern}, ProfileFunction([path] {
-          std::ifstream stream(path, std::ios::binary);
-          return ProfileText{{std::istreambuf_iterator<char>(stream), {}}, path};
+          return ProfileText{read_file(path, max_yaml_bytes), path};
         }),
         false, path.c_str(), model_type.line());
   }

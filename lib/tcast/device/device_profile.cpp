@@ -248,13 +248,6 @@ std::string normalized(std::string_view name) {
   return result;
 }
 
-bool is_path(std::string_view text) {
-  const auto ends_with = [text](std::string_view end) {
-    return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
-  };
-  return text.find('/') != std::string_view::npos || ends_with(".yaml") || ends_with(".yml");
-}
-
 }  // namespace
 
 EffectivePeak DeviceProfile::matrix_peak(DType dtype) const {
@@ -531,8 +524,15 @@ DeviceProfile make_device(const RegistryEntry<DeviceFunction>& entry) {
   return device;
 }
 
+bool is_device_path(std::string_view text) {
+  const auto ends_with = [text](std::string_view end) {
+    return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
+  };
+  return text.find('/') != std::string_view::npos || ends_with(".yaml") || ends_with(".yml");
+}
+
 DeviceProfile load_device(std::string_view name_or_path) {
-  if (is_path(name_or_path)) {
+  if (is_device_path(name_or_path)) {
     const std::string path(name_or_path);
     DeviceProfile device = read_device(Node::load_yaml(path));
     device.provenance = {"device", device.name, Provenance::From::file, {}, path};

@@ -127,10 +127,13 @@ TCAST_API std::vector<std::string> device_names();
 /// A registered device with where it comes from.
 TCAST_API DeviceProfile make_device(const RegistryEntry<DeviceFunction>& entry);
 
+/// Whether load_device() takes a text for the path of a file: it has a '/', or ends in .yaml or
+/// .yml.
+TCAST_API bool is_device_path(std::string_view text);
+
 /// The device of that name (see same_device(); a plugin's comes before a builtin one, which
-/// "builtin::a100-80g" means all the same; "plugin:name" that of one plugin); a text with a '/' or
-/// ending in .yaml or .yml is the path of a file instead. Throws Error that names the closest
-/// device and all of them.
+/// "builtin::a100-80g" means all the same; "plugin:name" that of one plugin), or of the file with
+/// that path. Throws Error that names the closest device and all of them.
 TCAST_API DeviceProfile load_device(std::string_view name_or_path);
 
 }  // namespace tcast

@@ -82,6 +82,15 @@ struct Call {
   IdList outputs{};  ///< values that Region::outputs become, in their order
 };
 
+/// Most of a graph that is traced; a pass that would have more is refused. The largest graph of a
+/// published model is that of Kimi-K2 with quantized experts, every layer and every expert traced
+/// on its own: 186,395 operators. A forecast, which keeps three graphs with prices and lifetimes,
+/// takes up to 4.6 KB of memory for each operator (measured: 10,000 layers of two kinds, each
+/// traced).
+inline constexpr std::size_t max_graph_ops = 200'000;
+inline constexpr std::size_t max_graph_tensors = 4 * max_graph_ops;
+inline constexpr std::size_t max_graph_calls = 4 * max_graph_ops;
+
 /// One forward pass of a model on one rank: regions and, in execution order, their calls
 /// (decision D4). A graph's price is the sum over its calls.
 struct TCAST_API Graph {

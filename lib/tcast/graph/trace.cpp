@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 
 namespace tcast {
 namespace {
@@ -11,6 +14,28 @@ constexpr std::uint32_t graph_frame = 0;  // Value::frame of values that are gra
 constexpr std::uint32_t not_made = 0xffffffffU;
 /// Modules inside each other: a forward that calls itself without end reaches it.
 constexpr std::size_t most_scopes = 256;
+
+/// Adds `more` to a size of the graph, before anything of that size is made. Throws Error above
+/// `limit`.
+void grow(std::size_t& size, std::uint64_t more, std::size_t limit, const char* what) {
+  if (more > limit - size) {
+    throw Error(fmt::format("one forward pass of this model has more than {} {}",
+                            format_grouped(static_cast<std::int64_t>(limit)), what),
+                "let equal layers be traced once (no --no-reuse-layers) and experts be fused (no "
+                "--skip-step patch_moe), or build fewer layers with --num-hidden-layers");
+  }
+  size += more;
+}
+
+/// Gives back what a finished region of a graph of many has too much memory for. Small graphs keep
+/// it, so that tracing again allocates nothing.
+void shrink(const Graph& graph, Region& region) {
+  constexpr std::uint32_t few_regions = 256;
+  if (graph.region_count <= few_regions) return;
+  region.tensors.shrink_to_fit();
+  region.ops.shrink_to_fit();
+  region.scopes.shrink_to_fit();
+}
 
 }  // namespace
 
@@ -42,6 +67,7 @@ bool Trace::has_output(std::string_view name, std::int64_t depth) const {
 // --- regions -------------------------------------------------------------------------------------
 
 void Trace::open_region(std::int32_t member) {
+  grow(size_.calls, 1, max_graph_calls, "calls of regions");
   if (graph_.region_count == graph_.regions.size()) graph_.regions.emplace_back();
   const std::uint32_t id = graph_.region_count++;
   graph_.regions[id].clear();
@@ -63,6 +89,7 @@ void Trace::open_region(std::int32_t member) {
 void Trace::close_region() {
   if (current_ == 0) return;
   frames_[current_].open = false;
+  shrink(graph_, region());
   // An auto region in which nothing happened would be an empty call.
   if (region().ops.empty() && frames_[current_].call + 1 == graph_.calls.size() &&
       region().outputs.empty() && region().tensors.empty()) {
@@ -87,6 +114,7 @@ Value Trace::end_member(std::int64_t first, std::int64_t count, Value inner, Val
   const GraphValue value{traced.tensors[result_tensor].shape, traced.tensors[result_tensor].dtype};
   std::uint32_t chain_input = 0;
   while (traced.inputs.at(chain_input) != inner.tensor) ++chain_input;
+  shrink(graph_, traced);
   frames_[current_].open = false;
   current_ = 0;
 
@@ -98,6 +126,10 @@ Value Trace::end_member(std::int64_t first, std::int64_t count, Value inner, Val
 
 Value Trace::append_calls(Call call, std::uint32_t chain_input, std::int64_t first,
                           std::int64_t count, const GraphValue& result) {
+  if (count < 1) {
+    throw Error(fmt::format("a list member is called {} times, expected at least once", count));
+  }
+  grow(size_.calls, static_cast<std::uint64_t>(count), max_graph_calls, "calls of regions");
   ValueId last = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     last = static_cast<ValueId>(graph_.values.size());
@@ -218,6 +250,7 @@ TensorId Trace::new_tensor(const Shape& shape, DType dtype, TensorKind kind) {
     TCAST_CHECK(shape[i] >= 0, "the sizes of a tensor are at least 0, not " + to_string(shape));
   }
   bytes_of(shape.elements(), dtype);  // throws when nothing can hold it
+  grow(size_.tensors, 1, max_graph_tensors, "tensors");
   Region& open = region();
   const auto id = static_cast<TensorId>(open.tensors.size());
   Tensor& made = open.tensors.emplace_back();
@@ -364,6 +397,7 @@ void Trace::emit_in_place(const OpRecord& record, const Operands& inputs) {
     TCAST_CHECK(one->kind <= ElementwiseKind::clamped_swiglu, "an elementwise kind that there is");
   }
   if (current_ == 0) open_region(-1);
+  grow(size_.ops, 1, max_graph_ops, "operators");
   IdList ids;
   for (const Value input : inputs) ids.push(local(input));
   Op& op = region().ops.emplace_back();
@@ -538,8 +572,12 @@ Value Trace::gather(Value table, Value indices, std::int64_t rows, std::int64_t 
 
 Value Trace::quantize(Value x, DType to, std::int64_t group) {
   x = capture(x);
-  for (const QuantizedValue& known : quantized_) {
-    if (known.source == x.tensor && known.dtype == to && known.group == group) return known.result;
+  // In the order of their sources, which is mostly that of their making: an eager mixture of
+  // experts converts a value for each expert.
+  const auto is_before = [&x](const QuantizedValue& other) { return other.source < x.tensor; };
+  auto known = std::partition_point(quantized_.begin(), quantized_.end(), is_before);
+  for (; known != quantized_.end() && known->source == x.tensor; ++known) {
+    if (known->dtype == to && known->group == group) return known->result;
   }
   const Tensor source = own(x);
   const std::int64_t columns = source.shape[source.shape.rank() - 1];
@@ -553,7 +591,7 @@ Value Trace::quantize(Value x, DType to, std::int64_t group) {
   if (group >= 0) {
     add_result(Shape{op.rows, group > 0 ? ceil_div(columns, group) : 1}, DType::f32);
   }
-  quantized_.push_back({x.tensor, to, group, result});
+  quantized_.insert(known, {x.tensor, to, group, result});
   return result;
 }
 

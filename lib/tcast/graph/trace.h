@@ -56,7 +56,9 @@ struct RotaryValues {
 ///
 /// Code outside list members is collected into regions of its own, called once. `repeat` traces one
 /// list member and calls its region for several members. A value may be used anywhere later; the
-/// trace turns it into inputs and outputs of calls.
+/// trace turns it into inputs and outputs of calls. What traces more than max_graph_ops operators,
+/// max_graph_tensors tensors or max_graph_calls calls is stopped by an Error before it has filled
+/// the memory.
 class TCAST_API Trace {
  public:
   /// Clears `graph` (keeping its memory) and traces into it.
@@ -232,6 +234,12 @@ class TCAST_API Trace {
     std::int64_t group;
     Value result;
   };
+  /// Of the whole graph, against its limits.
+  struct Size {
+    std::size_t ops = 0;
+    std::size_t tensors = 0;
+    std::size_t calls = 0;
+  };
   struct RotarySet {
     std::string_view name;
     RotaryValues values;
@@ -263,6 +271,7 @@ class TCAST_API Trace {
   };
 
   Graph& graph_;
+  Size size_;
   std::vector<Frame> frames_;
   std::uint32_t current_ = 0;  // open frame; 0 = none
   MemberRegion last_member_;

@@ -101,7 +101,11 @@ Setter to(bool& target) {
   return [&target](const Node& value) { target = value.as_bool(); };
 }
 Setter to(double& target) {
-  return [&target](const Node& value) { target = value.as_number(); };
+  return [&target](const Node& value) {
+    const double number = value.as_number();
+    if (!std::isfinite(number)) value.fail_expected("a number that is not infinite");
+    target = number;
+  };
 }
 
 /// A field whose value is a config key that gives the number, or the number itself: a profile
@@ -204,7 +208,8 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                 {"attention_scale", to(spec.attention_scale)},
                 {"attn_logit_softcapping", to(spec.attention_softcap)},
                 {"attention_sinks", to(spec.sinks)},
-                {"partial_rotary_factor", to(spec.rotary_fraction)},
+                {"partial_rotary_factor",
+                 [&](const Node& value) { spec.rotary_fraction = value.as_number(0, 1); }},
                 {"rope_interleave", to(spec.rotary_interleaved)},
                 {"sliding_window", size_from(spec.sliding_window, config)},
                 {"moe", moe_fields},
@@ -827,6 +832,12 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
   }
   if (spec.moe) {
     MoeSpec& moe = *spec.moe;
+    // Far more experts than any model has: there are loops over them.
+    constexpr std::int64_t most_experts = 1 << 16;
+    if (moe.routing.num_experts > most_experts) {
+      config.fail("num_experts", fmt::format("expected at most {} experts, got {}", most_experts,
+                                             moe.routing.num_experts));
+    }
     require_sane_matrix(config, "moe_intermediate_size", moe.intermediate_size, spec.hidden_size);
     require_sane_matrix(config, "num_experts", moe.routing.num_experts, spec.hidden_size);
     require_sane_matrix(config, "shared_expert_intermediate_size", moe.shared_intermediate_size,

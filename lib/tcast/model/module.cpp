@@ -1,6 +1,7 @@
 #include "tcast/model/module.h"
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <system_error>
 #include <utility>
@@ -8,8 +9,27 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 
 namespace tcast {
+namespace internal {
+namespace {
+
+std::atomic<std::int64_t> live_modules = 0;
+
+}  // namespace
+
+LiveModule::LiveModule() {
+  if (++live_modules <= max_live_modules) return;
+  --live_modules;
+  throw Error(fmt::format("the model has more than {} modules", format_grouped(max_live_modules)),
+              "let neighbouring layers and experts be equal, or build fewer layers with "
+              "--num-hidden-layers");
+}
+
+LiveModule::~LiveModule() { --live_modules; }
+
+}  // namespace internal
 
 std::string to_string(const AttributeValue& value) {
   struct Visitor {
@@ -147,7 +167,9 @@ Module* Module::find_entry(std::string_view piece) {
 }
 
 Module& Module::append(std::unique_ptr<Module> member, std::int64_t count) {
-  member->set_members(list_size(), count);
+  // Not the sum over all nodes: a list may have ten thousands of them.
+  const ListMembers last = children_.empty() ? ListMembers{0, 0, 0} : children_.back()->members_;
+  member->set_members(last.first + last.count, count);
   children_.push_back(std::move(member));
   return *children_.back();
 }

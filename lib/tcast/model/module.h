@@ -39,6 +39,24 @@ struct ListMembers {
   bool in_list() const { return first >= 0; }
 };
 
+/// Most modules that are alive at a time, in all trees of the process together; equal neighbours in
+/// a list are one (decision D2). A module takes about 600 bytes. The largest published models, of
+/// which every layer and every expert differs from all others, have some 90,000.
+inline constexpr std::int64_t max_live_modules = 500'000;
+
+namespace internal {
+
+/// Counts the modules that are alive. Making one throws Error above max_live_modules.
+class TCAST_API LiveModule {
+ public:
+  LiveModule();
+  LiveModule(const LiveModule&) : LiveModule() {}
+  LiveModule& operator=(const LiveModule&) = delete;
+  ~LiveModule();
+};
+
+}  // namespace internal
+
 /// A node of the model's tree: HuggingFace's names and classes, its own parameters, its children,
 /// and a forward that traces what it computes. A step changes a model by replacing modules with
 /// others that have the same parameters and another forward.
@@ -150,6 +168,7 @@ class TCAST_API Module {
   }
 
  private:
+  internal::LiveModule live_;  // first: what is refused allocates nothing
   std::string name_;
   std::string class_name_;
   std::string hf_class_name_;

@@ -160,9 +160,45 @@ const ReportField& find_field(const Assertion& assertion, const std::vector<Repo
               hint);
 }
 
+[[noreturn]] void fail_not_a_number(const Assertion& assertion, const ReportField& field) {
+  throw Error(
+      fmt::format("assertion '{}': {} is not a number", printable(assertion.text), field.path));
+}
+
+/// Where a report's numbers hold: " on H200, batch_size 8, ..., tp 2, ep 1, dp 1".
+std::string place_of(const Report& report) {
+  constexpr std::string_view shown[] = {"phase",
+                                        "batch_size",
+                                        "input_length",
+                                        "output_length",
+                                        "num_queries",
+                                        "query_length",
+                                        "context_length",
+                                        "num_devices",
+                                        "tp",
+                                        "pp",
+                                        "ep",
+                                        "dp",
+                                        "cp"};
+  std::string place = report.device.empty() ? "" : " on " + printable(report.device);
+  for (const std::string_view name : shown) {
+    for (const ReportInput& input : report.inputs) {
+      if (input.name != name) continue;
+      place += fmt::format("{} {} {}", place.empty() ? " with" : ",", name, printable(input.value));
+    }
+  }
+  return place;
+}
+
 }  // namespace
 
 Assertion parse_assertion(std::string_view text) { return AssertionReader(text).read(); }
+
+void require_field(const Assertion& assertion, const Report& sample) {
+  const std::vector<ReportField> fields = report_fields(sample);
+  const ReportField& field = find_field(assertion, fields);
+  if (field.kind == Kind::text || field.kind == Kind::other) fail_not_a_number(assertion, field);
+}
 
 AssertionResult evaluate(const Assertion& assertion, const Report& report) {
   const std::vector<ReportField> fields = report_fields(report);
@@ -172,10 +208,7 @@ AssertionResult evaluate(const Assertion& assertion, const Report& report) {
                             field.path),
                 report.single_phase ? "a run with --phase has numbers of that phase only" : "");
   }
-  if (field.kind != Kind::number && field.kind != Kind::flag) {
-    throw Error(
-        fmt::format("assertion '{}': {} is not a number", printable(assertion.text), field.path));
-  }
+  if (field.kind != Kind::number && field.kind != Kind::flag) fail_not_a_number(assertion, field);
   const auto show = [&](double value) {
     if (field.kind == Kind::flag && (value == 0 || value == 1)) {
       return std::string(value == 1 ? "true" : "false");
@@ -185,9 +218,9 @@ AssertionResult evaluate(const Assertion& assertion, const Report& report) {
   AssertionResult result;
   result.passed = holds(field.value, assertion.relation, assertion.value);
   result.actual = field.value;
-  result.text =
-      fmt::format("{}: {} {} {} (it is {})", result.passed ? "passed" : "failed", field.path,
-                  name_of(assertion.relation), show(assertion.value), show(field.value));
+  result.text = fmt::format("{}: {} {} {} (it is {}){}", result.passed ? "passed" : "failed",
+                            field.path, name_of(assertion.relation), show(assertion.value),
+                            show(field.value), result.passed ? "" : place_of(report));
   return result;
 }
 
