@@ -114,7 +114,10 @@ void append_events(std::vector<TraceEvent>& events, const char* phase_name,
 void require_traceable(const Forecast& forecast) {
   std::int64_t events = 0;
   for (const PhaseForecast* phase : {&forecast.prefill, &forecast.decode}) {
-    for (const OpRow& row : phase->ops) events += row.calls;
+    const std::vector<std::int64_t> calls = phase->graph.calls_per_region();
+    for (std::uint32_t r = 0; r < phase->graph.region_count; ++r) {
+      events += calls[r] * static_cast<std::int64_t>(phase->graph.regions[r].ops.size());
+    }
   }
   if (events <= max_trace_events) return;
   throw Error(fmt::format("--trace: the time line would have {} events, more than {}",

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "command_runs.h"
 #include "scratch.h"
 
 namespace {
@@ -161,7 +162,7 @@ TEST_CASE("files of a command: an output that is an input, or another output, is
   const std::string before = everything(folder);
   for (const Row& row : rows) {
     CAPTURE(row.line);
-    const Outcome outcome = run_tcast(words(row.line));
+    const Run outcome = run(words(row.line));
     CHECK(outcome.status == 2);
     CHECK(outcome.err.substr(0, outcome.err.find('\n')) == "tcast: error: " + row.message);
     CHECK(outcome.out == "");
@@ -185,7 +186,7 @@ TEST_CASE("files of a command: what destroys nothing is done") {
            "store export --store s.sqlite -o out",
        }) {
     CAPTURE(line);
-    const Outcome outcome = run_tcast(words(line));
+    const Run outcome = run(words(line));
     CHECK_MESSAGE(outcome.status == 0, outcome.err);
   }
   CHECK(folder.read("Out").substr(0, 20) == "{\"displayTimeUnit\":\"");
@@ -202,7 +203,7 @@ int run_into(const std::string& file, const std::string& line) {
   if (child == 0) {
     const int descriptor = open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666);
     if (descriptor < 0 || dup2(descriptor, STDOUT_FILENO) < 0) _exit(99);
-    const Outcome outcome = run_tcast(words(line));
+    const Run outcome = run(words(line));
     const bool written = write(STDOUT_FILENO, outcome.out.data(), outcome.out.size()) ==
                          static_cast<ssize_t>(outcome.out.size());
     _exit(written ? outcome.status : 98);
@@ -245,7 +246,7 @@ TEST_CASE("files of a command: an output that cannot be written is told before t
         "store import none.jsonl -o no/out", "store clear -o no/out", "models -o no/out",
         "plugins -o no/out", "steps -o no/out", "devices -o no/out", "profiles -o no/out"}) {
     CAPTURE(line);
-    const Outcome outcome = run_tcast(words(line));
+    const Run outcome = run(words(line));
     CHECK(outcome.status == 1);
     CHECK(outcome.err ==
           "tcast: error: cannot write 'no/out': No such file or directory\n"

@@ -16,6 +16,7 @@
 
 #include "tcast/base/text.h"
 
+#include "command_runs.h"
 #include "scratch.h"
 
 namespace {
@@ -36,7 +37,7 @@ Cost cost_of(const std::vector<std::string>& line, const Scratch& folder,
   REQUIRE(child >= 0);
   if (child == 0) {
     if (before) before();
-    const Outcome outcome = run_tcast(line);
+    const Run outcome = run(line);
     folder.write("stderr", outcome.err);
     _exit(outcome.status);
   }
@@ -77,6 +78,7 @@ void check_small_configs(bool heavy) {
   const std::string layers = folder.write("layers.json", with("num_hidden_layers", "100000"));
   const std::string experts = folder.write("experts.json", mixtral("68719476736"));
   const std::string many = folder.write("many.json", mixtral("60000"));
+  const std::string looped = folder.write("looped.json", mixtral("16000"));
   const std::string wide =
       folder.write("wide.json", mixtral("8", ",\"num_nextn_predict_layers\":1"));
   const std::string trace = folder.file("trace");
@@ -106,7 +108,7 @@ void check_small_configs(bool heavy) {
       {{"simulate", many, "--device", "h200", "--skip-step", "patch_moe", "--input-length",
         "100000"},
        too_many_ops},
-      {{"simulate", many, "--device", "h200", "--skip-step", "patch_moe", "--quantize-linear",
+      {{"simulate", looped, "--device", "h200", "--skip-step", "patch_moe", "--quantize-linear",
         "w8a8_dynamic", "--phase", "prefill", "--query-length", "8000"},
        ""},
       {{"inspect", many, "--format", "json"}, "", true},
@@ -313,7 +315,7 @@ TEST_CASE("limits: numbers out of their range are refused with their place") {
                                      row.file == "d.yaml" ? file : "h200"};
     if (row.file == "p.yaml") line.insert(line.end(), {"--profile", file});
     if (row.file == "ids.txt") line = {"run", good, "--token-ids", file};
-    const Outcome outcome = run_tcast(line);
+    const Run outcome = run(line);
     CHECK(outcome.status == 1);
     CHECK_MESSAGE(outcome.err.find("tcast: error: " + file + ":") == 0, outcome.err);
     CHECK_MESSAGE(outcome.err.find(row.message) != std::string::npos, outcome.err);
@@ -343,7 +345,7 @@ TEST_CASE("limits: failures of the file system are errors with their reason") {
           {"store", "export", "--store", file},
           {"store", "clear", "--store", file}}) {
       CAPTURE(tcast::printable(tcast::join(line, " "), 500));
-      const Outcome outcome = run_tcast(line);
+      const Run outcome = run(line);
       CHECK((outcome.status == 1 || (line[0] == "store" && outcome.status == 0)));
       CHECK(outcome.err.find("internal") == std::string::npos);
     }

@@ -8,6 +8,7 @@
 #include "tcast/exec/measurement_store.h"
 
 #include "app/measurement_text.h"
+#include "command_runs.h"
 #include "error_of.h"
 #include "scratch.h"
 
@@ -114,25 +115,25 @@ TEST_CASE("measurements: import takes all of a file or nothing, and no file with
   const Scratch folder;
   const std::string store = folder.file("s.sqlite");
   { MeasurementStore(folder.file("a")).put("host", "op", measured(1)); }
-  const Outcome exported =
-      run_tcast({"store", "export", "--store", folder.file("a"), "-o", folder.file("good")});
+  const Run exported =
+      run({"store", "export", "--store", folder.file("a"), "-o", folder.file("good")});
   REQUIRE_MESSAGE(exported.status == 0, exported.err);
   const std::string bad = folder.write("bad", folder.read("good") + "x\n");
-  const Outcome refused = run_tcast({"store", "import", bad, "--store", store});
+  const Run refused = run({"store", "import", bad, "--store", store});
   CHECK(refused.status == 1);
   CHECK(refused.err.find("tcast: error: " + bad + ":2:1: expected a value, got 'x'; expected a") ==
         0);
   CHECK_FALSE(std::filesystem::exists(store));
-  const Outcome taken = run_tcast({"store", "import", folder.file("good"), "--store", store});
+  const Run taken = run({"store", "import", folder.file("good"), "--store", store});
   CHECK(taken.out == "1 measurements imported into " + store + "\n");
   for (const std::string& endless : {std::string("/dev/zero"), folder.path()}) {
-    const Outcome outcome = run_tcast({"store", "import", endless, "--store", store});
+    const Run outcome = run({"store", "import", endless, "--store", store});
     CHECK(outcome.status == 1);
     CHECK(outcome.err.find("tcast: error: " + endless + ": expected a ") == 0);
   }
   const std::string sparse = folder.write("sparse", "");
   std::filesystem::resize_file(sparse, std::uintmax_t{700} << 20);
-  const Outcome outcome = run_tcast({"store", "import", sparse, "--store", store});
+  const Run outcome = run({"store", "import", sparse, "--store", store});
   CHECK(outcome.err ==
         "tcast: error: " + sparse +
             ": expected at most 134,217,728 bytes, got 734,003,200\n  hint: import it in several "

@@ -25,6 +25,7 @@
 
 #include "command_runs.h"
 #include "linked_plugins.h"
+#include "scratch.h"
 
 using namespace tcast;
 
@@ -528,7 +529,7 @@ Run run_with(const Scratch& scratch, std::vector<std::string> command) {
   for (std::string& word : command) {
     if (word == "CONFIG") word = scratch.config("llama");
     if (word == "UNKNOWN") word = scratch.config("never_heard_of");
-    if (word == "LOGITS") word = scratch.path("logits.nasty");
+    if (word == "LOGITS") word = scratch.file("logits.nasty");
     if (word == "CLASS_PROFILE") {
       word = profile("class", "pipeline: [{type: patch_attention, implementation: NastyClass}]");
     }

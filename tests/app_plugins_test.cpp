@@ -22,6 +22,7 @@
 #include "command_runs.h"
 #include "error_of.h"
 #include "linked_plugins.h"
+#include "scratch.h"
 
 using namespace tcast;
 
@@ -505,7 +506,7 @@ TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validat
   };
   static std::string folder;
   static std::int64_t depth = 0;
-  folder = scratch.path("");
+  folder = scratch.file("");
   LinkedPlugins linked(true);
   linked.add("setup", {"*"}, SetupFunction([](SetupContext& setup) {
                PluginContext context(setup);
@@ -575,7 +576,7 @@ TEST_CASE("set-up: the order in which the files of a folder were made changes no
   const fs::path memory = "/dev/shm";
   const Scratch scratch(access(memory.c_str(), W_OK) == 0 ? memory : fs::temp_directory_path());
   static std::string folder;
-  folder = scratch.path("cards");
+  folder = scratch.file("cards");
   LinkedPlugins linked(true);
   linked.add("setup", {"profile"},
              SetupFunction([](SetupContext& setup) { PluginContext(setup).add_profiles(folder); }),
@@ -631,17 +632,17 @@ TEST_CASE("set-up: tensors into and out of run") {
              "custom_model/files.cpp");
   linked.link();
   const Run result = run({"run", config, "--threads", "1", "--output-length", "2", "--token-ids",
-                          scratch.path("prompt.hex"), "--dump-logits", scratch.path("out.txt"),
+                          scratch.file("prompt.hex"), "--dump-logits", scratch.file("out.txt"),
                           "--format", "json"});
   INFO(result.err);
   REQUIRE(result.status == 0);
   CHECK(json::parse(result.out).at("inputs").at("input_length") == 3);
-  std::ifstream out(scratch.path("out.txt"));
+  std::ifstream out(scratch.file("out.txt"));
   std::string text;
   std::getline(out, text);
   CHECK(text == "2x1x64 128");
   scratch.write("big.hex", "ffff");
-  CHECK(contains(run({"run", config, "--token-ids", scratch.path("big.hex")}).err,
+  CHECK(contains(run({"run", config, "--token-ids", scratch.file("big.hex")}).err,
                  "the token id 65535, which is outside the vocabulary of 64"));
 }
 

@@ -50,13 +50,13 @@ class Folder {
   fs::path path_;
 };
 
-struct Outcome {
+struct Run {
   int status = 0;
   std::string out;
   std::string err;
 };
 
-Outcome run(const std::vector<std::string>& words) {
+Run run(const std::vector<std::string>& words) {
   std::vector<const char*> arguments = {"tcast"};
   for (const std::string& word : words) arguments.push_back(word.c_str());
   std::ostringstream out;
@@ -81,7 +81,7 @@ TEST_CASE("run executes, counts and is the same every time") {
                                           "float32",
                                           "--format",
                                           "json"};
-  const Outcome first = run(words);
+  const Run first = run(words);
   REQUIRE_MESSAGE(first.status == 0, first.err);
   const json report = json::parse(first.out);
   CHECK(report.at("inputs").at("batch_size") == 2);
@@ -100,7 +100,7 @@ TEST_CASE("run executes, counts and is the same every time") {
        {std::vector<std::string>{"--tp", "2"}, {"--no-reuse-layers"}, {"--num-devices", "2"}}) {
     std::vector<std::string> longer = words;
     longer.insert(longer.end(), more.begin(), more.end());
-    const Outcome other = run(longer);
+    const Run other = run(longer);
     REQUIRE_MESSAGE(other.status == 0, other.err);
     CHECK(json::parse(other.out).at("tokens") == report.at("tokens"));
   }
@@ -109,9 +109,8 @@ TEST_CASE("run executes, counts and is the same every time") {
 TEST_CASE("logits are dumped as a NumPy file") {
   const Folder folder;
   folder.write("ids.txt", "1 2 3\n\n4, 5,6\r\n");
-  const Outcome outcome =
-      run({"run", folder.file("config.json"), "--token-ids", folder.file("ids.txt"),
-           "--output-length", "2", "--dump-logits", folder.file("logits.npy")});
+  const Run outcome = run({"run", folder.file("config.json"), "--token-ids", folder.file("ids.txt"),
+                           "--output-length", "2", "--dump-logits", folder.file("logits.npy")});
   REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
   const std::string npy = folder.read("logits.npy");
   REQUIRE(npy.size() > 128);
@@ -191,11 +190,11 @@ TEST_CASE("run decodes with drafts of multi-token prediction") {
                                     "2",
                                     "--dump-logits",
                                     folder.file("logits.npy")};
-  const Outcome without = run(words);
+  const Run without = run(words);
   REQUIRE_MESSAGE(without.status == 0, without.err);
   const std::string logits = folder.read("logits.npy");
   words.insert(words.end(), {"--num-mtp-tokens", "2"});
-  const Outcome with = run(words);
+  const Run with = run(words);
   REQUIRE_MESSAGE(with.status == 0, with.err);
   const json report = json::parse(with.out);
   CHECK(report.at("tokens") == json::parse(without.out).at("tokens"));
@@ -207,7 +206,7 @@ TEST_CASE("run decodes with drafts of multi-token prediction") {
   CHECK(drafts.at("decoded_tokens") >= 5);
   CHECK(json::parse(without.out).at("speculation").at("drafts") == 0);
   words[5] = "table";
-  const Outcome table = run(words);
+  const Run table = run(words);
   REQUIRE_MESSAGE(table.status == 0, table.err);
   CHECK(table.out.find("\ndrafts ") != std::string::npos);
   CHECK(table.out.find(" tokens per step and request\n") != std::string::npos);
@@ -244,7 +243,7 @@ TEST_CASE("what cannot be executed is refused, and nothing is written") {
     std::vector<std::string> words = {"run", config, "--dump-logits", logits};
     words.insert(words.end(), row.words.begin(), row.words.end());
     CAPTURE(row.error);
-    const Outcome outcome = run(words);
+    const Run outcome = run(words);
     CHECK(outcome.status == row.status);
     CHECK(outcome.err.substr(0, row.error.size()) == row.error);
     CHECK(outcome.out.empty());
@@ -254,9 +253,9 @@ TEST_CASE("what cannot be executed is refused, and nothing is written") {
 
 TEST_CASE("a prediction stands beside what was measured, and its parts sum to its totals") {
   const Folder folder;
-  const Outcome outcome = run({"run", folder.file("config.json"), "--input-length", "6",
-                               "--output-length", "3", "--compare", "--time-budget", "0.5",
-                               "--store", folder.file("kept.sqlite"), "--format", "json"});
+  const Run outcome = run({"run", folder.file("config.json"), "--input-length", "6",
+                           "--output-length", "3", "--compare", "--time-budget", "0.5", "--store",
+                           folder.file("kept.sqlite"), "--format", "json"});
   CHECK(outcome.err == "");
   REQUIRE(outcome.status == 0);
   const json report = json::parse(outcome.out);
@@ -289,7 +288,7 @@ TEST_CASE("a prediction stands beside what was measured, and its parts sum to it
   }
   CHECK(report["latency"]["prefill_s"] == comparison["totals"][0]["measured_s"]);
 
-  const Outcome text =
+  const Run text =
       run({"run", folder.file("config.json"), "--input-length", "6", "--output-length", "1",
            "--compare", "--time-budget", "0.5", "--store", folder.file("kept.sqlite")});
   REQUIRE(text.status == 0);
@@ -321,7 +320,7 @@ TEST_CASE("a comparison prices the experts that the run went to") {  // S6, D7, 
     std::vector<std::string> all = words;
     all.insert(all.end(), {"--format", "json"});
     all.insert(all.end(), more.begin(), more.end());
-    const Outcome outcome = run(all);
+    const Run outcome = run(all);
     REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
     return json::parse(outcome.out);
   };
@@ -346,7 +345,7 @@ TEST_CASE("a comparison prices the experts that the run went to") {  // S6, D7, 
         even.at("weight_bytes_per_pass").get<double>());
   CHECK(routed.at("tokens") == report_of({}).at("tokens"));
 
-  const Outcome table = run(words);
+  const Run table = run(words);
   REQUIRE(table.status == 0);
   CHECK(table.out.find("distinct experts of a layer") != std::string::npos);
 }
@@ -358,7 +357,7 @@ TEST_CASE("experts are dealt evenly when that is asked for, and only then") {  /
     std::vector<std::string> words = {
         "run", experts, "--input-length", "6", "--output-length", "5", "--format", "json"};
     words.insert(words.end(), more.begin(), more.end());
-    const Outcome outcome = run(words);
+    const Run outcome = run(words);
     REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
     return json::parse(outcome.out).at("tokens");
   };
@@ -366,10 +365,10 @@ TEST_CASE("experts are dealt evenly when that is asked for, and only then") {  /
   CHECK(chosen != tokens({"--even-routing"}));
   // To compare does not change what the model does.
   CHECK(chosen == tokens({"--compare", "--time-budget", "0.3", "--no-store"}));
-  const Outcome dense = run({"run", folder.file("config.json"), "--even-routing"});
+  const Run dense = run({"run", folder.file("config.json"), "--even-routing"});
   CHECK(dense.status == 1);
   CHECK(dense.err.find("tcast: error: --even-routing: the model routes no tokens to experts") == 0);
-  const Outcome logits =
+  const Run logits =
       run({"run", experts, "--even-routing", "--dump-logits", folder.file("logits.npy")});
   CHECK(logits.status == 2);
   CHECK(!fs::exists(folder.file("logits.npy")));

@@ -10,6 +10,7 @@
 
 #include "tcast/base/text.h"
 
+#include "command_runs.h"
 #include "scratch.h"
 
 namespace {
@@ -137,16 +138,16 @@ void check_commands(const std::vector<std::string>& list, bool executed) {
       if (!executed && (line[0] == "run" || line[0] == "verify")) continue;
       CAPTURE(tcast::printable(attack));
       CAPTURE(tcast::printable(tcast::join(line, " "), 400));
-      const Outcome outcome = run_tcast(line);
+      const Run outcome = run(line);
       CHECK(outcome.status != 70);
       CHECK(is_clean(outcome.out));
       CHECK(is_clean(outcome.err));
     }
     // Programs get the text itself.
-    const Outcome json = run_tcast({"simulate", named, "--device", "h200", "--format", "json"});
+    const Run json = run({"simulate", named, "--device", "h200", "--format", "json"});
     REQUIRE_MESSAGE(json.status == 0, json.err);
     CHECK(nlohmann::json::parse(json.out).at("inputs").at("config") == named);
-    const Outcome csv = run_tcast({"simulate", named, "--device", "h200", "--format", "csv"});
+    const Run csv = run({"simulate", named, "--device", "h200", "--format", "csv"});
     CHECK(csv.out.find(attack) != std::string::npos);
   }
 }
@@ -178,7 +179,7 @@ TEST_CASE("terminal: a line feed in a value makes no line of its own") {
         {"simulate", key, "--device", "h200"},
         {"inspect", key}}) {
     CAPTURE(tcast::join(line, " "));
-    const Outcome outcome = run_tcast(line);
+    const Run outcome = run(line);
     CHECK(outcome.out.find("\ntcast: error: nothing") == std::string::npos);
     CHECK(outcome.err.find("\ntcast: error: nothing") == std::string::npos);
   }

@@ -316,7 +316,7 @@ TEST_CASE("a config class knows its keys, and others at harmless values") {
                          .as_class(sample_class);
   const std::vector<tcast::UnreadKey> unread = c.unread();
   REQUIRE(paths_of(unread) == Strings{"num_expert", "scales"});
-  CHECK(unread[0].closest == "num_experts");
+  CHECK(c.closest_unset(unread[0]) == "num_experts");
   CHECK(unread[0].of_model);
   CHECK(paths_of(config(R"({"mlp_type": "other", "scale": 2})").as_class(sample_class).unread()) ==
         Strings{"mlp_type", "scale"});

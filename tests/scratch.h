@@ -4,19 +4,18 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <sstream>
 #include <string>
-#include <vector>
+#include <system_error>
 
 #include <doctest/doctest.h>
-
-#include "app/cli.h"
+#include <fmt/format.h>
+#include <unistd.h>
 
 /// A folder of its own, removed with its object.
 class Scratch {
  public:
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "tcast-test-XXXXXX").string();
+  explicit Scratch(const std::filesystem::path& in = std::filesystem::temp_directory_path()) {
+    std::string name = (in / "tcast-test-XXXXXX").string();
     REQUIRE(mkdtemp(name.data()) != nullptr);
     path_ = name;
   }
@@ -29,8 +28,9 @@ class Scratch {
 
   std::string path() const { return path_.string(); }
   std::string file(const std::string& name) const { return (path_ / name).string(); }
-  /// Writes a file; returns its path.
+  /// Writes a file, in a new folder if need be; returns its path.
   std::string write(const std::string& name, const std::string& text) const {
+    std::filesystem::create_directories((path_ / name).parent_path());
     std::ofstream(path_ / name, std::ios::binary) << text;
     return file(name);
   }
@@ -41,6 +41,15 @@ class Scratch {
   std::ptrdiff_t entries() const {
     return std::distance(std::filesystem::directory_iterator(path_),
                          std::filesystem::directory_iterator());
+  }
+  /// Writes the config of a tiny Llama under another model type, with further members.
+  std::string config(const std::string& model_type, const std::string& more = "") const {
+    return write(model_type + ".json",
+                 fmt::format(R"({{"model_type": "{}", "hidden_size": 32, "num_hidden_layers": 2,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64,
+ "rms_norm_eps": 1e-6, "max_position_embeddings": 128, "torch_dtype": "float32",
+ "tie_word_embeddings": false, "hidden_act": "silu"{}}})",
+                             model_type, more));
   }
 
  private:
@@ -63,23 +72,6 @@ class Variable {
   const char* name_;
   std::string old_;
 };
-
-/// What the program prints, and how it ends.
-struct Outcome {
-  int status = 0;
-  std::string out;
-  std::string err;
-};
-
-/// Runs a command line in this process.
-inline Outcome run_tcast(const std::vector<std::string>& words) {
-  std::vector<const char*> arguments = {"tcast"};
-  for (const std::string& word : words) arguments.push_back(word.c_str());
-  std::ostringstream out;
-  std::ostringstream err;
-  const int status = tcast::run_cli(static_cast<int>(arguments.size()), arguments.data(), out, err);
-  return {status, out.str(), err.str()};
-}
 
 /// A tiny qwen3; `more` are further keys, each behind a comma.
 inline std::string tiny_config(const std::string& more = {}) {

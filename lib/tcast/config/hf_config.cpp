@@ -293,14 +293,15 @@ std::vector<UnreadKey> HfConfig::unread() const {
     one.key = printable(key, shown_bytes);
     one.of_model = map.index_ == root_.index_;
     one.value = value.is_scalar() ? printable(value.json_text(), shown_bytes) : "";
-    if (class_ == nullptr || !one.of_model) continue;
-    std::vector<std::string> absent;
-    for (std::string& known : defaults_->keys()) {
-      if (!map.find(known)) absent.push_back(std::move(known));
-    }
-    one.closest = closest(key, absent);
   }
   return unread;
+}
+
+std::string HfConfig::closest_unset(const UnreadKey& key) const {
+  if (class_ == nullptr || !key.of_model) return {};
+  std::vector<std::string> unset = defaults_->keys();
+  std::erase_if(unset, [this](const std::string& known) { return root_.find(known).has_value(); });
+  return closest(key.key, unset);
 }
 
 bool HfConfig::is_known(const Node& map, std::string_view key, const Node& value) const {

@@ -25,7 +25,6 @@ struct UnreadKey {
   std::string key;        ///< its last part
   bool of_model = false;  ///< it stands where the keys of the config class do
   std::string value;      ///< as JSON on one line, cut short
-  std::string closest;    ///< a key of the config class that may have been meant; empty: none
 };
 
 /// The dtype of a checkpoint, and what is to be said about where it was found (empty: nothing).
@@ -128,6 +127,10 @@ class TCAST_API HfConfig {
   /// Keys of the whole file, in document order, that nothing has read so far and that neither the
   /// config class nor the lists of harmless keys know.
   std::vector<UnreadKey> unread() const;
+
+  /// The key of the config class that may have been meant by an unread one: the closest of those
+  /// that the config has not set. Empty: none.
+  std::string closest_unset(const UnreadKey& key) const;
 
   /// Defaults of the config class that were read for absent keys and are no "off" (null, false, 0,
   /// empty), in the order in which they were first read: "head_dim 128".

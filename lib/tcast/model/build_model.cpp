@@ -255,7 +255,7 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
   const auto& architecture = *architectures().find(build_as);
   // Those of tcast build language models only; what a plugin's builds is its own business.
   if (architecture.origin == Origin::builtin && !config.is_part()) {
-    refuse_other_towers(config, model_type);
+    refuse_other_towers(config.as_written(), model_type);
   }
   std::vector<std::string> warnings;
   std::unique_ptr<Module> root =

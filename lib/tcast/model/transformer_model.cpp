@@ -265,11 +265,11 @@ std::vector<std::string> TransformerModel::warnings() const {
   constexpr std::size_t most_keys = 12;
   for (std::size_t i = 0; i < std::min(unread.size(), most_keys); ++i) {
     const UnreadKey& key = unread[i];
-    all.push_back(
-        fmt::format("config key {}{} is not read{}{}", key.path,
-                    key.value.empty() ? "" : fmt::format(" ({})", key.value),
-                    ": what it says may be missing from the numbers",
-                    key.closest.empty() ? "" : fmt::format("; did you mean {}?", key.closest)));
+    const std::string meant = config_.closest_unset(key);
+    all.push_back(fmt::format("config key {}{} is not read{}{}", key.path,
+                              key.value.empty() ? "" : fmt::format(" ({})", key.value),
+                              ": what it says may be missing from the numbers",
+                              meant.empty() ? "" : fmt::format("; did you mean {}?", meant)));
   }
   if (unread.size() > most_keys) {
     all.push_back(fmt::format("{} further config keys are not read", unread.size() - most_keys));
