@@ -98,7 +98,7 @@ Value Trace::append_calls(Call call, std::uint32_t chain_input, std::int64_t fir
     call.outputs.push(last);
     call.member = static_cast<std::int32_t>(first + i);
     graph_.calls.push_back(call);
-    call.inputs.ids[chain_input] = last;
+    call.inputs.set(static_cast<int>(chain_input), last);
   }
   return Value{graph_frame, last};
 }
@@ -108,7 +108,7 @@ Value Trace::replay(const MemberRegion& member, std::int64_t first, std::int64_t
   close_region();
   Call call = graph_.calls[member.call];
   const GraphValue result = graph_.values[call.outputs[0]];
-  call.inputs.ids[member.chain_input] = export_value(input);
+  call.inputs.set(static_cast<int>(member.chain_input), export_value(input));
   return append_calls(call, member.chain_input, first, count, result);
 }
 
@@ -306,6 +306,9 @@ Value Trace::emit(const OpRecord& record, const Operands& inputs, const Shape& r
 }
 
 Value Trace::add_result(const Shape& result, DType dtype) {
+  if (current_ == 0 || region().ops.empty()) {
+    throw Error("a further result was added before any operator was traced");
+  }
   const TensorId id = new_tensor(result, dtype, TensorKind::activation);
   region().ops.back().outputs.push(id);
   return Value{current_, id};
@@ -399,12 +402,14 @@ Value Trace::rearrange(CopyKind kind, const Operands& sources, const std::array<
                        const Shape& result) {
   Copy op;
   op.kind = kind;
-  op.from = dtype(sources.values[0]);
+  if (sources.size() > parts.size())
+    fail_operand_index(static_cast<int>(parts.size()), parts.size());
+  op.from = dtype(sources[0]);
   op.to = op.from;
   op.parts = parts;
-  for (std::size_t i = 0; i < sources.count; ++i) {
+  for (std::size_t i = 0; i < sources.size(); ++i) {
     // What is repeated is read once.
-    op.read_elements += std::min(parts[i].elements(), shape(sources.values[i]).elements());
+    op.read_elements += std::min(parts[i].elements(), shape(sources[i]).elements());
     op.written_elements += parts[i].elements();
   }
   return emit(op, sources, result, op.to);

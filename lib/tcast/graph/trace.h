@@ -24,19 +24,29 @@ struct Value {
 };
 
 /// Operands of an op, in the order that its record documents.
-struct Operands {
-  std::array<Value, 6> values{};
-  std::uint8_t count = 0;
-
+class Operands {
+ public:
   Operands(std::initializer_list<Value> list) {
     for (const Value value : list) push(value);
   }
   void push(Value value) {
-    TCAST_CHECK(count < values.size(), "an op has at most six operands");
-    values[count++] = value;
+    if (count_ == values_.size()) fail_operand_count();
+    values_[count_++] = value;
   }
-  const Value* begin() const { return values.data(); }
-  const Value* end() const { return values.data() + count; }
+  std::size_t size() const { return count_; }
+  Value& operator[](std::size_t i) { return values_[checked(i)]; }
+  const Value& operator[](std::size_t i) const { return values_[checked(i)]; }
+  const Value* begin() const { return values_.data(); }
+  const Value* end() const { return values_.data() + count_; }
+
+ private:
+  std::size_t checked(std::size_t i) const {
+    if (i >= count_) fail_operand_index(static_cast<int>(i), count_);
+    return i;
+  }
+
+  std::array<Value, max_operands> values_{};
+  std::uint8_t count_ = 0;
 };
 
 /// A list member's region and how its calls are bound.

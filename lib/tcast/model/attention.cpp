@@ -99,7 +99,7 @@ Value append_to_cache(Trace& trace, const Operands& pieces, const CacheSpec& spe
   CacheAppend append;
   append.tokens = trace.workload().tokens();
   append.width = spec.elements_per_token;
-  append.input = trace.dtype(pieces.values[0]);
+  append.input = trace.dtype(pieces[0]);
   append.cache = spec.dtype;
   Operands operands = pieces;
   operands.push(cache);

@@ -232,7 +232,7 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q, Value cac
   project.x_batch_stride = c.kv_lora_rank;
   project.y_row_stride = heads * c.v_head_dim;
   project.y_batch_stride = c.v_head_dim;
-  project_operands.values[0] = context;
+  project_operands[0] = context;
   return trace.emit(project, project_operands, {tokens, heads * c.v_head_dim}, dtype);
 }
 

@@ -487,8 +487,7 @@ void set_moe_attributes(Module& block, const MoeConfig& config, const MoeFieldNa
   block.set_attribute("num_experts", config.num_experts);
   block.set_attribute(names.top_k, config.top_k);
   block.set_attribute(names.norm_topk_prob, config.normalize);
-  block.set_attribute("scoring_func",
-                      std::string(config.score == RouterScore::softmax ? "softmax" : "sigmoid"));
+  block.set_attribute("scoring_func", std::string(name_of(config.score)));
   if (config.groups > 1) {
     block.set_attribute("n_group", config.groups);
     block.set_attribute("topk_group", config.topk_groups);
@@ -519,7 +518,14 @@ std::optional<MoeConfig> moe_config_of(const Module& block, const MoeFieldNames&
       block.int_attribute("num_experts").value_or(block.child(names.experts).list_size());
   config.normalize = block.bool_attribute(names.norm_topk_prob).value_or(false);
   const std::string score = block.string_attribute("scoring_func").value_or("softmax");
-  config.score = score == "sigmoid" ? RouterScore::sigmoid : RouterScore::softmax;
+  const std::optional<RouterScore> known = parse_router_score(score);
+  if (!known) {
+    throw Error(
+        fmt::format("'{}' has the scoring_func '{}'", printable(block.class_name()),
+                    printable(score)),
+        did_you_mean(score, router_score_names(), "known are " + join(router_score_names(), ", ")));
+  }
+  config.score = *known;
   config.groups = block.int_attribute("n_group").value_or(1);
   config.topk_groups = block.int_attribute("topk_group").value_or(1);
   config.group_best = block.int_attribute("group_best").value_or(2);
