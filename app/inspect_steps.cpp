@@ -6,6 +6,7 @@
 #include "tcast/cost/device_cost.h"
 #include "tcast/cost/forecast.h"
 #include "tcast/device/device_profile.h"
+#include "tcast/model/tree_check.h"
 #include "tcast/report/json_writer.h"
 #include "tcast/report/steps_writer.h"
 #include "tcast/transform/pipeline.h"
@@ -88,6 +89,7 @@ int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
   request.input_length = workload.input_length;
   request.output_length = workload.output_length;
   PricingObserver observer(report, request, device);
+  require_traceable_as_built(model);
   observer.add(model, {});
   model.set_observer(&observer);
   transform(model);

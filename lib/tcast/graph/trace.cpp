@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include "tcast/base/error.h"
 
 namespace tcast {
@@ -90,6 +92,10 @@ Value Trace::end_member(std::int64_t first, std::int64_t count, Value inner, Val
 
 Value Trace::append_calls(Call call, std::uint32_t chain_input, std::int64_t first,
                           std::int64_t count, const GraphValue& result) {
+  constexpr std::int64_t most_calls = std::int64_t{1} << 20;
+  if (count > most_calls - static_cast<std::int64_t>(graph_.calls.size())) {
+    throw Error(fmt::format("a forward pass of more than {} layers", most_calls));
+  }
   ValueId last = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     last = static_cast<ValueId>(graph_.values.size());
@@ -152,7 +158,21 @@ Value Trace::capture(Value value) {
 // --- scopes --------------------------------------------------------------------------------------
 
 void Trace::enter(const std::string& name, const std::string& class_name, bool in_list) {
+  constexpr std::size_t most_levels = 1000;
+  if (scopes_.size() >= most_levels) {
+    throw Error(fmt::format("more than {} modules call one another", most_levels),
+                "a module whose forward calls itself never ends");
+  }
   scopes_.push_back({&name, &class_name, in_list, not_made});
+}
+
+void Trace::note_failure() {
+  if (!failed_at_.empty()) return;
+  for (const PendingScope& scope : scopes_) {
+    if (scope.name->empty()) continue;
+    if (!failed_at_.empty()) failed_at_ += '.';
+    failed_at_ += *scope.name;
+  }
 }
 
 void Trace::leave() { scopes_.pop_back(); }
@@ -187,7 +207,10 @@ RotaryValues Trace::rotary(std::string_view set) const {
   for (const RotarySet& known : rotary_) {
     if (known.name == set) return known.values;
   }
-  throw InternalError("an attention module needs rotary values that the model did not provide");
+  throw Error(
+      fmt::format("an attention needs the rotary values '{}', which no rotary embedding of "
+                  "the model provided",
+                  set));
 }
 
 // --- tensors -------------------------------------------------------------------------------------

@@ -120,6 +120,11 @@ class TCAST_API Trace {
   void enter(const std::string& name, const std::string& class_name, bool in_list);
   void leave();
 
+  /// Remembers the module at hand as the one whose forward failed; the innermost one counts.
+  void note_failure();
+  /// Dotted path of that module ("model.layers.[3-60].mlp"); empty when nothing failed.
+  const std::string& failed_at() const { return failed_at_; }
+
   // --- side values -------------------------------------------------------------------------------
 
   /// Hands rotary values to the attention modules of this pass, under the name of their set.
@@ -277,6 +282,7 @@ class TCAST_API Trace {
   std::vector<RotarySet> rotary_;
   std::vector<NamedResult> results_;
   std::vector<PendingScope> scopes_;
+  std::string failed_at_;
 };
 
 /// Parameters belong to entry `index` of a list for its lifetime.

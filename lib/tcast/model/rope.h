@@ -32,6 +32,7 @@ struct RopeParameters {
   std::vector<double> long_factor;         ///< length, and beyond it
 
   std::vector<Attribute> attributes() const;
+  bool operator==(const RopeParameters&) const = default;
 };
 
 /// Reads rope_theta with rope_parameters (transformers 5) or rope_scaling (transformers 4). Where

@@ -11,6 +11,7 @@
 #include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/model/tree_check.h"
 
 namespace tcast {
 
@@ -190,9 +191,14 @@ std::int64_t TransformerModel::weight_bytes() const {
 
 void TransformerModel::trace(const Workload& workload, Graph& graph) const {
   Trace tracer(graph, workload);
-  const Value result = (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
-  if (!tracer.has_outputs()) tracer.output("logits", result);
-  tracer.finish();
+  trace(tracer);
+}
+
+void TransformerModel::trace(Trace& trace) const {
+  const std::int64_t tokens = trace.workload().tokens();
+  const Value result = (*root_)(trace, trace.input("token ids", {tokens}, DType::i64));
+  if (!trace.has_outputs()) trace.output("logits", result);
+  trace.finish();
 }
 
 // --- registries ----------------------------------------------------------------------------------
@@ -370,16 +376,20 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
   } else if (!registered) {
     fail_unknown(config, model_type);
   }
-  std::unique_ptr<Module> root =
-      architectures().find(build_as)->value({config, profile, options, assumptions});
+  const auto& architecture = *architectures().find(build_as);
+  std::unique_ptr<Module> root = architecture.value({config, profile, options, assumptions});
   if (root == nullptr) {
-    throw Error(fmt::format("the architecture '{}' ({}) returned no tree",
-                            architectures().find(build_as)->pattern,
-                            architectures().find(build_as)->place()));
+    throw Error(fmt::format("the architecture '{}' ({}) returned no tree", architecture.pattern,
+                            architecture.place()));
   }
   TransformerModel model(std::move(config), std::move(profile), std::move(options), std::move(root),
                          std::move(assumptions));
   model.set_recognised_as(recognised);
+  model.set_built_by(
+      fmt::format("the architecture '{}' ({})", architecture.pattern, architecture.place()));
+  if (const std::optional<TreeFault> fault = find_fault(model.root())) {
+    fail_as_built(model, *fault);
+  }
   return model;
 }
 

@@ -129,6 +129,9 @@ class TCAST_API TransformerModel {
   /// empty.
   const std::string& recognised_as() const { return recognised_as_; }
   void set_recognised_as(std::string model_type) { recognised_as_ = std::move(model_type); }
+  /// Who built the untransformed tree: "the architecture 'llama' (builtin_model/llama.cpp:6)".
+  const std::string& built_by() const { return built_by_; }
+  void set_built_by(std::string architecture) { built_by_ = std::move(architecture); }
   /// Names that the model's hook gives; null before bind_custom_model() and where there is no hook.
   const std::shared_ptr<ModelNames>& names() const { return names_; }
   void set_names(std::shared_ptr<ModelNames> names) { names_ = std::move(names); }
@@ -154,6 +157,8 @@ class TCAST_API TransformerModel {
 
   /// Traces one forward pass on one rank.
   void trace(const Workload& workload, Graph& graph) const;
+  /// The same into a trace of the caller's own, and finishes it.
+  void trace(Trace& trace) const;
 
  private:
   HfConfig config_;
@@ -164,6 +169,7 @@ class TCAST_API TransformerModel {
   std::vector<StepReport> reports_;
   Arguments custom_model_config_;
   std::string recognised_as_;
+  std::string built_by_ = "the architecture";
   std::shared_ptr<ModelNames> names_;
   StepObserver* observer_ = nullptr;
   std::uint32_t fulfilled_ = 0;

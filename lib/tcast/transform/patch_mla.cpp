@@ -32,7 +32,7 @@ std::string missing_fields(const Module& module, const MlaFieldNames& names) {
   }
   for (const std::string& attribute : {names.num_heads, names.kv_lora_rank, names.qk_nope_head_dim,
                                        names.qk_rope_head_dim, names.v_head_dim}) {
-    if (module.find_attribute(attribute) != nullptr) continue;
+    if (module.find_attribute(attribute)) continue;
     std::vector<std::string> present;
     for (const Attribute& known : module.attributes()) present.push_back(known.name);
     return fmt::format("it has no attribute '{}'; {}", attribute,
@@ -57,17 +57,26 @@ TransformerModel& patch_mla(TransformerModel& model, const std::string& implemen
     const ModuleClassFunction make = find_module_class(implementation, "mla_module_class_type");
     replace_named_class(
         m, report, *profile.mla_module_name, "mla_module_name",
-        [&](Module& module, const std::string&, std::string& reason) -> std::unique_ptr<Module> {
-          reason = missing_fields(module, profile.mla_field_names);
-          if (!reason.empty()) return nullptr;
-          if (dynamic_cast<LatentAttention*>(&module) == nullptr) {
-            reason = "class '" + module.class_name() + "' is not a LatentAttention";
+        [&](Module& module, const std::string& path, NotReplaced& why) -> std::unique_ptr<Module> {
+          why.reason = missing_fields(module, profile.mla_field_names);
+          if (!why.reason.empty()) return nullptr;
+          const auto* const attention = dynamic_cast<LatentAttention*>(&module);
+          if (attention == nullptr) {
+            why.reason = "class '" + module.class_name() + "' is not a LatentAttention";
             return nullptr;
           }
-          std::unique_ptr<Module> made = make(module, profile, m.options());
-          if (dynamic_cast<AttentionModule*>(made.get()) == nullptr) {
+          // Made from a copy, so that one that would become what it is stays as it is.
+          const std::unique_ptr<Module> copy = module.clone();
+          std::unique_ptr<Module> made = make(*copy, profile, m.options());
+          auto* const replacement = dynamic_cast<AttentionModule*>(made.get());
+          if (replacement == nullptr) {
             throw Error(fmt::format("profile: mla_module_class_type: '{}' is no attention class",
                                     printable(implementation)));
+          }
+          keep_quantized_cache(*attention, *replacement, "patch_mla", path);
+          if (same_structure(*made, module)) {
+            why = {fmt::format("it is a '{}' already", made->class_name()), true};
+            return nullptr;
           }
           return made;
         });

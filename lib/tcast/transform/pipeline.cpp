@@ -6,6 +6,7 @@
 #include <exception>
 #include <map>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/model/decoder.h"
+#include "tcast/model/tree_check.h"
 #include "tcast/transform/steps.h"
 
 namespace tcast {
@@ -76,36 +78,6 @@ const RegistryEntry<StepFunction>& find_step(const std::string& name, const std:
                   : plugin);
 }
 
-/// What must hold after any step, whoever wrote it.
-void validate(TransformerModel& model, std::string_view step) {
-  auto fail = [&](const ModulePath& path, const std::string& what) {
-    throw Error(fmt::format("{} left {} {}", step, path.text(), what),
-                "this is a mistake in the step or in the hook that ran it");
-  };
-  walk(model.root(), [&](Module& module, const ModulePath& path) {
-    for (const auto& child : module.children()) {
-      if (child == nullptr) fail(path, "with a missing child");
-    }
-    const bool is_list = !module.children().empty() && module.children()[0]->members().in_list();
-    std::int64_t next = 0;
-    for (const auto& child : module.children()) {
-      if (!is_list) continue;
-      if (child->members().first != next) {
-        fail(path, fmt::format("with a gap before entry {}", child->members().first));
-      }
-      next += child->members().count;
-    }
-    for (const Parameter& parameter : module.parameters()) {
-      if (parameter.shape.elements() <= 0) {
-        fail(path, fmt::format("with an empty parameter '{}'", parameter.name));
-      }
-    }
-    if (auto* layers = dynamic_cast<LayerList*>(&module)) {
-      if (layers->reuse()) layers->compare_layers();
-    }
-  });
-}
-
 /// A hook that was registered as a function.
 class FunctionModel final : public CustomModel {
  public:
@@ -162,7 +134,56 @@ const RegistryEntry<CustomModelHook>& resolve_hook(const std::string& reference,
   }
 }
 
+// --- what must hold after any step, whoever wrote it ---------------------------------------------
+
+[[noreturn]] void fail_check(const std::string& who, const TreeFault& fault) {
+  throw Error(fmt::format("{} left {} broken: {}", who,
+                          fault.path.empty() ? "the model" : printable(fault.path),
+                          printable(fault.text, 1000)),
+              "this is a mistake in the step or in the hook that ran it");
+}
+
+/// Checks the tree, and compares layers again. `who` names, as text, what was done to it; it is
+/// called when something is wrong only.
+template <class Who>
+void check_tree(TransformerModel& model, Who who) {
+  if (const std::optional<TreeFault> fault = find_fault(model.root())) fail_check(who(), *fault);
+  walk(model.root(), [](Module& module, const ModulePath&) {
+    auto* const layers = dynamic_cast<LayerList*>(&module);
+    if (layers != nullptr && layers->reuse()) layers->compare_layers();
+  });
+}
+
+/// Traces the model as well, before anybody prices or executes it.
+template <class Who>
+void check_model(TransformerModel& model, Who who) {
+  check_tree(model, who);
+  if (const std::optional<TreeFault> fault = find_traced_fault(model)) fail_check(who(), *fault);
+}
+
+/// "step 'merge_mlp' of the hook 'example_decoder' (custom_model/merged_mlp.cpp:71)", "step 'x'
+/// (custom_model/x.cpp:3)".
+std::string step_text(const TransformerModel& model, std::string_view name) {
+  std::string text = fmt::format("step '{}'", printable(name));
+  if (const auto* const hook = custom_model_of(model)) return text + " of " + hook_text(*hook);
+  const auto* const step = registered_steps().find(std::string(name));
+  if (step != nullptr && step->origin == Origin::custom) {
+    return fmt::format("{} ({})", text, step->place());
+  }
+  const auto* const patch = patches().find(std::string(name));
+  return patch == nullptr ? text : fmt::format("{} ({})", text, patch->place());
+}
+
 }  // namespace
+
+void require_before(const TransformerModel& model, std::string_view step, std::string_view later,
+                    const std::string& consequence) {
+  for (const StepReport& report : model.reports()) {
+    if (report.step != later || report.changed_modules == 0) continue;
+    throw Error(fmt::format("step '{}' comes after step '{}': {}", step, later, consequence),
+                fmt::format("call {} before {}", step, later));
+  }
+}
 
 void CustomModel::validate(const TransformerModel&) const {}
 
@@ -236,6 +257,10 @@ TransformerModel& run_profile_steps(TransformerModel& model) {
         step.arguments ? Arguments(*step.arguments) : Arguments(step.place + ": ");
     call_plugin(fmt::format("the step '{}' ({})", entry.pattern, entry.place()),
                 [&] { entry.value(model, arguments); });
+    // A step of somebody's own may do without run_step().
+    if (entry.origin == Origin::custom) {
+      check_tree(model, [&] { return step_text(model, step.name); });
+    }
     arguments.reject_unread(fmt::format("the step '{}'", step.name));
   }
   return model;
@@ -266,6 +291,18 @@ TransformerModel& run_step(
   StepReport report;
   report.step = name;
   const std::vector<std::string>& skipped = model.options().skip_steps;
+  // Whoever prices or executes the model gets one that can be.
+  const auto check = [&model](auto who) {
+    model.observer() == nullptr ? check_tree(model, who) : check_model(model, who);
+  };
+  // A hook may have changed the tree since the last step, where nobody looked.
+  if (model.names() != nullptr) {
+    check([&] {
+      const auto* const hook = custom_model_of(model);
+      return fmt::format("{}, before step '{}',", hook != nullptr ? hook_text(*hook) : "a hook",
+                         printable(name));
+    });
+  }
   if (model.observer() != nullptr) model.observer()->before_step(model, name);
   if (std::find(skipped.begin(), skipped.end(), name) != skipped.end()) {
     report.disabled = true;
@@ -273,7 +310,7 @@ TransformerModel& run_step(
   } else {
     const auto start = std::chrono::steady_clock::now();
     body(model, report);
-    validate(model, fmt::format("step '{}'", name));
+    check([&] { return step_text(model, name); });
     const std::chrono::duration<double, std::milli> taken =
         std::chrono::steady_clock::now() - start;
     report.milliseconds = taken.count();
@@ -332,9 +369,13 @@ void transform(TransformerModel& model) {
     if (model.root().children().empty() && model.root().parameters().empty()) {
       throw Error(fmt::format("{} left the model without a root", hook_text(*hook)));
     }
-    validate(model, fmt::format("hook '{}'", hook->pattern));
+    check_model(model, [&] { return hook_text(*hook); });
   } else {
     run_profile_steps(model);
+    if (const std::optional<TreeFault> fault = find_traced_fault(model)) {
+      fail_check(fmt::format("{}, on what {} built,", describe_pipeline(model), model.built_by()),
+                 *fault);
+    }
   }
   note_unused(model, hook != nullptr);
   const std::vector<UnfulfilledRequest> left = model.unfulfilled();

@@ -20,6 +20,10 @@ void add_head(CausalLm& lm, StepReport& report) {
 
 TransformerModel& wrap_model(TransformerModel& model) {
   return run_step(model, "wrap_model", [](TransformerModel& m, StepReport& report) {
+    if (dynamic_cast<LanguageModelWrapper*>(&m.root()) != nullptr) {
+      report.skipped.push_back({"", "the model is wrapped already"});
+      return;
+    }
     report.expected = 1;
     auto* lm = dynamic_cast<CausalLm*>(&m.root());
     if (lm == nullptr) {
@@ -28,6 +32,7 @@ TransformerModel& wrap_model(TransformerModel& model) {
       return;
     }
     if (lm->head() == nullptr) {
+      require_before(m, "wrap_model", "shard_model", "the new head would stay whole on every rank");
       add_head(*lm, report);
       if (m.config().get_or<bool>("tie_word_embeddings", false)) {
         lm->head()->parameters()[0].tied_to =
