@@ -7,6 +7,7 @@
 #include "tcast/cost/device_cost.h"
 #include "tcast/cost/forecast.h"
 #include "tcast/device/device_profile.h"
+#include "tcast/model/tree_check.h"
 #include "tcast/report/json_writer.h"
 #include "tcast/report/steps_writer.h"
 #include "tcast/transform/pipeline.h"
@@ -96,6 +97,7 @@ std::size_t inspect_model(TransformerModel& model, const std::string& config_pat
   request.input_length = asked.input_length;
   request.output_length = asked.output_length;
   PricingObserver observer(report, request, device);
+  require_traceable_as_built(model);
   observer.add(model, {});
   model.set_observer(&observer);
   transform(model);

@@ -15,6 +15,7 @@
 #include "tcast/cost/op_cost.h"
 #include "tcast/model/attention.h"
 #include "tcast/model/decoder.h"
+#include "tcast/model/tree_check.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/generation.h"
@@ -218,6 +219,7 @@ std::vector<std::string> changes_of(const HfConfig& config, const Facts& facts,
 
 Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkRequest& request) {
   TransformerModel whole = load_model(config, inputs);
+  require_traceable_as_built(whole);
   const HfConfig text = whole.config();  // of the text model, if there is more
   const Facts facts = facts_of(whole);
   Load load;

@@ -172,6 +172,7 @@ void Verification::after_step(const TransformerModel& model, const StepReport& r
 
 void Verification::finish(const TransformerModel& model) {
   if (!hook_.empty()) look_between_steps(model, fmt::format("{}, after its last step", hook_));
+  for (std::string& cost : cost_of_identity_gaps(model.root())) notes_.push_back(std::move(cost));
 }
 
 /// What a hook did outside of steps is listed only when it changed something.

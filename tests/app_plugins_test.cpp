@@ -350,7 +350,9 @@ TEST_CASE("hooks: what goes wrong in one names it") {
       {"rootless_in_secret",
        "the hook 'rootless_in_secret' of plugin 'nasty' (custom_model/nasty.cpp:4): it left the "
        "model without a root"},
-      {"childless", "hook 'childless' left"},
+      {"childless",
+       "the hook 'childless' of plugin 'nasty' (custom_model/nasty.cpp:5) left the model broken: a "
+       "child is missing"},
       {"nothing",
        "the hook 'nothing' of plugin 'nasty' (custom_model/nasty.cpp:9): it made no object"},
   };
@@ -363,6 +365,292 @@ TEST_CASE("hooks: what goes wrong in one names it") {
   }
   // The rest works.
   CHECK(simulated(config).at("pipeline") == "the nine standard steps");
+}
+
+TEST_CASE("hooks: a tree that cannot be is refused by every command, before anything is priced") {
+  // C3
+  const Scratch scratch;
+  const std::string config = scratch.config("plugged");
+  LinkedPlugins linked(true);
+  static const auto up_of = [](TransformerModel& model) -> Linear& {
+    return dynamic_cast<Linear&>(*model.find("model.layers.0.mlp.up_proj"));
+  };
+  const auto add = [&](const char* name, int line, std::function<void(TransformerModel&)> hook) {
+    linked.add("custom_model", {name}, CustomModelHook{std::move(hook), {}},
+               "custom_model/broken.cpp", line);
+  };
+  add("drops_weight", 1, [](TransformerModel& model) {
+    run_standard_steps(model);
+    up_of(model).parameters().clear();
+  });
+  add("drops_between", 2, [](TransformerModel& model) {
+    wrap_model(model);
+    up_of(model).parameters().clear();
+    patch_attention(model);
+  });
+  add("reshapes_in_step", 3, [](TransformerModel& model) {
+    wrap_model(model);
+    run_step(model, "squeeze",
+             [](TransformerModel& m, StepReport&) { up_of(m).parameters()[0].shape = {48}; });
+  });
+  add("narrows", 4, [](TransformerModel& model) {
+    run_standard_steps(model);
+    Module& mlp = *model.find("model.layers.1.mlp");
+    for (std::size_t i = 0; i < mlp.children().size(); ++i) {
+      if (mlp.children()[i]->name() != "down_proj") continue;
+      auto other = std::make_unique<Linear>(48, 16, false, DType::f32);
+      other->set_name("down_proj");
+      mlp.replace_child(i, std::move(other));
+    }
+  });
+  add("forgets_rotary", 5, [](TransformerModel& model) {
+    wrap_model(model);
+    Module& decoder = *model.find("model");
+    for (std::size_t i = 0; i < decoder.children().size(); ++i) {
+      if (decoder.children()[i]->name() != "rotary_emb") continue;
+      auto nothing = std::make_unique<ModuleList>();
+      nothing->set_name("rotary_emb");
+      decoder.replace_child(i, std::move(nothing));
+    }
+    patch_attention(model);
+  });
+  static const auto replaced = [](const ArchitectureContext& context, const std::string& name,
+                                  std::int64_t in, std::int64_t out) {
+    auto root = architectures().find("builtin::llama")->value(context);
+    rewrite(*root, [&](Module& module, const ModulePath&) -> std::unique_ptr<Module> {
+      if (module.name() != name) return nullptr;
+      auto other = std::make_unique<Linear>(in, out, false, DType::f32);
+      other->set_name(name);
+      return other;
+    });
+    return root;
+  };
+  linked.add("architecture", {"wrongly_built"},
+             ArchitectureFunction([](const ArchitectureContext& context) {
+               return replaced(context, "gate_proj", 32, 24);
+             }),
+             "custom_model/broken.cpp", 6);
+  linked.add("architecture", {"narrowly_built"},
+             ArchitectureFunction([](const ArchitectureContext& context) {
+               return replaced(context, "down_proj", 48, 16);
+             }),
+             "custom_model/broken.cpp", 7);
+  linked.link();
+  const std::string lost = "model.layers.[0-1].mlp.up_proj broken: it has no parameter 'weight'";
+  struct {
+    const char* hook;
+    std::string message;
+  } const cases[] = {
+      {"drops_weight", "the hook 'drops_weight' (custom_model/broken.cpp:1) left " + lost},
+      {"drops_between",
+       "the hook 'drops_between' (custom_model/broken.cpp:2), before step "
+       "'patch_attention', left " +
+           lost},
+      {"reshapes_in_step",
+       "step 'squeeze' of the hook 'reshapes_in_step' (custom_model/broken.cpp:3) left "
+       "model.layers.[0-1].mlp.up_proj broken: its weight is [48], expected [48, 32]"},
+      {"narrows",
+       "the hook 'narrows' (custom_model/broken.cpp:4) left model.layers.0 broken: add "
+       "elements=192 second=96 f32: [6, 16] does not stretch to [6, 32]"},
+      {"forgets_rotary", "(custom_model/broken.cpp:5)"},
+  };
+  const std::vector<std::vector<std::string>> commands = {
+      {"simulate", "--device", "TEST_DEVICE"},
+      {"simulate", "--device", "TEST_DEVICE", "--no-reuse-layers"},
+      {"inspect", "--transformed"},
+      {"inspect", "--steps"},
+      {"run", "--threads", "1", "--input-length", "4", "--output-length", "2"},
+      {"verify", "--threads", "1"},
+      {"profile-ops", "--threads", "1", "--no-store"},
+  };
+  for (const std::vector<std::string>& command : commands) {
+    CAPTURE(fmt::format("{}", fmt::join(command, " ")));
+    const auto failing = [&](const std::string& file, std::vector<std::string> more) {
+      std::vector<std::string> arguments = command;
+      arguments.insert(arguments.begin() + 1, file);
+      arguments.insert(arguments.end(), more.begin(), more.end());
+      const Run result = run(arguments);
+      CHECK(result.status == 1);
+      CHECK(result.out.empty());
+      return result.err;
+    };
+    for (const auto& one : cases) {
+      CAPTURE(one.hook);
+      const std::string text =
+          failing(config, {"--custom-model", fmt::format("plugged={}", one.hook)});
+      INFO(text);
+      CHECK(contains(text, one.message));
+      CHECK(contains(text, "this is a mistake in the step or in the hook that ran it"));
+    }
+    const std::string text = failing(scratch.config("wrongly_built"), {});
+    INFO(text);
+    CHECK(contains(text,
+                   "the architecture 'wrongly_built' (custom_model/broken.cpp:6) built "
+                   "model.layers.[0-1].mlp wrongly: its child 'gate_proj' has 24 outputs, expected "
+                   "48"));
+    const std::string narrow = failing(scratch.config("narrowly_built"), {});
+    INFO(narrow);
+    CHECK(contains(narrow, "the architecture 'narrowly_built' (custom_model/broken.cpp:7) built"));
+    CHECK(contains(narrow, "[6, 16] does not stretch to [6, 32]"));
+  }
+}
+
+// --- layers that differ in what nobody sees ------------------------------------------------------
+
+/// A feed-forward block that does its activation a number of times, which differs between layers.
+class DeepMlp : public ModuleOf<DeepMlp, Mlp> {
+ public:
+  DeepMlp(Mlp& original, int repeats)
+      : ModuleOf(original.hf_class_name(), original.names(), original.activation()),
+        repeats_(repeats) {
+    take_over(original);
+  }
+  Value forward(Trace& trace, Value x) const override {
+    for (int i = 0; i < repeats_; ++i) x = trace.unary(ElementwiseKind::tanh, x);
+    return Mlp::forward(trace, x);
+  }
+
+ private:
+  int repeats_;
+};
+
+/// The same with a config.
+class KnownDeepMlp : public ModuleOf<KnownDeepMlp, Mlp> {
+ public:
+  KnownDeepMlp(Mlp& original, int repeats)
+      : ModuleOf(original.hf_class_name(), original.names(), original.activation()),
+        config_{repeats} {
+    take_over(original);
+  }
+  struct Config {
+    int repeats = 0;
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+  void set_repeats(int repeats) { config_.repeats = repeats; }
+  Value forward(Trace& trace, Value x) const override {
+    for (int i = 0; i < config_.repeats; ++i) x = trace.unary(ElementwiseKind::tanh, x);
+    return Mlp::forward(trace, x);
+  }
+
+ private:
+  Config config_;
+};
+
+/// Every layer a node of its own, with a block of class Block that repeats as often as `repeats` of
+/// the layer's index says.
+template <class Block>
+std::unique_ptr<Module> build_trap(const ArchitectureContext& context, int (*repeats)(int layer)) {
+  auto root = build_decoder(read_decoder_spec(context, "Trap"), context);
+  Module& layers = root->child("model").child("layers");
+  const std::int64_t count = context.config.get_size("num_hidden_layers");
+  for (std::int64_t i = 0; i < count; ++i) layers.split_list(i, 1);
+  rewrite(*root, [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
+    auto* mlp = dynamic_cast<Mlp*>(&module);
+    if (mlp == nullptr) return nullptr;
+    int layer = 0;
+    for (const Module* on_way : path.chain()) {
+      if (on_way->members().in_list()) layer = static_cast<int>(on_way->members().first);
+    }
+    return std::make_unique<Block>(*mlp, repeats(layer));
+  });
+  return root;
+}
+
+int layer_index(int layer) { return layer; }
+int parity(int layer) { return layer % 2; }
+
+TEST_CASE("layers: what differs between them is priced, reused or not") {  // S1
+  const Scratch scratch;
+  LinkedPlugins linked(true);
+  const auto add = [&](const char* name, ArchitectureFunction function) {
+    linked.add("architecture", {name}, std::move(function), "custom_model/trap.cpp");
+  };
+  add("trap", [](const ArchitectureContext& c) { return build_trap<DeepMlp>(c, layer_index); });
+  add("known_trap",
+      [](const ArchitectureContext& c) { return build_trap<KnownDeepMlp>(c, layer_index); });
+  add("two_kinds",
+      [](const ArchitectureContext& c) { return build_trap<KnownDeepMlp>(c, parity); });
+  add("late_trap", [](const ArchitectureContext& c) {
+    return build_trap<KnownDeepMlp>(c, [](int) { return 0; });
+  });
+  // Changes a layer when layers have been compared already, outside of steps and inside of one.
+  static const auto change = [](TransformerModel& model, const char* path, int repeats) {
+    dynamic_cast<KnownDeepMlp&>(*model.find(path)).set_repeats(repeats);
+  };
+  linked.add("custom_model", {"late"},
+             CustomModelHook{[](TransformerModel& model) {
+                               run_standard_steps(model);
+                               run_step(model, "deepen", [](TransformerModel& m, StepReport&) {
+                                 change(m, "model.layers.2.mlp", 2);
+                               });
+                               change(model, "model.layers.3.mlp", 4);
+                             },
+                             {}},
+             "custom_model/trap.cpp", 2);
+  linked.link();
+  struct {
+    const char* model_type;
+    std::vector<std::string> more;
+    int tanh;     // calls in the prompt, of 4 layers
+    int regions;  // layers that are traced after the last step
+  } const cases[] = {{"trap", {}, 0 + 1 + 2 + 3, 4},
+                     {"known_trap", {}, 0 + 1 + 2 + 3, 4},
+                     {"two_kinds", {}, 2, 2},
+                     {"late_trap", {}, 0, 1},
+                     {"late_trap", {"--custom-model", "late_trap=late"}, 2 + 4, 2}};
+  for (const auto& one : cases) {
+    CAPTURE(one.model_type);
+    const std::string config = scratch.write(
+        fmt::format("{}.json", one.model_type),
+        fmt::format(R"({{"model_type": "{}", "hidden_size": 32, "num_hidden_layers": 4,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64,
+ "rms_norm_eps": 1e-6, "max_position_embeddings": 128, "torch_dtype": "float32"}})",
+                    one.model_type));
+    const auto simulate = [&](bool reuse) {
+      std::vector<std::string> more = one.more;
+      if (!reuse) more.emplace_back("--no-reuse-layers");
+      return simulated(config, more);
+    };
+    const json reused = simulate(true);
+    const json written_out = simulate(false);
+    CHECK(reused.at("memory") == written_out.at("memory"));
+    for (const char* field : {"prefill_s", "ttft_s", "tpot_s", "end_to_end_s"}) {
+      CAPTURE(field);
+      CHECK(reused.at("latency").at(field).get<double>() ==
+            doctest::Approx(written_out.at("latency").at(field).get<double>()).epsilon(1e-12));
+    }
+    for (const json* report : {&reused, &written_out}) {
+      int calls = 0;
+      for (const json& row : report->at("ops")) {
+        if (row.at("name") == "tanh" && row.at("phase") == "prefill") {
+          calls += row.at("calls").get<int>();
+        }
+      }
+      CHECK(calls == one.tanh);
+    }
+    std::vector<std::string> inspect = {"inspect", config, "--steps", "--format", "json"};
+    inspect.insert(inspect.end(), one.more.begin(), one.more.end());
+    const json steps = json::parse(run(inspect).out).at("steps");
+    CHECK(steps.back().at("regions") == one.regions + 2);
+  }
+  // What that costs is said.
+  const std::string trap = scratch.path("trap.json");
+  const json told = json::parse(run({"inspect", trap, "--steps", "--format", "json"}).out)
+                        .at("steps")
+                        .at(3)
+                        .at("skipped");
+  const std::string gap = "class '(anonymous namespace)::DeepMlp' has no config() to compare";
+  REQUIRE(told.size() == 5);
+  CHECK(told.at(0).at("path") == "model.layers.0");
+  CHECK(told.at(0).at("reason") == gap);
+  CHECK(told.at(4).at("path") == "");
+  CHECK(told.at(4).at("reason") == gap + ": 4 of 4 layers are traced one by one");
+  const Run verified = run({"verify", trap, "--threads", "1"});
+  INFO(verified.err);
+  CHECK(contains(verified.out, "has no config() to compare"));
+  CHECK_FALSE(
+      contains(run({"inspect", scratch.path("known_trap.json"), "--steps"}).out, "config()"));
 }
 
 TEST_CASE("nasty plugins are warnings, errors with --strict, and errors when they are needed") {

@@ -454,8 +454,14 @@ TEST_CASE("verify: other experts with the same weights are a difference") {
   model.set_observer(&verification);
   wrap_model(model);
   // The bias decides who is chosen and is no part of the weights.
-  walk(model.root(), [](Module& module, const ModulePath&) {
-    if (module.bool_attribute("correction_bias")) module.set_attribute("correction_bias", false);
+  rewrite(model.root(), [](Module& module, const ModulePath&) -> std::unique_ptr<Module> {
+    const auto* const block = dynamic_cast<const EagerMoe*>(&module);
+    if (block == nullptr) return nullptr;
+    EagerMoe::Config config = block->config();
+    config.correction_bias = false;
+    auto other = std::make_unique<EagerMoe>(block->class_name(), config, config.names);
+    other->take_over(module);
+    return other;
   });
   patch_moe(model);
   const VerifiedStep& step = verification.steps().back();

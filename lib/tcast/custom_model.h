@@ -30,6 +30,7 @@
 #include "tcast/model/layers.h"
 #include "tcast/model/module.h"
 #include "tcast/model/moe.h"
+#include "tcast/model/requirements.h"
 #include "tcast/model/rope.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/plugin_context.h"

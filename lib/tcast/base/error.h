@@ -24,6 +24,12 @@ class TCAST_API Error : public std::runtime_error {
   std::string hint_;
 };
 
+/// What was asked for needs more room or time than any answer is worth.
+class TCAST_API TooLarge : public Error {
+ public:
+  using Error::Error;
+};
+
 /// No failure: somebody asked for the end of the work. It goes through everything, unchanged.
 class TCAST_API Interruption : public std::exception {};
 

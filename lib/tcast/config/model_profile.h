@@ -20,6 +20,8 @@ struct MoeFieldNames {
   std::string shared_experts_gate = "shared_experts_gate";
   std::string top_k = "top_k";
   std::string norm_topk_prob = "norm_topk_prob";
+
+  bool operator==(const MoeFieldNames&) const = default;
 };
 
 /// Names under which a multi-head latent attention keeps its parts (children and attributes).
@@ -38,6 +40,8 @@ struct MlaFieldNames {
   std::string kv_a_layernorm = "kv_a_layernorm";
   std::string kv_b_proj = "kv_b_proj";
   std::string o_proj = "o_proj";
+
+  bool operator==(const MlaFieldNames&) const = default;
 };
 
 /// One step of a profile's own pipeline.

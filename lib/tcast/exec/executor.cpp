@@ -101,6 +101,9 @@ struct PreparedRegion {
   std::vector<std::int64_t> offsets;  ///< of each tensor's storage in the arena; -1: elsewhere
 };
 
+/// An op's operands, and the scales that are known when it runs only.
+using OpInputs = std::array<Buffer, max_operands + 2>;
+
 /// Buffers of all tensors of a call on one rank.
 using CallBuffers = std::vector<Buffer>;
 
@@ -1022,7 +1025,7 @@ class Executor::Impl {
               PreparedOp& ready, std::int64_t rank) {
     const auto r = static_cast<std::size_t>(rank);
     CallBuffers& buffers = program.calls[call][r];
-    std::array<Buffer, 8> inputs;
+    OpInputs inputs;
     std::size_t used = 0;
     CacheView* view = nullptr;
     Cache* cache = nullptr;
@@ -1038,7 +1041,7 @@ class Executor::Impl {
       }
       ++used;
     }
-    std::array<Buffer, 6> outputs;
+    std::array<Buffer, max_operands> outputs;
     std::size_t results = 0;
     for (const TensorId id : op.outputs) outputs[results++] = buffers[id];
 
@@ -1127,7 +1130,7 @@ class Executor::Impl {
   }
 
   /// Integers of a cache mean multiples of a scale that leaves the first tokens some headroom.
-  static void set_cache_scale(Cache& cache, const std::array<Buffer, 8>& inputs, std::size_t used) {
+  static void set_cache_scale(Cache& cache, const OpInputs& inputs, std::size_t used) {
     float most = 0;
     for (std::size_t i = 0; i + 1 < used; ++i) most = std::max(most, largest_magnitude(inputs[i]));
     constexpr float headroom = 1.25f;

@@ -8,6 +8,8 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/error.h"
+
 namespace tcast {
 namespace {
 
@@ -178,7 +180,7 @@ std::string sizes(const Copy& op) {
 
 std::string sizes(const Route& op) {
   return fmt::format("tokens={} experts={} top_k={} {} {}", op.tokens, op.experts, op.top_k,
-                     op.score == RouterScore::softmax ? "softmax" : "sigmoid", brief(op.dtype)) +
+                     name_of(op.score), brief(op.dtype)) +
          (op.groups > 1 ? fmt::format(" groups={}/{}", op.topk_groups, op.groups) : "") +
          flag(op.groups > 1 && op.group_best == 1, " group_best=1") +
          flag(op.correction_bias, " correction_bias") + flag(op.normalize, " normalize");
@@ -252,6 +254,14 @@ void Checked<OpWork>::require(const Registered& by, const OpWork& work) {
                   work.cold_bytes, work.bytes()));
 }
 
+std::size_t OperatorSizes::checked(std::size_t i) const {
+  if (i >= size()) {
+    throw Error(
+        fmt::format("a registered operator has {} sizes, there is no sizes[{}]", size(), i));
+  }
+  return i;
+}
+
 std::string_view name_of(OpClass op_class) {
   constexpr std::array<std::string_view, op_class_count> names = {
       "matmul",  "grouped_matmul", "matvec",      "grouped_matvec", "attention", "decode_attention",
@@ -310,6 +320,28 @@ std::string_view name_of(CopyKind kind) {
                                                      "cast"};
   static_assert(static_cast<std::size_t>(CopyKind::cast) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
+}
+
+namespace {
+
+constexpr std::array<std::string_view, 2> router_scores = {"softmax", "sigmoid"};
+static_assert(static_cast<std::size_t>(RouterScore::sigmoid) + 1 == router_scores.size());
+
+}  // namespace
+
+std::string_view name_of(RouterScore score) {
+  return router_scores[static_cast<std::size_t>(score)];
+}
+
+std::optional<RouterScore> parse_router_score(std::string_view name) {
+  for (std::size_t i = 0; i < router_scores.size(); ++i) {
+    if (router_scores[i] == name) return static_cast<RouterScore>(i);
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> router_score_names() {
+  return {router_scores.begin(), router_scores.end()};
 }
 
 std::string_view name_of(CollectiveKind kind) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "tcast/base/export.h"
 #include "tcast/base/registry.h"
@@ -362,6 +363,11 @@ struct Copy {
 };
 
 enum class RouterScore : std::uint8_t { softmax, sigmoid };
+/// "softmax", "sigmoid": as configs spell it (scoring_func).
+TCAST_API std::string_view name_of(RouterScore score);
+/// Reads what name_of() returns; nothing for anything else.
+TCAST_API std::optional<RouterScore> parse_router_score(std::string_view name);
+TCAST_API std::vector<std::string> router_score_names();
 
 /// Chooses `top_k` of `experts` for each token from the router's logits, in one pass: score,
 /// add the correction bias (selection only), keep the best `topk_groups` of `groups` groups (a
@@ -458,10 +464,19 @@ struct Collective {
 /// An operator that somebody else registered: shapes, cost and, if given, a kernel.
 struct OperatorDefinition;
 
+/// The numbers that a registered operator is described by: at most eight. Throws Error for others.
+struct OperatorSizes : std::array<std::int64_t, 8> {
+  std::int64_t& operator[](std::size_t i) { return data()[checked(i)]; }
+  const std::int64_t& operator[](std::size_t i) const { return data()[checked(i)]; }
+
+ private:
+  TCAST_API std::size_t checked(std::size_t i) const;
+};
+
 /// A use of a registered operator. The meaning of `sizes` is the definition's own.
 struct CustomOp {
   const OperatorDefinition* definition = nullptr;
-  std::array<std::int64_t, 8> sizes{};
+  OperatorSizes sizes{};
   DType dtype = DType::bf16;
 
   bool operator==(const CustomOp&) const = default;

@@ -12,17 +12,16 @@ namespace {
 
 constexpr std::uint32_t graph_frame = 0;  // Value::frame of values that are graph values already
 constexpr std::uint32_t not_made = 0xffffffffU;
-/// Modules inside each other: a forward that calls itself without end reaches it.
-constexpr std::size_t most_scopes = 256;
 
-/// Adds `more` to a size of the graph, before anything of that size is made. Throws Error above
-/// `limit`.
+/// Adds `more` to a size of the graph, before anything of that size is made. Throws TooLarge
+/// above `limit`.
 void grow(std::size_t& size, std::uint64_t more, std::size_t limit, const char* what) {
   if (more > limit - size) {
-    throw Error(fmt::format("one forward pass of this model has more than {} {}",
-                            format_grouped(static_cast<std::int64_t>(limit)), what),
-                "let equal layers be traced once (no --no-reuse-layers) and experts be fused (no "
-                "--skip-step patch_moe), or build fewer layers with --num-hidden-layers");
+    throw TooLarge(
+        fmt::format("one forward pass of this model has more than {} {}",
+                    format_grouped(static_cast<std::int64_t>(limit)), what),
+        "let equal layers be traced once (no --no-reuse-layers) and experts be fused (no "
+        "--skip-step patch_moe), or build fewer layers with --num-hidden-layers");
   }
   size += more;
 }
@@ -138,7 +137,7 @@ Value Trace::append_calls(Call call, std::uint32_t chain_input, std::int64_t fir
     call.outputs.push(last);
     call.member = static_cast<std::int32_t>(first + i);
     graph_.calls.push_back(call);
-    call.inputs.ids[chain_input] = last;
+    call.inputs.set(static_cast<int>(chain_input), last);
   }
   return Value{graph_frame, last};
 }
@@ -148,7 +147,7 @@ Value Trace::replay(const MemberRegion& member, std::int64_t first, std::int64_t
   close_region();
   Call call = graph_.calls[member.call];
   const GraphValue result = graph_.values[call.outputs[0]];
-  call.inputs.ids[member.chain_input] = export_value(input);
+  call.inputs.set(static_cast<int>(member.chain_input), export_value(input));
   return append_calls(call, member.chain_input, first, count, result);
 }
 
@@ -193,8 +192,21 @@ Value Trace::capture(Value value) {
 // --- scopes --------------------------------------------------------------------------------------
 
 void Trace::enter(const std::string& name, const std::string& class_name, bool in_list) {
-  TCAST_CHECK(scopes_.size() < most_scopes, "modules do not call each other without end");
+  constexpr std::size_t most_levels = 1000;
+  if (scopes_.size() >= most_levels) {
+    throw Error(fmt::format("more than {} modules call one another", most_levels),
+                "a module whose forward calls itself never ends");
+  }
   scopes_.push_back({&name, &class_name, in_list, not_made});
+}
+
+void Trace::note_failure() {
+  if (!failed_at_.empty()) return;
+  for (const PendingScope& scope : scopes_) {
+    if (scope.name->empty()) continue;
+    if (!failed_at_.empty()) failed_at_ += '.';
+    failed_at_ += *scope.name;
+  }
 }
 
 void Trace::leave() { scopes_.pop_back(); }
@@ -239,7 +251,10 @@ RotaryValues Trace::rotary(std::string_view set) const {
   for (const RotarySet& known : rotary_) {
     if (known.name == set) return known.values;
   }
-  throw InternalError("an attention module needs rotary values that the model did not provide");
+  throw Error(
+      fmt::format("an attention needs the rotary values '{}', which no rotary embedding of "
+                  "the model provided",
+                  set));
 }
 
 // --- tensors -------------------------------------------------------------------------------------
@@ -384,6 +399,9 @@ Value Trace::emit(const OpRecord& record, const Operands& inputs, const Shape& r
 }
 
 Value Trace::add_result(const Shape& result, DType dtype) {
+  if (current_ == 0 || region().ops.empty()) {
+    throw Error("a further result was added before any operator was traced");
+  }
   const TensorId id = new_tensor(result, dtype, TensorKind::activation);
   region().ops.back().outputs.push(id);
   return Value{current_, id};
@@ -485,12 +503,14 @@ Value Trace::rearrange(CopyKind kind, const Operands& sources, const std::array<
                        const Shape& result) {
   Copy op;
   op.kind = kind;
-  op.from = dtype(sources.values[0]);
+  if (sources.size() > parts.size())
+    fail_operand_index(static_cast<int>(parts.size()), parts.size());
+  op.from = dtype(sources[0]);
   op.to = op.from;
   op.parts = parts;
-  for (std::size_t i = 0; i < sources.count; ++i) {
+  for (std::size_t i = 0; i < sources.size(); ++i) {
     // What is repeated is read once.
-    op.read_elements += std::min(parts[i].elements(), shape(sources.values[i]).elements());
+    op.read_elements += std::min(parts[i].elements(), shape(sources[i]).elements());
     op.written_elements += parts[i].elements();
   }
   return emit(op, sources, result, op.to);

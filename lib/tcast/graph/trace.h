@@ -25,19 +25,29 @@ struct Value {
 };
 
 /// Operands of an op, in the order that its record documents.
-struct Operands {
-  std::array<Value, 6> values{};
-  std::uint8_t count = 0;
-
+class Operands {
+ public:
   Operands(std::initializer_list<Value> list) {
     for (const Value value : list) push(value);
   }
   void push(Value value) {
-    TCAST_CHECK(count < values.size(), "an op has at most six operands");
-    values[count++] = value;
+    if (count_ == values_.size()) fail_operand_count();
+    values_[count_++] = value;
   }
-  const Value* begin() const { return values.data(); }
-  const Value* end() const { return values.data() + count; }
+  std::size_t size() const { return count_; }
+  Value& operator[](std::size_t i) { return values_[checked(i)]; }
+  const Value& operator[](std::size_t i) const { return values_[checked(i)]; }
+  const Value* begin() const { return values_.data(); }
+  const Value* end() const { return values_.data() + count_; }
+
+ private:
+  std::size_t checked(std::size_t i) const {
+    if (i >= count_) fail_operand_index(static_cast<int>(i), count_);
+    return i;
+  }
+
+  std::array<Value, max_operands> values_{};
+  std::uint8_t count_ = 0;
 };
 
 /// A list member's region and how its calls are bound.
@@ -117,6 +127,11 @@ class TCAST_API Trace {
   void leave();
   /// Dotted path of the module at hand, list indices as '*'; "the root" at the top.
   std::string path() const;
+
+  /// Remembers the module at hand as the one whose forward failed; the innermost one counts.
+  void note_failure();
+  /// Dotted path of that module ("model.layers.[3-60].mlp"); empty when nothing failed.
+  const std::string& failed_at() const { return failed_at_; }
 
   // --- side values -------------------------------------------------------------------------------
 
@@ -288,6 +303,7 @@ class TCAST_API Trace {
   std::vector<RotarySet> rotary_;
   std::vector<NamedResult> results_;
   std::vector<PendingScope> scopes_;
+  std::string failed_at_;
 };
 
 /// Parameters belong to entry `index` of a list for its lifetime.

@@ -10,6 +10,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/model/transformer_model.h"
+#include "tcast/model/tree_check.h"
 
 namespace tcast {
 
@@ -267,6 +268,8 @@ TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions
   for (std::string& warning : warnings) model.add_warning(std::move(warning));
   if (!because.empty()) model.set_built_as(build_as);
   model.note_contributor(architectures(), architecture);
+  model.set_built_by("the " + architecture.text());
+  if (const std::optional<TreeFault> fault = find_fault(model.root())) fail_as_built(model, *fault);
   return model;
 }
 

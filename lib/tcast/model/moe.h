@@ -20,6 +20,8 @@ struct MlpNames {
   std::string up = "up_proj";
   std::string down = "down_proj";
   std::string gate_up = "";
+
+  bool operator==(const MlpNames&) const = default;
 };
 
 /// Feed-forward block: down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate.
@@ -28,17 +30,28 @@ class TCAST_API Mlp : public ModuleOf<Mlp> {
   /// `activation` is SiLU, GELU, ... as an elementwise kind of one operand.
   Mlp(std::string class_name, MlpNames names, ElementwiseKind activation);
 
-  Value forward(Trace& trace, Value input) const override;
+  struct Config {
+    MlpNames names{};
+    ElementwiseKind activation = ElementwiseKind::silu;
 
-  const MlpNames& names() const { return names_; }
-  ElementwiseKind activation() const { return activation_; }
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+
+  Value forward(Trace& trace, Value input) const override;
+  std::string fault() const override;
+
+  const MlpNames& names() const { return config_.names; }
+  ElementwiseKind activation() const { return config_.activation; }
 
   /// Cuts the intermediate width over the group. Throws Error when it does not divide.
   void shard(RankGroup group, bool reduce, const std::string& path);
 
+ protected:
+  void list_attributes(std::vector<Attribute>& list) const override;
+
  private:
-  MlpNames names_;
-  ElementwiseKind activation_;
+  Config config_;
 };
 
 /// Elementwise kind that multiplies the second operand by the activated first one (SwiGLU, GEGLU).
@@ -56,6 +69,8 @@ struct MoeConfig {
   bool correction_bias = false;
   bool normalize = false;
   double scale = 1;
+
+  bool operator==(const MoeConfig&) const = default;
 };
 
 /// How the experts of a block are spread (see shard_model): the ranks of a tensor-parallel group
@@ -66,6 +81,8 @@ struct ExpertParallel {
   RankGroup tensor_group;
   RankGroup token_slices;
   std::int64_t replicas = 1;  ///< data-parallel ones, of the whole deployment
+
+  bool operator==(const ExpertParallel&) const = default;
 };
 
 /// As HuggingFace's eager block: a loop over the experts, each picking its rows. An expert without
@@ -75,18 +92,30 @@ struct ExpertParallel {
 class TCAST_API EagerMoe : public ModuleOf<EagerMoe> {
  public:
   EagerMoe(std::string class_name, MoeConfig config, MoeFieldNames names);
+
+  struct Config : MoeConfig {
+    MoeFieldNames names{};
+
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+
   Value forward(Trace& trace, Value input) const override;
+  std::string fault() const override;
+
+ protected:
+  void list_attributes(std::vector<Attribute>& list) const override;
 
  private:
-  MoeConfig config_;
-  MoeFieldNames names_;
+  Config config_;
 };
 
 /// The experts of a fused block as one module: any registered class may take its place
 /// (profile field custom_expert_module_type).
-class TCAST_API ExpertsModule : public Module {
+class TCAST_API ExpertsModule : public ModulePart<ExpertsModule> {
  public:
-  using Module::Module;
+  using ModulePart::ModulePart;
+  NoState config() const { return {}; }
   /// Rows [rows, hidden] in the order of their experts, and how many each expert has; result
   /// [rows, hidden]. `load` is what is expected of these; when executing, its rows are those that
   /// there is room for.
@@ -102,12 +131,24 @@ class TCAST_API ExpertsModule : public Module {
 class TCAST_API GroupedExperts : public ModuleOf<GroupedExperts, ExpertsModule> {
  public:
   explicit GroupedExperts(Module& list);
+
+  struct Config {
+    RankGroup group{};  ///< that the experts are spread over
+
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+
   Value run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const override;
+  std::string fault() const override;
   void shard_tensor(RankGroup group, const std::string& path) override;
   void shard_experts(RankGroup group, const std::string& path) override;
 
+ protected:
+  void list_attributes(std::vector<Attribute>& list) const override;
+
  private:
-  RankGroup group_;  ///< that the experts are spread over
+  Config config_;
 };
 
 /// Fused block: route, permute, grouped experts, combine; with experts spread over ranks, an
@@ -118,10 +159,22 @@ class TCAST_API FusedMoe : public ModuleOf<FusedMoe> {
   /// ExpertsModule.
   FusedMoe(Module& original, MoeConfig config, MoeFieldNames names, bool route_in_block,
            double skew);
-  Value forward(Trace& trace, Value input) const override;
 
-  const MoeConfig& config() const { return config_; }
-  const MoeFieldNames& names() const { return names_; }
+  struct Config : MoeConfig {
+    MoeFieldNames names{};
+    bool route_in_block = false;
+    double skew = 0;
+    ExpertParallel parallel{};
+    RankGroup reduce_group{};  ///< sums routed and shared parts together at the end
+
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+
+  Value forward(Trace& trace, Value input) const override;
+  std::string fault() const override;
+
+  const MoeFieldNames& names() const { return config_.names; }
 
   /// How the tokens of a pass come to the experts, of `tokens` tokens that this rank is given.
   ExpertRouting routing(const Workload& workload, std::int64_t tokens) const;
@@ -130,21 +183,20 @@ class TCAST_API FusedMoe : public ModuleOf<FusedMoe> {
   /// something does not divide.
   void shard(const ExpertParallel& parallel, RankGroup tensor_parallel, const std::string& path);
 
+ protected:
+  void list_attributes(std::vector<Attribute>& list) const override;
+
  private:
-  MoeConfig config_;
-  MoeFieldNames names_;
-  bool route_in_block_;
-  double skew_;
-  ExpertParallel parallel_;
-  RankGroup reduce_group_;  ///< sums routed and shared parts together at the end
+  Config config_;
 };
 
 /// Reads the block's settings from its attributes under the names of `names`; nothing, and the
-/// reason in `missing`, when a required one is absent.
+/// reason in `missing`, when a required one is absent. Throws Error for a scoring_func that nobody
+/// knows and for attributes of another type.
 TCAST_API std::optional<MoeConfig> moe_config_of(const Module& block, const MoeFieldNames& names,
                                                  std::string& missing);
-/// Sets the attributes that moe_config_of() reads.
-TCAST_API void set_moe_attributes(Module& block, const MoeConfig& config,
-                                  const MoeFieldNames& names);
+/// Lists the attributes that moe_config_of() reads.
+TCAST_API void list_moe_attributes(std::vector<Attribute>& list, const MoeConfig& config,
+                                   const MoeFieldNames& names);
 
 }  // namespace tcast

@@ -34,6 +34,7 @@ struct TCAST_API RopeParameters {
   double context_limit = 0;
 
   std::vector<Attribute> attributes() const;
+  bool operator==(const RopeParameters&) const = default;
 };
 
 /// Reads rope_theta with rope_scaling (transformers 4) or rope_parameters (transformers 5); with

@@ -11,6 +11,7 @@
 #include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/model/tree_check.h"
 
 namespace tcast {
 
@@ -322,11 +323,15 @@ std::int64_t TransformerModel::weight_bytes() const {
 void TransformerModel::trace(const Workload& workload, Graph& graph) const {
   guard_modules("tracing", [&] {
     Trace tracer(graph, workload);
-    const Value result =
-        (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
-    if (!tracer.has_output("logits")) tracer.output("logits", result);
-    tracer.finish();
+    this->trace(tracer);
   });
+}
+
+void TransformerModel::trace(Trace& trace) const {
+  const std::int64_t tokens = trace.workload().tokens();
+  const Value result = (*root_)(trace, trace.input("token ids", {tokens}, DType::i64));
+  if (!trace.has_output("logits")) trace.output("logits", result);
+  trace.finish();
 }
 
 // --- registries ----------------------------------------------------------------------------------

@@ -134,6 +134,9 @@ class TCAST_API TransformerModel {
   /// (recognised, --assume-base, the profile's base); else empty.
   const std::string& built_as() const { return built_as_; }
   void set_built_as(std::string model_type) { built_as_ = std::move(model_type); }
+  /// Who built the untransformed tree: "the architecture 'llama' (builtin_model/llama.cpp:6)".
+  const std::string& built_by() const { return built_by_; }
+  void set_built_by(std::string architecture) { built_by_ = std::move(architecture); }
   /// Names that the model's hook gives; null before bind_custom_model() and where there is no hook.
   const std::shared_ptr<ModelNames>& names() const { return names_; }
   /// Names that a plugin's code gives are asked for guarded.
@@ -196,6 +199,8 @@ class TCAST_API TransformerModel {
 
   /// Traces one forward pass on one rank.
   void trace(const Workload& workload, Graph& graph) const;
+  /// The same into a trace of the caller's own, and finishes it.
+  void trace(Trace& trace) const;
 
  private:
   void note_contributor(const Registered& by, Provenance provenance);
@@ -212,6 +217,7 @@ class TCAST_API TransformerModel {
   std::vector<StepReport> reports_;
   Arguments custom_model_config_;
   std::string built_as_;
+  std::string built_by_ = "the architecture";
   std::shared_ptr<ModelNames> names_;
   StepObserver* observer_ = nullptr;
   const Registered* observer_maker_ = nullptr;

@@ -13,9 +13,10 @@ namespace tcast {
 void replace_named_class(TransformerModel& model, StepReport& report, const std::string& class_name,
                          const char* field,
                          const std::function<std::unique_ptr<Module>(
-                             Module& module, const std::string& path, std::string& reason)>& make) {
+                             Module& module, const std::string& path, NotReplaced& why)>& make) {
   std::set<std::string> classes;
   std::int64_t matched = 0;
+  std::int64_t already = 0;
   rewrite(model.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
     classes.insert(module.hf_class_name());
     if (module.hf_class_name() != class_name) return nullptr;
@@ -23,17 +24,18 @@ void replace_named_class(TransformerModel& model, StepReport& report, const std:
     matched += count;
     const std::string where = path.text();
     const std::string from = module.class_name();
-    std::string reason;
-    std::unique_ptr<Module> replacement = make(module, where, reason);
+    NotReplaced why;
+    std::unique_ptr<Module> replacement = make(module, where, why);
     if (replacement == nullptr) {
-      report.skipped.push_back({where, reason});
+      if (why.already) already += count;
+      report.skipped.push_back({where, why.reason});
       return nullptr;
     }
     report.changed.push_back({where, from, replacement->class_name()});
     report.changed_modules += count;
     return replacement;
   });
-  report.expected = matched;
+  report.expected = matched - already;
   if (matched > 0) return;
   if (model.options().num_hidden_layers) {
     report.skipped.push_back(
@@ -46,6 +48,16 @@ void replace_named_class(TransformerModel& model, StepReport& report, const std:
   throw Error(fmt::format("{}: {}: no module of the model has the class '{}'", source, field,
                           printable(class_name)),
               did_you_mean(class_name, present, "'tcast inspect' shows the classes"));
+}
+
+void keep_quantized_cache(const AttentionModule& original, AttentionModule& replacement,
+                          const char* step, const std::string& path) {
+  const std::optional<DType> dtype = original.quantized_cache();
+  if (!dtype || replacement.set_cache_dtype(*dtype)) return;
+  throw Error(fmt::format("step '{}' comes after step 'quantize_model': the KV cache of {} is in "
+                          "{}, and '{}' has none to store so",
+                          step, path, short_name_of(*dtype), replacement.class_name()),
+              fmt::format("call {} before quantize_model, and set_cache() in the class", step));
 }
 
 const RegistryEntry<ModuleClassFunction>& find_module_class(TransformerModel& model,

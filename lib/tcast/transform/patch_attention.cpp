@@ -49,7 +49,6 @@ TransformerModel& patch_attention(TransformerModel& model, const std::string& im
         }
         return nullptr;
       }
-      attentions += path.count();
       const std::string where = path.text();
       const std::string from = attention->class_name();
       CacheOptions options;
@@ -59,7 +58,9 @@ TransformerModel& patch_attention(TransformerModel& model, const std::string& im
       if (make == nullptr) {
         paged = attention->make_paged(options);
       } else {
-        paged = make->call(*attention, m.profile(), m.options());
+        // Made from a copy, so that one that would become what it is stays as it is.
+        const std::unique_ptr<Module> copy = module.clone();
+        paged = make->call(*copy, m.profile(), m.options());
         if (dynamic_cast<AttentionModule*>(paged.get()) == nullptr) {
           make->refuse(fmt::format("it made no attention of {}", where),
                        "a class for patch_attention must return an AttentionModule");
@@ -69,6 +70,14 @@ TransformerModel& patch_attention(TransformerModel& model, const std::string& im
         report.skipped.push_back({where, "'" + from + "' keeps a paged cache already"});
         return nullptr;
       }
+      if (auto* const replacement = dynamic_cast<AttentionModule*>(paged.get())) {
+        keep_quantized_cache(*attention, *replacement, "patch_attention", where);
+      }
+      if (make != nullptr && same_structure(*paged, module)) {
+        report.skipped.push_back({where, "it is a '" + from + "' already"});
+        return nullptr;
+      }
+      attentions += path.count();
       report.changed.push_back({where, from, paged->class_name()});
       report.changed_modules += path.count();
       return paged;

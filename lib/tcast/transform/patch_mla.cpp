@@ -32,7 +32,7 @@ std::string missing_fields(const Module& module, const MlaFieldNames& names) {
   }
   for (const std::string& attribute : {names.num_heads, names.kv_lora_rank, names.qk_nope_head_dim,
                                        names.qk_rope_head_dim, names.v_head_dim}) {
-    if (module.find_attribute(attribute) != nullptr) continue;
+    if (module.find_attribute(attribute)) continue;
     std::vector<std::string> present;
     for (const Attribute& known : module.attributes()) present.push_back(known.name);
     return fmt::format("it has no attribute '{}'; {}", attribute,
@@ -55,23 +55,31 @@ TransformerModel& patch_mla(TransformerModel& model, const std::string& implemen
       return;
     }
     const auto& make = find_module_class(m, implementation, "mla_module_class_type");
-    replace_named_class(m, report, *profile.mla_module_name, "mla_module_name",
-                        [&](Module& module, const std::string& path,
-                            std::string& reason) -> std::unique_ptr<Module> {
-                          reason = missing_fields(module, profile.mla_field_names);
-                          if (!reason.empty()) return nullptr;
-                          if (dynamic_cast<LatentAttention*>(&module) == nullptr) {
-                            reason = "class '" + module.class_name() + "' is not a LatentAttention";
-                            return nullptr;
-                          }
-                          std::unique_ptr<Module> made = make.call(module, profile, m.options());
-                          if (dynamic_cast<AttentionModule*>(made.get()) == nullptr) {
-                            make.refuse(
-                                fmt::format("it made no attention of {}", path),
-                                "a class for mla_module_class_type must return an AttentionModule");
-                          }
-                          return made;
-                        });
+    replace_named_class(
+        m, report, *profile.mla_module_name, "mla_module_name",
+        [&](Module& module, const std::string& path, NotReplaced& why) -> std::unique_ptr<Module> {
+          why.reason = missing_fields(module, profile.mla_field_names);
+          if (!why.reason.empty()) return nullptr;
+          const auto* const attention = dynamic_cast<LatentAttention*>(&module);
+          if (attention == nullptr) {
+            why.reason = "class '" + module.class_name() + "' is not a LatentAttention";
+            return nullptr;
+          }
+          // Made from a copy, so that one that would become what it is stays as it is.
+          const std::unique_ptr<Module> copy = module.clone();
+          std::unique_ptr<Module> made = make.call(*copy, profile, m.options());
+          auto* const replacement = dynamic_cast<AttentionModule*>(made.get());
+          if (replacement == nullptr) {
+            make.refuse(fmt::format("it made no attention of {}", path),
+                        "a class for mla_module_class_type must return an AttentionModule");
+          }
+          keep_quantized_cache(*attention, *replacement, "patch_mla", path);
+          if (same_structure(*made, module)) {
+            why = {fmt::format("it is a '{}' already", made->class_name()), true};
+            return nullptr;
+          }
+          return made;
+        });
   });
 }
 

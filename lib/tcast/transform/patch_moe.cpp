@@ -7,6 +7,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/model/fused_experts.h"
 #include "tcast/model/moe.h"
 #include "tcast/transform/named_class.h"
 #include "tcast/transform/pipeline.h"
@@ -24,6 +25,25 @@ std::optional<std::int64_t> configured_experts(const TransformerModel& model) {
     if (!config) return std::nullopt;
   }
   return config->find<std::int64_t>(keys.back());
+}
+
+/// Steps that treat fused experts otherwise come later. Experts that are cut one by one add their
+/// parts up one by one, which grouped ones do not.
+void require_untouched(const TransformerModel& m, const Module& experts, const std::string& path) {
+  require_before(m, "patch_moe", "shard_model",
+                 "the experts would not be spread as fused ones are");
+  if (dynamic_cast<const FusedExperts*>(&experts) != nullptr) {
+    for (const char* step : {"quantize_linear", "quantize_model"}) {
+      require_before(m, "patch_moe", step,
+                     "experts that are stored together would stay as they are");
+    }
+  }
+  walk(experts, [&](const Module& module, const ModulePath&) {
+    const auto* const linear = dynamic_cast<const Linear*>(&module);
+    if (linear == nullptr || !linear->is_sharded()) return;
+    throw Error(fmt::format("step 'patch_moe': the experts of {} are cut one by one already", path),
+                "call patch_moe before shard_model");
+  });
 }
 
 }  // namespace
@@ -44,14 +64,14 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
     const std::optional<std::int64_t> configured = configured_experts(m);
     replace_named_class(
         m, report, *profile.moe_module_name, "moe_module_name",
-        [&](Module& module, const std::string& path,
-            std::string& reason) -> std::unique_ptr<Module> {
+        [&](Module& module, const std::string& path, NotReplaced& why) -> std::unique_ptr<Module> {
           if (dynamic_cast<FusedMoe*>(&module) != nullptr) {
-            reason = "it is fused already";
+            why = {"it is fused already", true};
             return nullptr;
           }
-          const std::optional<MoeConfig> config = moe_config_of(module, names, reason);
+          const std::optional<MoeConfig> config = moe_config_of(module, names, why.reason);
           if (!config) return nullptr;
+          require_untouched(m, module.child(names.experts), path);
           if (configured && *configured != config->num_experts) {
             throw Error(
                 fmt::format("{}: the tree has {} experts, the config says {} ({})", path,

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/model/decoder.h"
+#include "tcast/model/tree_check.h"
 #include "tcast/transform/steps.h"
 
 namespace tcast {
@@ -43,36 +45,6 @@ const RegistryEntry<StepFunction>& find_step(const std::string& name, const std:
               plugin.empty()
                   ? did_you_mean(name, known, fmt::format("known are {}", join(known, ", ")))
                   : plugin);
-}
-
-/// What must hold after any step, whoever wrote it.
-void validate(TransformerModel& model, std::string_view step) {
-  auto fail = [&](const ModulePath& path, const std::string& what) {
-    throw Error(fmt::format("{} left {} {}", step, path.text(), what),
-                "this is a mistake in the step or in the hook that ran it");
-  };
-  walk(model.root(), [&](Module& module, const ModulePath& path) {
-    for (const auto& child : module.children()) {
-      if (child == nullptr) fail(path, "with a missing child");
-    }
-    const bool is_list = !module.children().empty() && module.children()[0]->members().in_list();
-    std::int64_t next = 0;
-    for (const auto& child : module.children()) {
-      if (!is_list) continue;
-      if (child->members().first != next) {
-        fail(path, fmt::format("with a gap before entry {}", child->members().first));
-      }
-      next += child->members().count;
-    }
-    for (const Parameter& parameter : module.parameters()) {
-      if (parameter.shape.elements() <= 0) {
-        fail(path, fmt::format("with an empty parameter '{}'", parameter.name));
-      }
-    }
-    if (auto* layers = dynamic_cast<LayerList*>(&module)) {
-      if (layers->reuse()) layers->compare_layers();
-    }
-  });
 }
 
 /// A hook that was registered as a function.
@@ -141,7 +113,56 @@ const RegistryEntry<CustomModelHook>& resolve_hook(const std::string& reference,
   }
 }
 
+// --- what must hold after any step, whoever wrote it ---------------------------------------------
+
+[[noreturn]] void fail_check(const std::string& who, const TreeFault& fault) {
+  throw Error(fmt::format("{} left {} broken: {}", who,
+                          fault.path.empty() ? "the model" : printable(fault.path),
+                          printable(fault.text, 1000)),
+              "this is a mistake in the step or in the hook that ran it");
+}
+
+/// Checks the tree, and compares layers again. `who` names, as text, what was done to it; it is
+/// called when something is wrong only.
+template <class Who>
+void check_tree(TransformerModel& model, Who who) {
+  if (const std::optional<TreeFault> fault = find_fault(model.root())) fail_check(who(), *fault);
+  model.guard_modules("comparing layers", [&model] {
+    walk(model.root(), [](Module& module, const ModulePath&) {
+      auto* const layers = dynamic_cast<LayerList*>(&module);
+      if (layers != nullptr && layers->reuse()) layers->compare_layers();
+    });
+  });
+}
+
+/// Traces the model as well, before anybody prices or executes it.
+template <class Who>
+void check_model(TransformerModel& model, Who who) {
+  check_tree(model, who);
+  if (const std::optional<TreeFault> fault = find_traced_fault(model)) fail_check(who(), *fault);
+}
+
+/// "step 'merge_mlp' of the hook 'example_decoder' of plugin 'example' (custom_model/...cpp:71)",
+/// "the step 'x' of plugin 'mine' (custom_model/x.cpp:3)".
+std::string step_text(const TransformerModel& model, std::string_view name) {
+  const std::string text = fmt::format("step '{}'", printable(name));
+  if (const auto* const hook = custom_model_of(model)) return text + " of the " + hook->text();
+  const auto* const step = registered_steps().find(name);
+  if (step != nullptr) return step->origin == Origin::custom ? "the " + step->text() : text;
+  const auto* const patch = patches().find(name);
+  return patch == nullptr ? text : "the " + patch->text();
+}
+
 }  // namespace
+
+void require_before(const TransformerModel& model, std::string_view step, std::string_view later,
+                    const std::string& consequence) {
+  for (const StepReport& report : model.reports()) {
+    if (report.step != later || report.changed_modules == 0) continue;
+    throw Error(fmt::format("step '{}' comes after step '{}': {}", step, later, consequence),
+                fmt::format("call {} before {}", step, later));
+  }
+}
 
 void CustomModel::validate(const TransformerModel&) const {}
 
@@ -250,6 +271,10 @@ TransformerModel& run_profile_steps(TransformerModel& model) {
         step.arguments ? Arguments(*step.arguments) : Arguments(step.place + ": ");
     if (entry.origin == Origin::custom) model.note_contributor(registered_steps(), entry);
     entry.call(model, arguments);
+    // A step of somebody's own may do without run_step().
+    if (entry.origin == Origin::custom) {
+      check_tree(model, [&] { return step_text(model, step.name); });
+    }
     arguments.reject_unread(fmt::format("the step '{}'", step.name));
   }
   return model;
@@ -280,17 +305,26 @@ TransformerModel& run_step(
   StepReport report;
   report.step = name;
   const std::vector<std::string>& skipped = model.options().skip_steps;
+  // Whoever prices or executes the model gets one that can be.
+  const auto check = [&model](auto who) {
+    model.observer() == nullptr ? check_tree(model, who) : check_model(model, who);
+  };
+  // A hook may have changed the tree since the last step, where nobody looked.
+  if (model.names() != nullptr) {
+    check([&] {
+      const auto* const hook = custom_model_of(model);
+      return fmt::format("{}, before step '{}',",
+                         hook != nullptr ? "the " + hook->text() : "a hook", printable(name));
+    });
+  }
   model.before_step(name);
   if (std::find(skipped.begin(), skipped.end(), name) != skipped.end()) {
     report.disabled = true;
     report.skipped.push_back({"", "disabled by --skip-step"});
   } else {
     const auto start = std::chrono::steady_clock::now();
-    const std::string step = fmt::format("step '{}'", name);
-    model.guard_modules(step, [&] {
-      body(model, report);
-      validate(model, step);
-    });
+    model.guard_modules(fmt::format("step '{}'", name), [&] { body(model, report); });
+    check([&] { return step_text(model, name); });
     const std::chrono::duration<double, std::milli> taken =
         std::chrono::steady_clock::now() - start;
     report.milliseconds = taken.count();
@@ -351,10 +385,13 @@ void transform(TransformerModel& model) {
     if (model.root().children().empty() && model.root().parameters().empty()) {
       hook->refuse("it left the model without a root");
     }
-    const std::string what = fmt::format("hook '{}'", hook->pattern);
-    model.guard_modules(what, [&] { validate(model, what); });
+    check_model(model, [&] { return "the " + hook->text(); });
   } else {
     run_profile_steps(model);
+    if (const std::optional<TreeFault> fault = find_traced_fault(model)) {
+      fail_check(fmt::format("{}, on what {} built,", describe_pipeline(model), model.built_by()),
+                 *fault);
+    }
   }
   note_unused(model, hook != nullptr);
   const std::vector<UnfulfilledRequest> left = model.unfulfilled();

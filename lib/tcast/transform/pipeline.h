@@ -80,10 +80,18 @@ TCAST_API std::span<const StepInfo> standard_steps();
 TCAST_API TransformerModel& run_standard_steps(TransformerModel& model);
 
 /// What every step does around its body: skips it if disabled, times it, runs it, records the
-/// report, validates the tree, tells the observer. A custom hook's own steps may use it too.
+/// report, checks the tree (find_fault()), compares layers again, tells the observer; with an
+/// observer, and at the end of a hook or pipeline, small traces are checked too. A custom hook's
+/// own steps may use it too. Throws Error naming hook or step, place, module and what is wrong with
+/// it.
 TCAST_API TransformerModel& run_step(
     TransformerModel& model, std::string_view name,
     const std::function<void(TransformerModel& model, StepReport& report)>& body);
+
+/// Refuses an order of steps: throws Error that names both when `later` ran already and changed
+/// something. `consequence` is what would be wrong, such as "its experts would stay whole".
+TCAST_API void require_before(const TransformerModel& model, std::string_view step,
+                              std::string_view later, const std::string& consequence);
 
 /// How a model is going to be transformed, in words: "the nine standard steps", "the hook 'mine' of
 /// plugin 'mine' (custom_model/mine.cpp:40)", "the pipeline of <profile>".

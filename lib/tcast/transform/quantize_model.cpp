@@ -132,6 +132,11 @@ void quantize_cache(TransformerModel& m, StepReport& report) {
   walk(m.root(), [&](Module& module, const ModulePath& path) {
     auto* attention = dynamic_cast<AttentionModule*>(&module);
     if (attention == nullptr) return;
+    if (attention->quantized_cache() == dtype) {
+      report.skipped.push_back({path.text(), "its KV cache is quantized already"});
+      any = true;
+      return;
+    }
     if (!attention->set_cache_dtype(dtype)) {
       report.skipped.push_back(
           {path.text(), fmt::format("'{}' has no paged cache (step patch_attention comes first)",

@@ -8,6 +8,10 @@
 namespace tcast {
 TransformerModel& wrap_model(TransformerModel& model) {
   return run_step(model, "wrap_model", [](TransformerModel& m, StepReport& report) {
+    if (dynamic_cast<LanguageModelWrapper*>(&m.root()) != nullptr) {
+      report.skipped.push_back({"", "the model is wrapped already"});
+      return;
+    }
     report.expected = 1;
     auto* lm = dynamic_cast<CausalLm*>(&m.root());
     if (lm == nullptr) {
