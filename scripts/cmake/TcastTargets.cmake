@@ -32,6 +32,10 @@ function(tcast_target target)
       -fsanitize=${TCAST_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
     target_link_options(${target} PRIVATE -fsanitize=${TCAST_SANITIZE})
   endif()
+  if(TCAST_FUZZ)
+    # What fuzz targets are led by; everything else may be linked with it all the same.
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
 endfunction()
 
 # An OBJECT library of all sources in a folder of models. A new file needs no edit here; an absent

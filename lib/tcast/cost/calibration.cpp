@@ -315,7 +315,6 @@ struct Limits {
 /// Fits one class. A rate cannot be below what was reached, nor is it known when it is so high that
 /// it never matters: then it ends at a bound.
 ClassFit fit_class(std::span<const Sample> samples, const Limits& limits) {
-  ClassFit start;
   std::array<double, dtype_count> best_matrix{};
   std::array<double, dtype_count> best_bytes{};
   double best_vector = 0;
