@@ -20,6 +20,7 @@
 #include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/tree_text.h"
 
 namespace tcast {
@@ -43,11 +44,7 @@ std::vector<std::string> remarks(const TransformerModel& model) {
   std::vector<std::string> list;
   for (const std::string& assumption : model.assumptions())
     list.push_back("assumed: " + assumption);
-  for (const StepReport& report : model.reports()) {
-    for (const std::string& warning : report.warnings) {
-      list.push_back(fmt::format("warning: {}: {}", report.step, warning));
-    }
-  }
+  for (const std::string& warning : model_warnings(model)) list.push_back("warning: " + warning);
   model.config().has("max_position_embeddings");  // simulate compares lengths with it
   const std::vector<std::string> unread = model.config().unread_keys();
   if (!unread.empty()) list.push_back("not read: " + printable(join(unread, ", "), 2000));

@@ -18,6 +18,7 @@
 #include "app/command.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/simulation.h"
 
 namespace tcast {
@@ -88,6 +89,7 @@ class ProfileOpsCommand final : public Command {
     timing.err = &streams.err;
     simulation.run_on_host(timing, false);
     Report report;
+    report.warnings = model_warnings(model);
     simulation.fill(report);
     for (const std::string& warning : report.warnings) {
       fmt::print(streams.err, "tcast: warning: {}\n", warning);

@@ -1,14 +1,17 @@
 #include "app/report_model.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "tcast/base/text.h"
 #include "tcast/transform/pipeline.h"
+#include "tcast/transform/stored_dtypes.h"
 
 #include "app/json_text.h"
 
@@ -44,11 +47,55 @@ void add_model(Report& report, const TransformerModel& model) {
     report.assumptions.push_back("config keys that nothing read: " +
                                  printable(join(unread, ", "), 2000));
   }
-  for (const StepReport& step : model.reports()) {
-    for (const std::string& warning : step.warnings) {
-      report.warnings.push_back(step.step + ": " + warning);
-    }
+  report.dtypes = report_dtypes(model);
+  report.mtp_tokens = model.options().num_mtp_tokens;
+  for (std::string& warning : model_warnings(model)) {
+    report.warnings.push_back(std::move(warning));
   }
+}
+
+std::vector<std::string> model_warnings(const TransformerModel& model) {
+  std::vector<std::string> warnings = model.warnings();
+  for (const StepReport& step : model.reports()) {
+    for (const std::string& warning : step.warnings) warnings.push_back(step.step + ": " + warning);
+  }
+  return warnings;
+}
+
+ReportDTypes report_dtypes(const TransformerModel& model) {
+  const StoredDTypes stored = stored_dtypes(model);
+  const auto names = [](const std::vector<DType>& dtypes) {
+    std::vector<std::string> list;
+    for (const DType dtype : dtypes) list.emplace_back(name_of(dtype));
+    return list;
+  };
+  ReportDTypes dtypes;
+  for (const StoredDTypes::Linears& one : stored.linears) {
+    ReportDTypes::Linears& linears = dtypes.linears.emplace_back();
+    linears.scheme = one.quantization ? name_of(one.quantization->scheme) : "none";
+    linears.source = one.source;
+    linears.weight_dtype = name_of(one.weight);
+    linears.bits = bits_of(one.weight);
+    linears.bytes = one.bytes;
+    DType activation = stored.activations;
+    if (one.quantization) {
+      const WeightScales& scales = one.quantization->scales;
+      linears.block = {scales.block_rows, scales.block_columns};
+      activation = one.quantization->activation.value_or(activation);
+    }
+    linears.activation_dtype = name_of(activation);
+  }
+  dtypes.embedding_dtypes = names(stored.embeddings);
+  dtypes.activation_dtype = name_of(stored.activations);
+  dtypes.compute_dtypes = names(stored.compute);
+  dtypes.kv_cache_dtypes = names(stored.caches);
+  for (int i = 0; i < dtype_count; ++i) {
+    const std::int64_t bytes = stored.bytes_by_dtype[static_cast<std::size_t>(i)];
+    if (bytes > 0) dtypes.weight_bytes.emplace_back(name_of(static_cast<DType>(i)), bytes);
+  }
+  std::stable_sort(dtypes.weight_bytes.begin(), dtypes.weight_bytes.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  return dtypes;
 }
 
 void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,

@@ -28,6 +28,7 @@
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/speculation.h"
 #include "app/token_ids.h"
 
@@ -275,9 +276,11 @@ class RunCommand final : public Command {
                     current_threads(), generation.ranks());
     text += fmt::format("  transformed by {}; weights are generated, not those of the checkpoint\n",
                         pipeline);
+    text += wrap("  ", describe(report_dtypes(model)));
     for (const std::string& note : generation.executor().notes()) {
       text += fmt::format("  this host: {}\n", note);
     }
+    for (const std::string& warning : model_warnings(model)) text += wrap("  warning: ", warning);
     const double prompt_tokens = requests * static_cast<double>(input_length);
     text += fmt::format("\nprefill       {:>10}  {} request(s) of {} tokens, {:.0f} tokens/s\n",
                         format_seconds(result.prefill_s), result.tokens.size(), input_length,
@@ -370,6 +373,7 @@ class RunCommand final : public Command {
     if (comparison) json["comparison"] = comparison->json();
     json["tokens"] = result.tokens;
     json["notes"] = generation.executor().notes();
+    json["warnings"] = model_warnings(model);
     return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   }
 

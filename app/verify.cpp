@@ -20,6 +20,7 @@
 #include "app/generation.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/report_model.h"
 #include "app/shrink.h"
 #include "app/token_ids.h"
 #include "app/verification.h"
@@ -173,6 +174,7 @@ class VerifyCommand final : public Command {
       text += wrap("  precision ", precision_text(request));
     }
     for (const std::string& note : verification.notes()) text += wrap("  note      ", note);
+    for (const std::string& warning : model_warnings(model)) text += wrap("  warning   ", warning);
     text += '\n';
 
     std::vector<TextColumn> columns = {
@@ -297,6 +299,7 @@ class VerifyCommand final : public Command {
       json["steps"].push_back(std::move(one));
     }
     json["notes"] = verification.notes();
+    json["warnings"] = model_warnings(model);
     json["keeps_function"] = verification.keeps_function();
     return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   }

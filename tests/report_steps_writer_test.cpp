@@ -127,6 +127,9 @@ all steps together
   decode step memory traffic  15.8 GiB  9.31 GiB  -6.52 GiB  -41.2 %
   decode step time             5.00 ms   3.00 ms   -2.00 ms  -40.0 %
   executed operators            2.00 K    1.50 K       -500  -25.0 %
+
+warnings
+  - the profile is generic
 )");
 }
 

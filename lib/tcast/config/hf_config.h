@@ -40,6 +40,14 @@ class TCAST_API HfConfig {
   /// The file as the user named it.
   const std::string& file() const;
 
+  /// The path of keys to this map in its file ("text_config.quantization_config"); "" for the
+  /// whole.
+  std::string path() const { return root_.path(); }
+
+  /// The folder that holds the model's files, of a config.json or a directory that was loaded; else
+  /// empty: what lies beside a file of another name need not belong to it.
+  const std::string& folder() const { return folder_; }
+
   /// True when the key, or one of its aliases, is there with a value other than null.
   bool has(std::string_view key) const;
 
@@ -79,10 +87,12 @@ class TCAST_API HfConfig {
   std::optional<Node> node(std::string_view key) const;
 
   /// The same config with other sizes, under every name that the size has in it; under the given
-  /// one where it has none. Messages about it have other places than those in the file.
+  /// one where it has none. Messages about it have other places than those in the file; what the
+  /// config of the whole model says stays.
   HfConfig with_sizes(const ConfigSizes& sizes) const;
 
-  /// Checkpoint dtype: `torch_dtype` or `dtype`; nothing when absent. Throws Error when unknown.
+  /// Checkpoint dtype: `torch_dtype` or `dtype`; nothing when absent. Throws Error for anything but
+  /// float32, float16 and bfloat16: it is the dtype of what is not quantized.
   std::optional<DType> checkpoint_dtype() const;
 
   /// Key paths that nothing has read so far, in document order; keys that cannot matter for
@@ -107,6 +117,7 @@ class TCAST_API HfConfig {
 
   std::shared_ptr<State> state_;  // read marks, shared with nested configs of the same file
   Node root_;
+  std::string folder_;
   std::shared_ptr<const HfConfig> outer_;  // that copies of this one share; null: none
   std::vector<std::string> outer_keys_;    // those that it is asked for
 };

@@ -32,6 +32,10 @@ class TCAST_API AttentionModule : public Module {
   /// Stores keys and values in another dtype from now on. False: it has no cache of its own to
   /// change (an eager module's grows with the activations' dtype).
   bool set_cache_dtype(DType dtype);
+  /// The dtype of its paged cache; nothing for an eager module.
+  std::optional<DType> cache_dtype() const {
+    return cache_ ? std::optional<DType>(cache_->dtype) : std::nullopt;
+  }
 
  protected:
   /// A paged form says how it keeps keys and values.

@@ -38,6 +38,9 @@ void LatentAttention::shard_heads(RankGroup group, const std::string& path) {
   linear(config_.q_lora_rank > 0 ? names_.q_b_proj : names_.q_proj).shard_columns(group);
   linear(names_.kv_b_proj).shard_columns(group);
   linear(names_.o_proj).shard_rows(group);
+  linear(names_.kv_a_proj_with_mqa).parameters()[0].whole_because = "every head needs the latent";
+  if (config_.q_lora_rank == 0) return;
+  linear(names_.q_a_proj).parameters()[0].whole_because = "every head needs the compressed query";
 }
 
 Value LatentAttention::project_query(Trace& trace, Value hidden) const {

@@ -201,7 +201,8 @@ void Embedding::shard_rows(RankGroup group) {
 
 PositionEmbedding::PositionEmbedding(std::int64_t positions, std::int64_t width, DType dtype)
     : ModuleOf("Embedding") {
-  add_parameter(make_parameter("weight", {positions, width}, dtype, InitRole::embedding));
+  add_parameter(make_parameter("weight", {positions, width}, dtype, InitRole::embedding))
+      .whole_because = "positions are few";
 }
 
 Value PositionEmbedding::forward(Trace& trace, Value positions) const {

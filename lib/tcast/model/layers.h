@@ -33,6 +33,7 @@ struct LinearQuantization {
   std::int64_t activation_group = 0;
 
   std::string describe() const;
+  bool operator==(const LinearQuantization&) const = default;
 };
 
 /// y = x W^T + b. Parameters: weight [out, in], bias [out]. Quantized and sharded forms are

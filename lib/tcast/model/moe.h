@@ -128,6 +128,8 @@ class TCAST_API FusedMoe : public ModuleOf<FusedMoe> {
 
   const MoeConfig& config() const { return config_; }
   const MoeFieldNames& names() const { return names_; }
+  /// Zipf exponent of the routing that it is priced with; 0: even.
+  double skew() const { return skew_; }
 
   /// Spreads the experts; the shared experts are cut over `tensor_parallel`. Throws Error when
   /// something does not divide.

@@ -300,11 +300,22 @@ std::string write_step(const ReportStep& step, const ReportStep* before) {
   return result;
 }
 
+/// Those that are no step's own, which stand with the step.
+std::vector<std::string> warnings_of_model(const Report& report) {
+  std::vector<std::string> warnings = report.warnings;
+  for (const ReportStep& step : report.steps) {
+    for (const std::string& own : step.warnings) std::erase(warnings, step.step + ": " + own);
+  }
+  return warnings;
+}
+
 }  // namespace
 
 std::string write_steps_table(const Report& report) {
   std::string result = write_header(report);
-  if (report.steps.empty()) return result + "\nno step ran\n";
+  if (report.steps.empty()) {
+    return result + "\nno step ran\n" + write_list("warnings", report.warnings);
+  }
   result += "\n" + write_overview(report.steps);
   for (std::size_t i = 0; i < report.steps.size(); ++i) {
     if (report.steps[i].step.empty()) continue;
@@ -313,7 +324,7 @@ std::string write_steps_table(const Report& report) {
   if (report.steps.size() > 2 && report.steps.front().step.empty()) {
     result += "\nall steps together\n" + write_effect(report.steps.front(), report.steps.back());
   }
-  return result;
+  return result + write_list("warnings", warnings_of_model(report));
 }
 
 }  // namespace tcast

@@ -45,11 +45,10 @@ TransformerModel& patch_attention(TransformerModel& model, const std::string& im
         if (looks_like_attention) {
           attentions += path.count();
           report.skipped.push_back(
-              {path.text(), "class '" + module.class_name() + "' is not an AttentionModule"});
+              {path.text(), "class '" + module.class_name() + "' is not an AttentionModule", true});
         }
         return nullptr;
       }
-      attentions += path.count();
       const std::string where = path.text();
       const std::string from = attention->class_name();
       CacheOptions options;
@@ -70,6 +69,7 @@ TransformerModel& patch_attention(TransformerModel& model, const std::string& im
         report.skipped.push_back({where, "'" + from + "' keeps a paged cache already"});
         return nullptr;
       }
+      attentions += path.count();
       report.changed.push_back({where, from, paged->class_name()});
       report.changed_modules += path.count();
       return paged;

@@ -1,5 +1,6 @@
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -41,6 +42,12 @@ std::string missing_fields(const Module& module, const MlaFieldNames& names) {
   return "";
 }
 
+/// Whether a module caches keys and values of every head although it computes them from latents.
+bool expands_latents(const Module& module) {
+  return dynamic_cast<const EagerLatentAttention*>(&module) != nullptr ||
+         dynamic_cast<const PagedExpandedAttention*>(&module) != nullptr;
+}
+
 }  // namespace
 
 TransformerModel& patch_mla(TransformerModel& model) {
@@ -50,27 +57,29 @@ TransformerModel& patch_mla(TransformerModel& model) {
 TransformerModel& patch_mla(TransformerModel& model, const std::string& implementation) {
   return run_step(model, "patch_mla", [&](TransformerModel& m, StepReport& report) {
     const ModelProfile& profile = m.profile();
+    constexpr const char* no_name = "the profile names no latent attention (mla_module_name)";
     if (!profile.mla_module_name) {
-      report.skipped.push_back({"", "the profile names no latent attention (mla_module_name)"});
+      report.skipped.push_back({"", no_name});
+      expect_also(m, report, no_name, expands_latents);
       return;
     }
     const ModuleClassFunction make = find_module_class(implementation, "mla_module_class_type");
     replace_named_class(
         m, report, *profile.mla_module_name, "mla_module_name",
-        [&](Module& module, const std::string&, std::string& reason) -> std::unique_ptr<Module> {
-          reason = missing_fields(module, profile.mla_field_names);
-          if (!reason.empty()) return nullptr;
+        [&](Module& module, const std::string&) -> Replacement {
+          std::string reason = missing_fields(module, profile.mla_field_names);
+          if (!reason.empty()) return {nullptr, std::move(reason)};
           if (dynamic_cast<LatentAttention*>(&module) == nullptr) {
-            reason = "class '" + module.class_name() + "' is not a LatentAttention";
-            return nullptr;
+            return {nullptr, "class '" + module.class_name() + "' is not a LatentAttention"};
           }
           std::unique_ptr<Module> made = make(module, profile, m.options());
           if (dynamic_cast<AttentionModule*>(made.get()) == nullptr) {
             throw Error(fmt::format("profile: mla_module_class_type: '{}' is no attention class",
                                     printable(implementation)));
           }
-          return made;
+          return {std::move(made)};
         });
+    expect_also(m, report, "its class is not the profile's mla_module_name", expands_latents);
   });
 }
 

@@ -35,8 +35,13 @@ TransformerModel& patch_moe(TransformerModel& model) {
 TransformerModel& patch_moe(TransformerModel& model, const std::string& experts) {
   return run_step(model, "patch_moe", [&](TransformerModel& m, StepReport& report) {
     const ModelProfile& profile = m.profile();
+    constexpr const char* no_name = "the profile names no mixture of experts (moe_module_name)";
+    const auto is_eager = [](const Module& module) {
+      return dynamic_cast<const EagerMoe*>(&module) != nullptr;
+    };
     if (!profile.moe_module_name) {
-      report.skipped.push_back({"", "the profile names no mixture of experts (moe_module_name)"});
+      report.skipped.push_back({"", no_name, m.options().expert_skew > 0});
+      expect_also(m, report, no_name, is_eager);
       return;
     }
     const MoeFieldNames& names = profile.moe_field_names;
@@ -45,14 +50,13 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
     const std::optional<std::int64_t> configured = configured_experts(m);
     replace_named_class(
         m, report, *profile.moe_module_name, "moe_module_name",
-        [&](Module& module, const std::string& path,
-            std::string& reason) -> std::unique_ptr<Module> {
+        [&](Module& module, const std::string& path) -> Replacement {
           if (dynamic_cast<FusedMoe*>(&module) != nullptr) {
-            reason = "it is fused already";
-            return nullptr;
+            return {nullptr, "it is fused already", true};
           }
+          std::string reason;
           const std::optional<MoeConfig> config = moe_config_of(module, names, reason);
-          if (!config) return nullptr;
+          if (!config) return {nullptr, std::move(reason)};
           if (configured && *configured != config->num_experts) {
             throw Error(
                 fmt::format("{}: the tree has {} experts, the config says {} ({})", path,
@@ -70,10 +74,11 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
             }
             module.replace_child(i, std::move(made));
           }
-          m.fulfil(Request::expert_skew);
-          return std::make_unique<FusedMoe>(
-              module, *config, names, profile.moe_gate_returns_raw_logits, m.options().expert_skew);
+          return {std::make_unique<FusedMoe>(module, *config, names,
+                                             profile.moe_gate_returns_raw_logits,
+                                             m.options().expert_skew)};
         });
+    expect_also(m, report, "its class is not the profile's moe_module_name", is_eager);
   });
 }
 

@@ -20,11 +20,16 @@ void add_head(CausalLm& lm, StepReport& report) {
 
 TransformerModel& wrap_model(TransformerModel& model) {
   return run_step(model, "wrap_model", [](TransformerModel& m, StepReport& report) {
+    if (dynamic_cast<LanguageModelWrapper*>(&m.root()) != nullptr) {
+      report.expected = 0;
+      report.skipped.push_back({"", "it is wrapped already"});
+      return;
+    }
     report.expected = 1;
     auto* lm = dynamic_cast<CausalLm*>(&m.root());
     if (lm == nullptr) {
       report.skipped.push_back(
-          {"", "'" + m.root().class_name() + "' is not a causal language model"});
+          {"", "'" + m.root().class_name() + "' is not a causal language model", true});
       return;
     }
     if (lm->head() == nullptr) {
