@@ -4,7 +4,6 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <fmt/ostream.h>
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/error.h"
@@ -16,6 +15,7 @@
 
 #include "app/command.h"
 #include "app/host_calibration.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/simulation.h"
@@ -46,7 +46,7 @@ class CalibrateCommand final : public Command {
                     HostCalibrationOptions::thorough_budget_s));
     line.add_flag("--thorough", thorough_, "time about twice as many operators");
     line.begin_group("Output");
-    line.add_option("-o,--output", "FILE", to_text(file_),
+    line.add_output("-o,--output", file_,
                     "write the device profile to a file, and the table of errors to the standard "
                     "output; else the profile goes there and the table to the standard error");
     line.add_option(
@@ -62,13 +62,12 @@ class CalibrateCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    require_writable(file_);
     HostCalibrationOptions options;
     options.name = name_;
     options.threads = static_cast<int>(threads_);
     options.thorough = thorough_;
     options.time_budget_s = time_budget_s_;
-    options.err = &streams.err;
+    options.progress = &streams.progress;
     HostCalibrator calibrator(options);
     for (int round = 0; round < calibrator.rounds(); ++round) calibrator.time_round();
     const HostCalibration host = calibrator.fit();
@@ -77,8 +76,12 @@ class CalibrateCommand final : public Command {
     const std::string yaml =
         "# Written by tcast calibrate: " + host.source + "\n" + to_yaml(host.calibration.device);
     const std::string errors = json_ ? json_of(host) : table_of(host);
-    write_result(file_, yaml, streams.out);
-    (file_.empty() ? streams.err : streams.out) << errors;
+    write_data(file_, yaml, streams);
+    if (json_) {
+      (file_.is_given() ? streams.data : streams.err) << errors;
+    } else {
+      (file_.is_given() ? streams.out : streams.err) << errors;
+    }
     return 0;
   }
 
@@ -96,7 +99,7 @@ class CalibrateCommand final : public Command {
     }
     if (sum > 0) timing.mean_spread = weighted / sum;
     for (const std::string& warning : timing_warnings(timing)) {
-      fmt::print(err, "tcast: warning: {}\n", warning);
+      say(err, "warning", warning);
     }
   }
 
@@ -107,10 +110,10 @@ class CalibrateCommand final : public Command {
       const bool product =
           residual.op_class == OpClass::matmul || residual.op_class == OpClass::matvec;
       if (!product || residual.held_out == 0 || residual.median <= much) continue;
-      fmt::print(err,
-                 "tcast: warning: the profile misses the {} operators that it was not fitted to by "
-                 "{:.0f} % (median); repeat on a quiet machine or with a larger --time-budget\n",
-                 name_of(residual.op_class), 100 * residual.median);
+      say(err, "warning",
+          fmt::format("the profile misses the {} operators that it was not fitted to by {:.0f} % "
+                      "(median); repeat on a quiet machine or with a larger --time-budget",
+                      name_of(residual.op_class), 100 * residual.median));
     }
   }
 
@@ -151,16 +154,11 @@ class CalibrateCommand final : public Command {
     }
     text += table.text() + "\n";
     text += wrap("", "Errors are |estimate / measured - 1| of operators that the fit did not see.");
-    if (!file_.empty()) {
-      text += fmt::format(
-          "Use it: tcast simulate CONFIG --device {}\n",
-          file_.find('/') == std::string::npos && !is_yaml(file_) ? "./" + file_ : file_);
+    if (const std::string& file = file_.path(); !file.empty()) {
+      text += fmt::format("Use it: tcast simulate CONFIG --device {}\n",
+                          is_device_path(file) ? file : "./" + file);
     }
     return text;
-  }
-
-  static bool is_yaml(const std::string& file) {
-    return file.ends_with(".yaml") || file.ends_with(".yml");
   }
 
   static std::string json_of(const HostCalibration& host) {
@@ -206,11 +204,11 @@ class CalibrateCommand final : public Command {
                              {"timed_share", timed[i].last.share},
                              {"kernel", timed[i].last.implementation}});
     }
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   std::string name_;
-  std::string file_;
+  OutputFile file_;
   std::int64_t threads_ = 0;
   double time_budget_s_ = 0;  // 0: the default
   bool thorough_ = false;

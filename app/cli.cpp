@@ -4,7 +4,9 @@
 #include <memory>
 #include <new>
 #include <ostream>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <fmt/format.h>
@@ -15,6 +17,7 @@
 #include "app/command.h"
 #include "app/interrupt.h"
 #include "app/plugin_options.h"
+#include "app/termination.h"
 
 namespace tcast {
 namespace {
@@ -66,7 +69,13 @@ int run_command(const CommandInfo& info, const std::vector<std::string>& argumen
     line.print_help(streams.out);
     return 0;
   }
-  return command->run(streams);
+  line.open_outputs();
+  const int status = command->run(streams);
+  if (status != 0 || !plugins.strict() || command->warnings() == 0) return status;
+  streams.out.flush();
+  throw Error(fmt::format("--strict: {} warning{}", command->warnings(),
+                          command->warnings() == 1 ? "" : "s"),
+              "they stand in the result; leave out --strict to take it as it is");
 }
 
 int run_line(std::vector<std::string> arguments, Streams streams) {
@@ -90,37 +99,60 @@ int run_line(std::vector<std::string> arguments, Streams streams) {
   return run_command(find_command(first), arguments, streams);
 }
 
-void print_error(std::ostream& err, const Error& error) {
-  err << "tcast: error: " << error.what() << '\n';
-  if (!error.hint().empty()) err << "  hint: " << error.hint() << '\n';
+void print_error(std::ostream& err, const std::string& message, const std::string& hint = {}) {
+  say(err, "error", message);
+  if (!hint.empty()) err << "  hint: " << printable(hint, max_message_bytes) << '\n';
+}
+
+/// Says what the exception that is being handled means; returns the exit status for it.
+int report_failure(std::ostream& err) {
+  try {
+    throw;
+  } catch (const UsageError& error) {
+    print_error(err, error.what(), error.hint());
+    return 2;
+  } catch (const Error& error) {
+    print_error(err, error.what(), error.hint());
+    return 1;
+  } catch (const Interrupted& interrupted) {
+    err << "tcast: interrupted\n";
+    return interrupted.exit_status();
+  } catch (const std::bad_alloc&) {
+    print_error(err, "not enough memory");
+    return 1;
+  } catch (const std::length_error&) {
+    print_error(err, "not enough memory: something is larger than any memory");
+    return 1;
+  } catch (const std::system_error& error) {
+    // The file system, or a thread that the system does not give.
+    print_error(err, error.what());
+    return 1;
+  } catch (const std::exception& error) {
+    print_error(
+        err, fmt::format("internal error: {}", error.what()),
+        "this is a mistake in tcast; please report it with the command line and the config");
+    return 70;
+  } catch (...) {
+    print_error(err, "internal error: something was thrown that is no exception");
+    return 70;
+  }
 }
 
 }  // namespace
 
 int run_cli(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
+  const TerminationGuard termination;
+  PrintableStream text(out);
+  PrintableStream messages(err);
   try {
-    const int status = run_line({argv + (argc > 0 ? 1 : 0), argv + argc}, {out, err});
+    const int status = run_line({argv + (argc > 0 ? 1 : 0), argv + argc},
+                                {.out = text, .err = messages, .data = out, .progress = err});
     // A closed pipe or a full disk shows when the last of it is written.
-    out.flush();
+    text.flush();
     if (!out) throw Error("cannot write to the standard output");
     return status;
-  } catch (const UsageError& error) {
-    print_error(err, error);
-    return 2;
-  } catch (const Error& error) {
-    print_error(err, error);
-    return 1;
-  } catch (const Interrupted&) {
-    err << "tcast: interrupted\n";
-    return 130;
-  } catch (const std::bad_alloc&) {
-    print_error(err, Error("not enough memory"));
-    return 1;
-  } catch (const std::exception& error) {
-    print_error(err, Error(fmt::format("internal error: {}", error.what()),
-                           "this is a mistake in tcast; please report it with the command line and "
-                           "the config"));
-    return 70;
+  } catch (...) {
+    return report_failure(messages);
   }
 }
 

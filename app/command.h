@@ -1,18 +1,13 @@
 #pragma once
 
-#include <iosfwd>
+#include <cstddef>
 #include <memory>
 #include <string_view>
 
 #include "app/command_line.h"
+#include "app/streams.h"
 
 namespace tcast {
-
-/// Where a command writes: results to `out`, everything else to `err`.
-struct Streams {
-  std::ostream& out;
-  std::ostream& err;
-};
 
 /// One command of the program. Its options are members, filled while the line is parsed.
 class Command {
@@ -24,6 +19,15 @@ class Command {
 
   /// Runs the command after its line was parsed. Returns the exit status. Throws Error.
   virtual int run(Streams streams) = 0;
+
+  /// Warnings that the results carry: with --strict, they make the run a failed one.
+  std::size_t warnings() const { return warnings_; }
+
+ protected:
+  void note_warnings(std::size_t count) { warnings_ += count; }
+
+ private:
+  std::size_t warnings_ = 0;
 };
 
 /// A command as the program lists it.

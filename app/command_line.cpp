@@ -14,6 +14,8 @@
 
 #include "tcast/base/text.h"
 
+#include "app/output.h"
+
 // CLI11 takes the line apart; reading the values, the messages and the help are ours, because those
 // of CLI11 2.1 name neither what was expected nor what is near.
 
@@ -101,6 +103,12 @@ std::vector<std::string> wrap(const std::string& text, std::size_t width) {
     }
   }
   return lines;
+}
+
+/// A file that nobody checks before the work cannot be declared.
+void require_use(const OptionValue& value) {
+  const bool file = value.name.find("FILE") != std::string::npos || value.name == "CONFIG";
+  TCAST_CHECK(file == (value.use != FileUse::none), "an option says what it does with its file");
 }
 
 constexpr std::size_t help_column = 30;
@@ -196,7 +204,7 @@ std::size_t find_choice(const std::string& text, std::span<const std::string> na
 
 struct CommandLine::Option {
   std::vector<std::string> names;
-  std::string value;  // empty: a flag
+  OptionValue value = "";  // without a name: a flag
   Reader reader;
   std::string help;
   std::string group;
@@ -207,11 +215,12 @@ struct CommandLine::Option {
 };
 
 struct CommandLine::Positional {
-  std::string value;
+  OptionValue value;
   Reader reader;
   std::string help;
   bool required = true;
   bool repeated = false;
+  std::vector<std::string> texts;  // as they were on the line
 };
 
 CommandLine::CommandLine(std::string name, std::string summary)
@@ -219,14 +228,16 @@ CommandLine::CommandLine(std::string name, std::string summary)
 
 CommandLine::~CommandLine() = default;
 
-void CommandLine::add_positional(std::string value, Reader reader, std::string help, bool required,
+void CommandLine::add_positional(OptionValue value, Reader reader, std::string help, bool required,
                                  bool repeated) {
+  require_use(value);
   positionals_.push_back(
-      {std::move(value), std::move(reader), std::move(help), required, repeated});
+      {std::move(value), std::move(reader), std::move(help), required, repeated, {}});
 }
 
-CommandLine::Option& CommandLine::add(const std::string& names, std::string value, Reader reader,
+CommandLine::Option& CommandLine::add(const std::string& names, OptionValue value, Reader reader,
                                       std::string help) {
+  require_use(value);
   auto option = std::make_unique<Option>();
   option->names = split(names, ',');
   option->value = std::move(value);
@@ -237,12 +248,12 @@ CommandLine::Option& CommandLine::add(const std::string& names, std::string valu
   return *options_.back();
 }
 
-void CommandLine::add_option(const std::string& names, std::string value, Reader reader,
+void CommandLine::add_option(const std::string& names, OptionValue value, Reader reader,
                              std::string help) {
   add(names, std::move(value), std::move(reader), std::move(help));
 }
 
-void CommandLine::add_repeated(const std::string& names, std::string value, Reader reader,
+void CommandLine::add_repeated(const std::string& names, OptionValue value, Reader reader,
                                std::string help) {
   add(names, std::move(value), std::move(reader), std::move(help)).repeated = true;
 }
@@ -252,9 +263,21 @@ void CommandLine::add_flag(const std::string& names, bool& target, std::string h
       names, "", [&target, value](const std::string&) { target = value; }, std::move(help));
 }
 
-void CommandLine::add_possibly_empty(const std::string& names, std::string value, Reader reader,
+void CommandLine::add_possibly_empty(const std::string& names, OptionValue value, Reader reader,
                                      std::string help) {
   add(names, std::move(value), std::move(reader), std::move(help)).may_be_empty = true;
+}
+
+void CommandLine::add_output(const std::string& names, OutputFile& target, std::string help) {
+  add(
+      names, {"FILE", FileUse::writes},
+      [&target](const std::string& text) {
+        std::string path;
+        to_text(path)(text);
+        target.set_path(std::move(path));
+      },
+      std::move(help));
+  outputs_.push_back(&target);
 }
 
 void CommandLine::add_hidden(const std::string& names, Reader reader) {
@@ -307,7 +330,7 @@ void CommandLine::reject_odd_values(const std::vector<std::string>& arguments) c
       if (name == "--help") fail("--help takes no value");
       continue;
     }
-    if (option->value.empty()) fail(fmt::format("{} takes no value", name));
+    if (option->value.name.empty()) fail(fmt::format("{} takes no value", name));
     if (equals + 1 == argument.size() && !option->may_be_empty)
       fail(fmt::format("{}= has no value behind it", name));
   }
@@ -316,11 +339,11 @@ void CommandLine::reject_odd_values(const std::vector<std::string>& arguments) c
 void CommandLine::read_options() const {
   for (const auto& option : options_) {
     const std::string& name = option->names.back();
-    if (option->texts.size() > 1 && !option->repeated && !option->value.empty()) {
+    if (option->texts.size() > 1 && !option->repeated && !option->value.name.empty()) {
       fail(fmt::format("{} is given {} times", name, option->texts.size()));
     }
     for (const std::string& text : option->texts) {
-      if (!option->value.empty() && find(text) != nullptr) {
+      if (!option->value.name.empty() && find(text) != nullptr) {
         fail(fmt::format("{} needs a value, got the option '{}'", name, text));
       }
       try {
@@ -332,18 +355,19 @@ void CommandLine::read_options() const {
   }
 }
 
-void CommandLine::read_positionals(const std::vector<std::string>& values) const {
+void CommandLine::read_positionals(const std::vector<std::string>& values) {
   std::size_t next = 0;
-  for (const Positional& positional : positionals_) {
+  for (Positional& positional : positionals_) {
     if (next == values.size() && positional.required) {
-      fail(fmt::format("{} is missing", positional.value),
+      fail(fmt::format("{} is missing", positional.value.name),
            fmt::format("{}; see '{} --help'", positional.help, name_));
     }
     while (next < values.size()) {
+      positional.texts.push_back(values[next]);
       try {
         positional.reader(values[next++]);
       } catch (const Error& error) {
-        fail(fmt::format("{}: {}", positional.value, error.what()), error.hint());
+        fail(fmt::format("{}: {}", positional.value.name, error.what()), error.hint());
       }
       if (!positional.repeated) break;
     }
@@ -364,7 +388,7 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
   for (const auto& option : options_) {
     const std::string names = join(option->names, ",");
     Option* const one = option.get();
-    if (one->value.empty()) {
+    if (one->value.name.empty()) {
       parser.add_flag_callback(names, [one] { one->texts.emplace_back(); });
     } else {
       parser
@@ -411,18 +435,36 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
   return true;
 }
 
+void CommandLine::open_outputs() {
+  std::vector<FileArgument> files;
+  const auto add = [&files](const std::string& name, const OptionValue& value,
+                            const std::vector<std::string>& texts) {
+    if (value.use == FileUse::none) return;
+    for (const std::string& text : texts) files.push_back({name, text, value.use});
+    if (texts.empty() && !value.default_path.empty()) {
+      files.push_back({name, value.default_path, value.use});
+    }
+  };
+  for (const Positional& positional : positionals_) {
+    add(positional.value.name, positional.value, positional.texts);
+  }
+  for (const auto& option : options_) add(option->names.front(), option->value, option->texts);
+  check_files(files);
+  for (OutputFile* const output : outputs_) output->open();
+}
+
 // --- help ----------------------------------------------------------------------------------------
 
 void CommandLine::print_help(std::ostream& out) const {
   out << name_ << ": " << summary_ << "\n\nUsage: " << name_ << " [options]";
   for (const Positional& positional : positionals_) {
-    const std::string value = positional.value + (positional.repeated ? "..." : "");
+    const std::string value = positional.value.name + (positional.repeated ? "..." : "");
     out << (positional.required ? " " + value : " [" + value + "]");
   }
   out << "\n";
   if (!positionals_.empty()) out << '\n';
   for (const Positional& positional : positionals_) {
-    print_entry(out, positional.value, positional.help);
+    print_entry(out, positional.value.name, positional.help);
   }
   std::string group;
   for (const auto& option : options_) {
@@ -432,7 +474,8 @@ void CommandLine::print_help(std::ostream& out) const {
       out << '\n' << group << ":\n";
     }
     const std::string names = join(option->names, ", ");
-    print_entry(out, option->value.empty() ? names : names + " " + option->value, option->help);
+    const std::string& value = option->value.name;
+    print_entry(out, value.empty() ? names : names + " " + value, option->help);
   }
   out << '\n';
   print_entry(out, "-h, --help", "this help");

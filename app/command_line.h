@@ -13,7 +13,11 @@
 
 #include "tcast/base/error.h"
 
+#include "app/command_files.h"
+
 namespace tcast {
+
+class OutputFile;
 
 /// A command line that makes no sense: exit status 2.
 class UsageError : public Error {
@@ -44,6 +48,17 @@ Reader to_bytes(std::int64_t& target);
 /// Index of `text` in `names`. Throws Error with the closest of them.
 std::size_t find_choice(const std::string& text, std::span<const std::string> names);
 
+/// What stands for an option's value in the help ("N", "FILE"), and what the command does with the
+/// file that it names.
+struct OptionValue {
+  OptionValue(const char* shown, FileUse used = FileUse::none, std::string otherwise = {})
+      : name(shown), use(used), default_path(std::move(otherwise)) {}
+
+  std::string name;
+  FileUse use;
+  std::string default_path;  ///< of the file that is used when the option is not given; empty: none
+};
+
 /// The options of one command: how they are read, and the help that lists them. Everything about
 /// them that the user gets wrong is a UsageError.
 class CommandLine {
@@ -62,16 +77,18 @@ class CommandLine {
 
   /// A value without a name. Values fill the positionals in their order; a repeated one takes all
   /// that are left.
-  void add_positional(std::string value, Reader reader, std::string help, bool required = true,
+  void add_positional(OptionValue value, Reader reader, std::string help, bool required = true,
                       bool repeated = false);
 
-  /// `names`: "--tp" or "-o,--output"; `value`: what stands for the value in the help ("N").
-  void add_option(const std::string& names, std::string value, Reader reader, std::string help);
+  /// `names`: "--tp" or "-o,--output".
+  void add_option(const std::string& names, OptionValue value, Reader reader, std::string help);
   /// One whose value may be the empty text, also as "--plugins=".
-  void add_possibly_empty(const std::string& names, std::string value, Reader reader,
+  void add_possibly_empty(const std::string& names, OptionValue value, Reader reader,
                           std::string help);
   /// One that may be given several times; the reader is called for each.
-  void add_repeated(const std::string& names, std::string value, Reader reader, std::string help);
+  void add_repeated(const std::string& names, OptionValue value, Reader reader, std::string help);
+  /// One that names a file to write, which open_outputs() opens. `target` outlives this.
+  void add_output(const std::string& names, OutputFile& target, std::string help);
   /// Sets `target` to `value` when given.
   void add_flag(const std::string& names, bool& target, std::string help, bool value = true);
   /// One that the help does not list, for what other tools call by that name.
@@ -86,18 +103,22 @@ class CommandLine {
   /// Reads what follows the command's name. False: the user asked for help. Throws UsageError.
   bool parse(const std::vector<std::string>& arguments);
 
+  /// After parse(): throws UsageError when one of the named files would destroy another (see
+  /// check_files()), and Error when an output cannot be written.
+  void open_outputs();
+
   void print_help(std::ostream& out) const;
 
  private:
   struct Option;
   struct Positional;
 
-  Option& add(const std::string& names, std::string value, Reader reader, std::string help);
+  Option& add(const std::string& names, OptionValue value, Reader reader, std::string help);
   Option* find(std::string_view name) const;
   std::vector<std::string> option_names() const;
   void reject_odd_values(const std::vector<std::string>& arguments) const;
   void read_options() const;
-  void read_positionals(const std::vector<std::string>& values) const;
+  void read_positionals(const std::vector<std::string>& values);
   [[noreturn]] void fail(const std::string& message, std::string hint = {}) const;
   [[noreturn]] void fail_unknown_option(const std::string& name) const;
 
@@ -107,6 +128,7 @@ class CommandLine {
   std::string group_ = "Options";
   std::vector<std::unique_ptr<Option>> options_;  // readers and CLI11 point at them
   std::vector<Positional> positionals_;
+  std::vector<OutputFile*> outputs_;
   std::vector<std::function<void()>> checks_;
 };
 

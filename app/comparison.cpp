@@ -27,21 +27,36 @@ std::string error_text(double predicted_s, double measured_s) {
 
 }  // namespace
 
-Prediction predict_run(const TransformerModel& model, std::int64_t batch_size,
-                       std::int64_t input_length, std::int64_t output_length,
-                       const HostTimingOptions& options) {
+RunPredictor::RunPredictor(const TransformerModel& model, std::int64_t batch_size,
+                           std::int64_t input_length, std::int64_t output_length,
+                           HostTimingOptions options)
+    : options_(std::move(options)), steps_(output_length - 1) {
   SimulationRequest request;
   request.batch_size = batch_size;
   request.input_length = input_length;
   request.output_length = output_length;
-  Simulation simulation(model, request);
-  simulation.run_on_host(options, false);
+  simulation_ = std::make_unique<Simulation>(model, request);
+  simulation_->run_on_host(options_, false);
+  expected_ = prediction();
+}
+
+RunPredictor::~RunPredictor() = default;
+
+Prediction RunPredictor::counted(const ExpertCounts& counts) {
+  if (!expected_.experts) return expected_;
+  simulation_->use(counts);
+  simulation_->run_on_host(options_, false);
+  return prediction();
+}
+
+Prediction RunPredictor::prediction() const {
   Report report;
-  simulation.fill(report);
+  simulation_->fill(report);
   Prediction prediction;
   prediction.prefill_s = report.latency.prefill_s;
   prediction.decode_step_s = report.latency.decode_step_s;
-  prediction.steps = output_length - 1;
+  prediction.steps = steps_;
+  prediction.experts = report.experts;
   for (ReportOp& op : report.ops) {
     if (op.phase == "sampling") continue;  // choosing tokens is not part of a pass
     if (op.phase == name_of(Phase::decode)) op.total_s *= static_cast<double>(prediction.steps);
@@ -52,25 +67,30 @@ Prediction predict_run(const TransformerModel& model, std::int64_t batch_size,
   return prediction;
 }
 
-void choose_evenly(const RoutingCall& call) {
-  const std::int64_t top_k = call.op.top_k;
-  void* const data = call.experts.data;
-  for (std::int64_t i = 0; i < call.tokens * top_k; ++i) {
-    const std::int64_t expert = (call.first_token * top_k + i) % call.op.experts;
-    if (call.experts.dtype == DType::i64) {
-      static_cast<std::int64_t*>(data)[i] = expert;
-    } else {
-      static_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(expert);
-    }
-  }
-}
-
-Comparison::Comparison(Prediction prediction, double prefill_s, const std::vector<double>& decode_s,
+Comparison::Comparison(Prediction expected, Prediction prediction, const ExpertCounts& counts,
+                       double prefill_s, const std::vector<double>& decode_s,
                        const std::vector<OpTime>& ops)
-    : prediction_(std::move(prediction)),
+    : expected_(std::move(expected)),
+      prediction_(std::move(prediction)),
+      experts_(experts(counts)),
       prefill_s_(prefill_s),
       decode_s_(std::accumulate(decode_s.begin(), decode_s.end(), 0.0)),
       ops_(ops) {}
+
+std::vector<Comparison::Experts> Comparison::experts(const ExpertCounts& counts) const {
+  std::vector<Experts> list;
+  if (!expected_.experts) return list;
+  for (const Phase phase : phases) {
+    const bool prefill = phase == Phase::prefill;
+    const std::optional<double> distinct =
+        prefill ? expected_.experts->distinct_prefill : expected_.experts->distinct_decode;
+    const std::optional<double> counted = counts.mean(phase);
+    if (!distinct || !counted) continue;
+    list.push_back(
+        {phase, *distinct, *counted, prefill ? expected_.prefill_s : expected_.decode_step_s});
+  }
+  return list;
+}
 
 std::string Comparison::predicted_text(const Prediction& prediction) {
   std::string text = fmt::format("predicted: prefill {}", format_seconds(prediction.prefill_s));
@@ -151,6 +171,18 @@ std::string Comparison::text() const {
     return table.text() + "\n";
   };
   std::string text = table_of("predicted and measured", totals());
+  if (!experts_.empty()) {
+    TextTable table({{"distinct experts of a layer"},
+                     {"expected", true},
+                     {"in the run", true},
+                     {"predicted with the expected ones", true}});
+    for (const Experts& row : experts_) {
+      table.add_row({row.phase == Phase::prefill ? "prefill" : "decode step",
+                     fmt::format("{:.4g}", row.expected), fmt::format("{:.4g}", row.counted),
+                     format_seconds(row.expected_s)});
+    }
+    text += table.text() + "\n";
+  }
   for (const Phase phase : phases) {
     if (phase == Phase::decode && prediction_.steps == 0) continue;
     const char* steps = phase == Phase::decode ? ", all steps" : "";
@@ -171,6 +203,11 @@ nlohmann::ordered_json Comparison::json() const {
   };
   nlohmann::ordered_json json;
   json["totals"] = list(totals());
+  for (const Experts& row : experts_) {
+    json["experts"][name_of(row.phase)] = {{"expected_distinct", row.expected},
+                                           {"distinct", row.counted},
+                                           {"predicted_with_expected_s", row.expected_s}};
+  }
   for (const Phase phase : phases) {
     if (phase == Phase::decode && prediction_.steps == 0) continue;
     json[name_of(phase)] = {{"classes", list(by_class(phase))},

@@ -26,6 +26,8 @@ Generation::Generation(const TransformerModel& model, std::int64_t requests,
                 fmt::format("choose --batch-size as a multiple of {}", replicas_));
   }
   vocabulary_ = model.config().get_size("vocab_size");
+  // Other results than logits have no vocabulary that could be padded.
+  if (model.generates()) row_width_ = vocabulary_;
   options.ranks = ranks_;
   options.max_sequence_length = max_sequence_length;
   if (options.on_route) {
@@ -162,7 +164,7 @@ std::vector<LogitRows> Generation::logits(std::int64_t depth) const {
     for (std::int64_t i = 0; i < per_replica; ++i) {
       LogitRows& rows = all.emplace_back();
       for (std::int64_t k = 0; k < rows_per_request; ++k, row += width) {
-        rows.emplace_back(row, row + std::min(vocabulary_, width));
+        rows.emplace_back(row, row + std::min(row_width_, width));
       }
     }
   }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -77,8 +78,9 @@ class Generation {
   std::int64_t ranks_ = 1;
   std::int64_t replicas_ = 1;
   std::int64_t vocabulary_ = 0;
-  std::int64_t length_ = 0;              ///< tokens in the caches
-  std::int64_t tokens_per_replica_ = 0;  ///< of the current step
+  std::int64_t row_width_ = std::numeric_limits<std::int64_t>::max();  ///< of a result, at most
+  std::int64_t length_ = 0;                                            ///< tokens in the caches
+  std::int64_t tokens_per_replica_ = 0;                                ///< of the current step
   Graph prefill_;
   Graph decode_;
   std::unique_ptr<Executor> executor_;

@@ -106,7 +106,7 @@ void HostCalibrator::time_round() {
   HostTimingOptions timing;
   timing.timer.time_budget_s = round_budget_s_;
   timing.timer.threads = options_.threads;
-  timing.err = options_.err;
+  timing.progress = options_.progress;
   measured_.push_back(time_on_host(ops_, timing));
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/text.h"
+#include "tcast/cost/op_cost.h"
 
 namespace tcast {
 OpEstimate RecordingCostModel::estimate(const OpRecord& record) const {
@@ -18,6 +19,11 @@ MeasuredCostModel::MeasuredCostModel(const CostModel& fallback,
                                      const std::vector<Measurement>& measurements,
                                      double op_overhead_s)
     : fallback_(fallback), op_overhead_s_(op_overhead_s) {
+  add(records, measurements);
+}
+
+void MeasuredCostModel::add(const std::vector<OpRecord>& records,
+                            const std::vector<Measurement>& measurements) {
   for (std::size_t i = 0; i < records.size(); ++i) {
     if (measurements[i].supported())
       measurements_.emplace(signature_of(records[i]), measurements[i]);
@@ -42,18 +48,21 @@ OpEstimate MeasuredCostModel::estimate(const OpRecord& record) const {
 std::string MeasuredCostModel::explain(const OpRecord& record) const {
   const Measurement* measured = find(record);
   if (measured == nullptr) return fallback_.explain(record);
-  std::string text = fmt::format(
-      "{} {}\n  measured on this host: {} (mean of {} samples, spread {:.1f} %, {} threads, {}, "
-      "oneDNN {})\n",
-      name_of(record), describe(record), format_seconds(measured->seconds), measured->samples,
-      100 * measured->spread, measured->threads, measured->implementation,
-      measured->onednn_version);
+  std::string text = explain_work(record);
+  text += fmt::format(
+      "  measured on this host: {} (mean of {} samples, spread {:.1f} %, {} threads, {}, oneDNN "
+      "{})\n",
+      format_seconds(measured->seconds), measured->samples, 100 * measured->spread,
+      measured->threads, measured->implementation, measured->onednn_version);
   if (measured->scaled) {
     text += fmt::format(
         "  timed at {:.1f} % of its work and half of that, and extrapolated; in proportion it "
         "would "
         "be {:.1f} % off\n",
         100 * measured->share, 100 * measured->error);
+  }
+  if (!measured->between.empty()) {
+    text += fmt::format("  on the line between the times of {}\n", measured->between);
   }
   text +=
       fmt::format("  and {} that the executor spends on each op\n", format_seconds(op_overhead_s_));
@@ -67,7 +76,7 @@ DeviceProfile host_device(const HostFeatures& features, const HostSpeed& speed) 
   DeviceProfile device;
   device.name = "host";
   device.description = fmt::format("{}, {} threads", features.cpu, features.threads);
-  device.file = "this host";
+  device.provenance = {"device", device.name, Provenance::From::host};
   const std::string source = "measured on this host by the canary of this run";
   for (PeakFlops* peak : {&device.matrix, &device.vector}) {
     peak->basis = Source::calibrated;

@@ -38,6 +38,9 @@ class MeasuredCostModel final : public CostModel {
   OpEstimate estimate(const OpRecord& record) const override;
   std::string explain(const OpRecord& record) const override;
 
+  /// Adds times of further ops.
+  void add(const std::vector<OpRecord>& records, const std::vector<Measurement>& measurements);
+
   /// The measurement behind an op's estimate, or null.
   const Measurement* find(const OpRecord& record) const;
 

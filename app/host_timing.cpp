@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -51,56 +52,74 @@ class Session {
     look_up();
     if (!is_complete()) time();
     for (const auto& [name, places] : places_) {
+      if (result_.measurements[places.front()].supported()) ++result_.timed;
       for (const std::size_t place : places) {
         result_.measurements[place] = result_.measurements[places.front()];
       }
     }
-    if (store_) {
-      store_->flush();
-      if (!store_->warning().empty()) result_.warnings.push_back(store_->warning());
-    }
+    with_store([](MeasurementStore& store) { store.flush(); });
+    if (store_ && !store_->warning().empty()) result_.warnings.push_back(store_->warning());
     return std::move(result_);
   }
 
  private:
+  bool is_named() const { return !options_.store.file.empty(); }
+
   void open_store() {
     if (!options_.store.enabled) return;
-    const bool named = !options_.store.file.empty();
-    const std::string file = named ? options_.store.file : default_store_file();
+    const std::string file = is_named() ? options_.store.file : default_store_file();
     if (file.empty()) {
       result_.warnings.emplace_back(
           "measurements are not kept: neither XDG_CACHE_HOME nor HOME names a directory");
       return;
     }
-    try {
+    or_without_store([&] {
       store_ = std::make_unique<MeasurementStore>(file);
       result_.store_file = file;
+    });
+  }
+
+  /// Does what needs the store. One that fails is an Error when the user named it; the default one
+  /// is a convenience: work goes on without it, after one warning.
+  template <class Work>
+  void or_without_store(const Work& work) {
+    try {
+      work();
     } catch (const Error& error) {
-      if (named) throw;
+      if (is_named()) throw;
       result_.warnings.push_back(fmt::format("measurements are not kept: {}", error.what()));
+      store_.reset();
     }
   }
 
+  template <class Work>
+  void with_store(const Work& work) {
+    if (store_) or_without_store([&] { work(*store_); });
+  }
+
   void look_up() {
-    if (!store_) return;
-    std::vector<std::size_t> missing;
-    for (const std::size_t i : missing_) {
-      const std::optional<Measurement> kept = store_->find(key_, signature_of(records_[i]));
-      if (kept && is_good_enough(*kept, options_.timer.time_budget_s)) {
-        result_.measurements[i] = *kept;
-        ++result_.kept;
-      } else {
-        missing.push_back(i);
+    with_store([this](MeasurementStore& store) {
+      std::vector<std::size_t> missing;
+      std::size_t kept_ops = 0;
+      for (const std::size_t i : missing_) {
+        const std::optional<Measurement> kept = store.find(key_, signature_of(records_[i]));
+        if (kept && is_good_enough(*kept, options_.timer.time_budget_s)) {
+          result_.measurements[i] = *kept;
+          ++kept_ops;
+        } else {
+          missing.push_back(i);
+        }
       }
-    }
-    missing_ = std::move(missing);
-    if (const auto overhead = store_->find(key_, overhead_key)) {
-      result_.op_overhead_s = overhead->seconds;
-    }
-    if (const auto session = store_->session(key_)) {
-      result_.speed = session->speed;
-      result_.conditions = {0, session->canary_drift, session->others_cpu_share};
-    }
+      missing_ = std::move(missing);
+      result_.kept += kept_ops;
+      if (const auto overhead = store.find(key_, overhead_key)) {
+        result_.op_overhead_s = overhead->seconds;
+      }
+      if (const auto session = store.session(key_)) {
+        result_.speed = session->speed;
+        result_.conditions = {0, session->canary_drift, session->others_cpu_share};
+      }
+    });
   }
 
   bool is_complete() const {
@@ -110,19 +129,20 @@ class Session {
   void time() {
     const InterruptGuard interrupts;
     std::optional<Progress> progress;
-    if (options_.err != nullptr) progress.emplace(*options_.err);
+    if (options_.progress != nullptr) progress.emplace(*options_.progress);
     std::optional<MeasurementStore::Turn> turn;
-    if (store_) {
+    with_store([&](MeasurementStore& store) {
+      store.require_writable();
       bool waited = false;
-      turn.emplace(store_->take_turn([&] {
+      turn.emplace(store.take_turn([&] {
         throw_if_interrupted();
         waited = true;
         if (progress) progress->show("waiting for another tcast that is timing");
       }));
       // What the other one has timed need not be timed again.
       if (waited) look_up();
-      if (is_complete()) return;
-    }
+    });
+    if (is_complete()) return;
     TimerOptions settings = options_.timer;
     settings.poll = throw_if_interrupted;
     OpTimer timer(settings);
@@ -138,27 +158,28 @@ class Session {
       if (progress) progress->show(done, total, what, left_s);
     };
     observer.measured = [&](std::size_t index, const Measurement& measurement) {
-      if (store_) store_->put(key_, signature_of(records[index]), measurement);
+      with_store([&](MeasurementStore& store) {
+        store.put(key_, signature_of(records[index]), measurement);
+      });
     };
     const std::vector<Measurement> timed = timer.measure_all(records, observer);
     for (std::size_t i = 0; i < timed.size(); ++i) result_.measurements[missing_[i]] = timed[i];
     result_.memory_used_bytes = timer.memory_used_bytes();
     result_.conditions = timer.conditions();
-    if (store_) {
-      store_->put_session(key_, {timer.speed(), result_.conditions->canary_drift,
-                                 result_.conditions->others_cpu_share});
-    }
+    with_store([&](MeasurementStore& store) {
+      store.put_session(key_, {timer.speed(), result_.conditions->canary_drift,
+                               result_.conditions->others_cpu_share});
+    });
   }
 
   void keep_overhead(const OpTimer& timer) {
-    if (!store_) return;
     Measurement overhead;
     overhead.seconds = result_.op_overhead_s;
     overhead.samples = 1;
     overhead.threads = timer.threads();
     overhead.implementation = "tcast";
     overhead.onednn_version = onednn_version();
-    store_->put(key_, overhead_key, overhead);
+    with_store([&](MeasurementStore& store) { store.put(key_, overhead_key, overhead); });
   }
 
   const std::vector<OpRecord>& records_;
@@ -169,6 +190,25 @@ class Session {
   std::vector<std::size_t> missing_;
   std::unique_ptr<MeasurementStore> store_;
 };
+
+/// The time of an op from those of the ops that were timed in its place.
+Measurement combined(const std::vector<WeightedOp>& parts, const Measurement* timed) {
+  Measurement all = timed[parts.size() - 1];
+  if (parts.size() == 1 && parts[0].weight == 1) return all;
+  all.seconds = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (!timed[i].supported()) return timed[i];
+    all.seconds += parts[i].weight * timed[i].seconds;
+    all.spread = std::max(all.spread, timed[i].spread);
+    all.samples = std::min(all.samples, timed[i].samples);
+    all.scaled = all.scaled || timed[i].scaled;
+    all.share = std::min(all.share, timed[i].share);
+    all.error = std::max(all.error, timed[i].error);
+  }
+  const double most = std::get<GroupedMatMul>(parts.back().record).distinct_experts;
+  all.between = fmt::format("{:.0f} and {:.0f} distinct experts", most - 1, most);
+  return all;
+}
 
 }  // namespace
 
@@ -184,7 +224,22 @@ std::string default_store_file() {
 }
 
 HostTimings time_on_host(const std::vector<OpRecord>& records, const HostTimingOptions& options) {
-  return Session(records, options).run();
+  std::vector<std::vector<WeightedOp>> parts;
+  std::vector<OpRecord> timed;
+  for (const OpRecord& record : records) {
+    for (const WeightedOp& part : parts.emplace_back(timed_in_place_of(record))) {
+      timed.push_back(part.record);
+    }
+  }
+  HostTimings result = Session(timed, options).run();
+  std::vector<Measurement> measurements;
+  const Measurement* next = result.measurements.data();
+  for (const std::vector<WeightedOp>& of_record : parts) {
+    measurements.push_back(combined(of_record, next));
+    next += of_record.size();
+  }
+  result.measurements = std::move(measurements);
+  return result;
 }
 
 }  // namespace tcast

@@ -24,7 +24,7 @@ struct HostTimingOptions {
   TimerOptions timer;
   StoreInputs store{.file = {}, .enabled = false};
   /// Where a terminal shows the progress, if it is one; null: nowhere.
-  std::ostream* err = nullptr;
+  std::ostream* progress = nullptr;
 };
 
 /// What is known of ops on this host, timed now or kept from earlier.
@@ -34,7 +34,8 @@ struct HostTimings {
   HostSpeed speed;
   double op_overhead_s = 0;  ///< the executor's own, for each op: measure_executor_overhead_s()
   std::vector<Measurement> measurements;  ///< of the records, in their order
-  std::size_t kept = 0;                   ///< of the distinct ones, how many came from the store
+  std::size_t timed = 0;                  ///< distinct ops with a time
+  std::size_t kept = 0;                   ///< of them, how many came from the store
   /// Of this session of timings or, when all came from the store, of the last one.
   std::optional<TimingConditions> conditions;
   std::int64_t memory_used_bytes = 0;
@@ -43,8 +44,10 @@ struct HostTimings {
 };
 
 /// Looks the records up in the store and times those that it does not have, one process at a time;
-/// what is timed is kept at once. A default store that cannot be used is a warning; one that the
-/// user named throws Error. Throws Interrupted after Ctrl-C, with what was timed so far kept.
+/// what is timed is kept at once. A record that stands between two that can be timed (see
+/// timed_in_place_of) gets its time from theirs. A default store that cannot be used is a warning;
+/// one that the user named throws Error. Throws Interrupted after Ctrl-C, with what was timed so
+/// far kept.
 HostTimings time_on_host(const std::vector<OpRecord>& records, const HostTimingOptions& options);
 
 }  // namespace tcast

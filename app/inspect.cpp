@@ -44,16 +44,18 @@ std::vector<std::string> remarks(const TransformerModel& model) {
   std::vector<std::string> list;
   for (const std::string& assumption : model.assumptions())
     list.push_back("assumed: " + assumption);
-  for (const std::string& warning : model_warnings(model)) list.push_back("warning: " + warning);
-  model.config().has("max_position_embeddings");  // simulate compares lengths with it
-  const std::vector<std::string> unread = model.config().unread_keys();
-  if (!unread.empty()) list.push_back("not read: " + printable(join(unread, ", "), 2000));
+  if (model.reports().empty() && model.config().has("quantization_config")) {
+    list.emplace_back(
+        "note: the model is shown before its quantization (quantization_config); --transformed "
+        "shows it after that");
+  }
+  for (const std::string& warning : model.warnings()) list.push_back("warning: " + warning);
   return list;
 }
 
 std::string text_of(const std::vector<std::string>& lines) {
   std::string text;
-  for (const std::string& line : lines) text += line + "\n";
+  for (const std::string& line : lines) text += printable(line, std::string::npos) + "\n";
   return text;
 }
 
@@ -115,7 +117,8 @@ std::string json_of(const TransformerModel& model) {
 class InspectCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
-    line.add_positional("CONFIG", to_text(config_), "config.json, or a directory that holds one");
+    line.add_positional({"CONFIG", FileUse::config}, to_text(config_),
+                        "config.json, or a directory that holds one");
     line.begin_group("View");
     line.add_flag("--transformed", transformed_, "the tree as the steps or the hook leave it");
     line.add_flag("--diff", diff_, "the tree before and after, line by line");
@@ -124,7 +127,7 @@ class InspectCommand final : public Command {
     add_deployment_options(line, model_.options);
     add_request_options(line, workload_);
     line.begin_group("Target");
-    line.add_option("--device", "NAME|FILE", to_text(device_),
+    line.add_option("--device", {"NAME|FILE", FileUse::device}, to_text(device_),
                     "what --steps prices the model on; default TEST_DEVICE");
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
     line.add_check([this, &line] { check(line); });
@@ -138,12 +141,21 @@ class InspectCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    if (steps_) return inspect_steps(config_, model_, workload_, device_, output_, streams);
+    if (steps_) {
+      note_warnings(inspect_steps(config_, model_, workload_, device_, output_, streams));
+      return 0;
+    }
     TransformerModel model = load_model(config_, model_);
+    return model.guard_modules("inspect", [&] { return inspect(model, streams); });
+  }
+
+ private:
+  int inspect(TransformerModel& model, Streams streams) {
     if (output_.format == OutputFormat::json) {
-      write_result(output_.file, json_of(model), streams.out);
+      write_result(output_, json_of(model), streams);
+      note_warnings(model.warnings().size());
       for (const std::string& remark : remarks(model)) {
-        streams.err << "tcast: " << remark << '\n';
+        streams.err << "tcast: " << printable(remark, std::string::npos) << '\n';
       }
       return 0;
     }
@@ -155,12 +167,12 @@ class InspectCommand final : public Command {
     }
     text += "\n" + text_of(diff_ ? diff_lines(before, tree(model)) : tree(model));
     const std::vector<std::string> notes = remarks(model);
+    note_warnings(model.warnings().size());
     if (!notes.empty()) text += "\n" + text_of(notes);
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
     return 0;
   }
 
- private:
   std::vector<std::string> tree(const TransformerModel& model) {
     // The untransformed model's: what a step changes shows.
     if (!usual_) usual_ = usual_dtype(model.root());

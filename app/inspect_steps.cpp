@@ -1,11 +1,13 @@
 #include "app/inspect_steps.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "tcast/cost/device_cost.h"
 #include "tcast/cost/forecast.h"
 #include "tcast/device/device_profile.h"
+#include "tcast/model/tree_check.h"
 #include "tcast/report/json_writer.h"
 #include "tcast/report/steps_writer.h"
 #include "tcast/transform/pipeline.h"
@@ -36,30 +38,38 @@ class PricingObserver final : public StepObserver {
     asked.batch = batch_per_rank(request_.batch_size, model.options().parallel);
     asked.input_length = request_.input_length;
     asked.output_length = request_.output_length;
+    Workload work;
+    work.batch = asked.batch;
+    work.query_length = asked.input_length;
+    work.requests = request_.batch_size;
     PhaseForecast prefill;
     PhaseForecast decode;
-    forecaster.price({Phase::prefill, asked.batch, asked.input_length, 0}, prefill);
-    const std::int64_t context = asked.input_length + asked.output_length / 2;
-    forecaster.price({Phase::decode, asked.batch, 1, context}, decode);
+    forecaster.price(work, prefill);
+    std::int64_t longest = asked.input_length;
+    if (model.generates()) {
+      longest = checked_add(longest, asked.output_length);
+      work.phase = Phase::decode;
+      work.query_length = 1;
+      work.context_length = asked.input_length + asked.output_length / 2;
+      forecaster.price(work, decode);
+    }
     StepFigures& figures = step.figures.emplace();
     figures.regions = prefill.graph.region_count;
-    const std::vector<std::int64_t> calls = prefill.graph.calls_per_region();
-    for (std::uint32_t r = 0; r < prefill.graph.region_count; ++r) {
-      const auto ops = static_cast<std::int64_t>(prefill.graph.regions[r].ops.size());
-      figures.traced_ops += ops;
-      figures.called_ops += ops * calls[r];
-    }
+    figures.traced_ops = static_cast<std::int64_t>(prefill.ops.size());
+    double called = 0;
+    for (const OpRow& row : prefill.ops) called += row.calls;
+    figures.called_ops = std::llround(called);
     auto sum = [](const PhaseForecast& phase, double& flops, double& bytes) {
       for (const OpRow& row : phase.ops) {
-        flops += static_cast<double>(row.calls) * row.estimate.work.flops();
-        bytes += static_cast<double>(row.calls) * row.estimate.work.bytes();
+        flops += row.calls * row.estimate.work.flops();
+        bytes += row.calls * row.estimate.work.bytes();
       }
     };
     sum(prefill, figures.prefill_flops, figures.prefill_bytes);
     sum(decode, figures.decode_flops, figures.decode_bytes);
     figures.weights_bytes = source.weight_bytes();
-    figures.kv_cache_bytes =
-        cache_bytes(decode.graph, asked.batch, asked.input_length + asked.output_length);
+    const Graph& last = model.generates() ? decode.graph : prefill.graph;
+    figures.kv_cache_bytes = cache_bytes(last, asked.batch, longest);
     figures.activation_peak_bytes = std::max(prefill.activation.bytes, decode.activation.bytes);
     figures.prefill_s = prefill.total_s;
     figures.decode_step_s = decode.total_s;
@@ -73,33 +83,43 @@ class PricingObserver final : public StepObserver {
   DeviceCost cost_;
 };
 
-}  // namespace
-
-int inspect_steps(const std::string& config_path, const ModelInputs& inputs,
-                  const WorkloadInputs& workload, const std::string& device_name,
-                  const OutputInputs& output, Streams streams) {
-  TransformerModel model = load_model(config_path, inputs);
+std::size_t inspect_model(TransformerModel& model, const std::string& config_path,
+                          const ModelInputs& inputs, const WorkloadInputs& workload,
+                          const std::string& device_name, OutputInputs& output, Streams streams) {
   const DeviceProfile device = load_device(device_name);
   Report report;
   report.config_file = config_path;
   report.device = device.name;
+  report.provenance.push_back(device.provenance);
   SimulationRequest request;
-  request.batch_size = workload.batch_size;
-  request.input_length = workload.input_length;
-  request.output_length = workload.output_length;
+  const WorkloadInputs asked = workload_for(model, workload);
+  request.batch_size = asked.batch_size;
+  request.input_length = asked.input_length;
+  request.output_length = asked.output_length;
   PricingObserver observer(report, request, device);
+  require_traceable_as_built(model);
   observer.add(model, {});
   model.set_observer(&observer);
   transform(model);
   model.set_observer(nullptr);
   TargetInputs target;
   target.device = device_name;
-  add_inputs(report, model, inputs, workload, target);
+  add_inputs(report, model, inputs, asked, target);
   add_model(report, model);
   const bool json = output.format == OutputFormat::json;
-  write_result(output.file, json ? write_steps_json(report) : write_steps_table(report),
-               streams.out);
-  return 0;
+  write_result(output, json ? write_steps_json(report) : write_steps_table(report), streams);
+  return report.warnings.size();
+}
+
+}  // namespace
+
+std::size_t inspect_steps(const std::string& config_path, const ModelInputs& inputs,
+                          const WorkloadInputs& workload, const std::string& device_name,
+                          OutputInputs& output, Streams streams) {
+  TransformerModel model = load_model(config_path, inputs);
+  return model.guard_modules("inspect", [&] {
+    return inspect_model(model, config_path, inputs, workload, device_name, output, streams);
+  });
 }
 
 }  // namespace tcast

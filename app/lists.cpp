@@ -1,16 +1,18 @@
+#include <algorithm>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "tcast/base/embedded.h"
 #include "tcast/base/text.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/table_text.h"
@@ -32,8 +34,8 @@ class ListCommand : public Command {
 
   int run(Streams streams) override {
     const std::string text =
-        output_.format == OutputFormat::json ? json().dump(1) + "\n" : table_text(rows());
-    write_result(output_.file, text, streams.out);
+        output_.format == OutputFormat::json ? json_document(json(), 1) : table_text(rows());
+    write_result(output_, text, streams);
     return 0;
   }
 
@@ -46,10 +48,15 @@ class ListCommand : public Command {
   OutputInputs output_;
 };
 
-/// "from the plugin 'mine' (custom_model/mine.cpp:12)".
-template <class Entry>
-std::string from(const Entry& entry) {
-  return fmt::format("from the plugin '{}' ({})", entry.plugin, entry.place());
+/// All entries, the builtin ones first, by name.
+template <class T>
+std::vector<const RegistryEntry<T>*> by_name(const Registry<T>& registry) {
+  std::vector<const RegistryEntry<T>*> list = registry.entries();
+  std::stable_sort(list.begin(), list.end(), [](const auto* a, const auto* b) {
+    return std::make_pair(a->origin == Origin::custom, a->pattern) <
+           std::make_pair(b->origin == Origin::custom, b->pattern);
+  });
+  return list;
 }
 
 class StepsCommand final : public ListCommand {
@@ -60,6 +67,10 @@ class StepsCommand final : public ListCommand {
       if (!entry->plugin.empty()) list.push_back(entry);
     }
     return list;
+  }
+
+  static std::string origin_of(const RegistryEntry<StepFunction>& entry) {
+    return to_string(registered_steps().provenance(entry));
   }
 
   std::string example() const override {
@@ -73,7 +84,7 @@ class StepsCommand final : public ListCommand {
       list.push_back({std::string(step.name), std::string(step.description)});
     }
     for (const auto* entry : plugin_steps())
-      list.push_back({std::string(entry->pattern), from(*entry)});
+      list.push_back({std::string(entry->pattern), origin_of(*entry)});
     return list;
   }
 
@@ -83,7 +94,7 @@ class StepsCommand final : public ListCommand {
       list.push_back({{"name", step.name}, {"description", step.description}});
     }
     for (const auto* entry : plugin_steps()) {
-      list.push_back({{"name", entry->pattern}, {"description", from(*entry)}});
+      list.push_back({{"name", entry->pattern}, {"description", origin_of(*entry)}});
     }
     return {{"schema", 1}, {"steps", list}};
   }
@@ -95,9 +106,21 @@ std::string rate_text(double per_s, const char* unit) {
                        : fmt::format("{:.1f} G{}/s", per_s / 1e9, unit);
 }
 
-std::vector<DeviceProfile> all_devices() {
-  std::vector<DeviceProfile> list;
-  for (const std::string& name : device_names()) list.push_back(load_device(name));
+/// Every device under the name that it is found by: one that a plugin's takes the place of with its
+/// scope.
+std::vector<std::pair<std::string, DeviceProfile>> all_devices() {
+  std::vector<std::pair<std::string, DeviceProfile>> list;
+  const auto entries = by_name(devices());
+  for (const auto* entry : entries) {
+    if (!is_literal_pattern(entry->pattern) || !entry->failure.empty()) continue;
+    const bool hidden = std::any_of(entries.begin(), entries.end(), [&](const auto* other) {
+      return entry->origin == Origin::builtin && other->origin == Origin::custom &&
+             other->scope.empty() && same_device(other->pattern, entry->pattern);
+    });
+    std::string name(entry->pattern);
+    if (hidden || !entry->scope.empty()) name = fmt::format("{}::{}", entry->scope_name(), name);
+    list.emplace_back(std::move(name), make_device(*entry));
+  }
   return list;
 }
 
@@ -117,10 +140,12 @@ class DevicesCommand final : public ListCommand {
   }
 
   std::vector<std::vector<std::string>> rows() const override {
-    std::vector<std::vector<std::string>> list = {
-        {"device", "memory", "bandwidth", "bf16 peak", "peaks", "efficiencies", "description"}};
-    for (const DeviceProfile& device : all_devices()) {
-      list.push_back({device.name, format_bytes(static_cast<double>(device.memory_bytes)),
+    std::vector<std::vector<std::string>> list = {{"device", "origin", "memory", "bandwidth",
+                                                   "bf16 peak", "peaks", "efficiencies",
+                                                   "description"}};
+    for (const auto& [name, device] : all_devices()) {
+      list.push_back({name, to_string(device.provenance),
+                      format_bytes(static_cast<double>(device.memory_bytes)),
                       rate_text(device.memory_bandwidth_bytes_per_s, "B"),
                       rate_text(device.matrix_peak(DType::bf16).flops_per_s, "FLOP"),
                       std::string(name_of(device.matrix.basis)),
@@ -131,8 +156,10 @@ class DevicesCommand final : public ListCommand {
 
   ordered_json json() const override {
     ordered_json list = ordered_json::array();
-    for (const DeviceProfile& device : all_devices()) {
-      list.push_back({{"name", device.name},
+    for (const auto& [name, device] : all_devices()) {
+      const Provenance& from = device.provenance;
+      list.push_back({{"name", name},
+                      {"origin", name_of(from.from)},
                       {"description", device.description},
                       {"memory_bytes", device.memory_bytes},
                       {"memory_bandwidth_bytes_per_s", device.memory_bandwidth_bytes_per_s},
@@ -140,7 +167,11 @@ class DevicesCommand final : public ListCommand {
                       {"basis", name_of(device.matrix.basis)},
                       {"efficiency_bases", efficiency_bases(device)},
                       {"source", device.matrix.source},
-                      {"file", device.file}});
+                      {"file", from.file}});
+      if (from.from != Provenance::From::plugin) continue;
+      list.back()["line"] = from.line;
+      list.back()["plugin"] = from.plugin;
+      if (from.replaces_builtin) list.back()["in_place_of"] = "builtin";
     }
     return {{"schema", 1}, {"devices", list}};
   }
@@ -154,25 +185,24 @@ class ProfilesCommand final : public ListCommand {
 
   std::vector<std::vector<std::string>> rows() const override {
     std::vector<std::vector<std::string>> list = {{"model type", "file"}};
-    for (const EmbeddedFile& file : embedded_profiles()) {
-      list.push_back({file.key, fmt::format("{} (builtin)", file.name)});
+    for (const auto* entry : by_name(profiles())) {
+      const std::string origin = to_string(profiles().provenance(*entry));
+      list.push_back(
+          {std::string(entry->pattern), entry->origin == Origin::builtin
+                                            ? fmt::format("{} ({})", entry->place(), origin)
+                                            : origin});
     }
-    for (const auto* entry : profiles().entries())
-      list.push_back({std::string(entry->pattern), from(*entry)});
     return list;
   }
 
   ordered_json json() const override {
     ordered_json list = ordered_json::array();
-    for (const EmbeddedFile& file : embedded_profiles()) {
-      list.push_back({{"model_type", file.key}, {"origin", "builtin"}, {"file", file.name}});
-    }
-    for (const auto* entry : profiles().entries()) {
+    for (const auto* entry : by_name(profiles())) {
       list.push_back({{"model_type", entry->pattern},
                       {"origin", name_of(entry->origin)},
-                      {"file", entry->file},
-                      {"line", entry->line},
-                      {"plugin", entry->plugin}});
+                      {"file", entry->file}});
+      if (entry->line > 0) list.back()["line"] = entry->line;
+      if (!entry->plugin.empty()) list.back()["plugin"] = entry->plugin;
     }
     return {{"schema", 1}, {"profiles", list}};
   }

@@ -7,14 +7,21 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/plugin.h"
 #include "tcast/base/text.h"
+#include "tcast/config/exchange.h"
+#include "tcast/cost/device_cost.h"
+#include "tcast/device/device_profile.h"
+#include "tcast/exec/input_filler.h"
+#include "tcast/exec/plugin_kernel.h"
+#include "tcast/model/decoder_spec.h"
 #include "tcast/model/transformer_model.h"
+#include "tcast/report/report_writers.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/table_text.h"
@@ -46,9 +53,12 @@ Registration registration(const char* kind, const Entry& entry) {
           ""};
 }
 
+/// What source files registered; what tcast has there by itself is listed by other commands.
 template <class T>
 void append(std::vector<Registration>& list, const char* kind, const Registry<T>& registry) {
-  for (const auto* entry : registry.entries()) list.push_back(registration(kind, *entry));
+  for (const auto* entry : registry.entries()) {
+    if (!entry->plugin.empty()) list.push_back(registration(kind, *entry));
+  }
 }
 
 std::vector<Registration> all_registrations() {
@@ -58,7 +68,23 @@ std::vector<Registration> all_registrations() {
   append(list, "architecture predicate", architecture_predicates());
   append(list, "profile", profiles());
   append(list, "module class", module_classes());
+  append(list, "step", registered_steps());
+  append(list, "patch", patches());
+  append(list, "activation", activations());
   append(list, "operator", operators());
+  append(list, "operator kernel", operator_kernels());
+  append(list, "operator operands", operator_operands());
+  append(list, "operator cost", operator_costs());
+  append(list, "input filler", input_fillers());
+  append(list, "device", devices());
+  append(list, "cost model", cost_models());
+  append(list, "executor", executors());
+  append(list, "report writer", report_writers());
+  append(list, "name resolver", name_resolvers());
+  append(list, "token loader", token_loaders());
+  append(list, "logits dumper", logits_dumpers());
+  append(list, "value converter", value_converters());
+  append(list, "type validator", type_validators());
   return list;
 }
 
@@ -80,19 +106,6 @@ std::vector<Registration> explain(const char* kind, const Registry<T>& registry,
     }
   }
   return list;
-}
-
-/// The compiled-in profiles and those of plugins, ranked by the rules of a registry.
-Registry<std::string> all_profiles() {
-  std::vector<RegistryEntry<std::string>> entries;
-  for (const EmbeddedFile& file : embedded_profiles()) {
-    entries.push_back({file.key, "", Origin::builtin, false, 0, file.name});
-  }
-  for (const auto* one : profiles().entries()) {
-    entries.push_back({one->pattern, "", one->origin, one->overrides, one->line, one->file,
-                       one->plugin, one->scope, one->failure});
-  }
-  return {"profile", std::move(entries)};
 }
 
 ordered_json json_of(const Registration& one) {
@@ -141,7 +154,7 @@ class ModelsCommand final : public Command {
   int run(Streams streams) override {
     const bool json = output_.format == OutputFormat::json;
     const std::string text = explain_ ? explain_type(json) : list_all(json);
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
     return 0;
   }
 
@@ -149,7 +162,7 @@ class ModelsCommand final : public Command {
   static std::string list_all(bool json) {
     const std::vector<Registration> list = all_registrations();
     if (json) {
-      return ordered_json{{"schema", 1}, {"registrations", json_of(list)}}.dump(1) + "\n";
+      return json_document({{"schema", 1}, {"registrations", json_of(list)}}, 1);
     }
     std::vector<std::vector<std::string>> rows = {{"kind", "pattern", "origin", "place"}};
     for (const Registration& one : list) {
@@ -161,7 +174,14 @@ class ModelsCommand final : public Command {
   std::string explain_type(bool json) const {
     std::vector<Registration> list = explain("architecture", architectures(), model_type_);
     const std::vector<Registration> hooks = explain("custom model", custom_models(), model_type_);
-    const std::vector<Registration> files = explain("profile", all_profiles(), model_type_);
+    std::vector<Registration> files = explain("profile", profiles(), model_type_);
+    // The builtin one is merged all the same, under the other.
+    const auto builtin = std::find_if(files.begin(), files.end(), [](const Registration& one) {
+      return one.origin == name_of(Origin::builtin);
+    });
+    if (builtin != files.end() && builtin != files.begin()) {
+      builtin->note = "used: keys that the custom one leaves alone";
+    }
     if (list.empty() && hooks.empty() && files.empty()) {
       const std::string plugin = missing_plugin_hint("architecture", model_type_);
       throw Error(fmt::format("unknown model type '{}'", printable(model_type_)),
@@ -173,9 +193,8 @@ class ModelsCommand final : public Command {
     list.insert(list.end(), hooks.begin(), hooks.end());
     list.insert(list.end(), files.begin(), files.end());
     if (json) {
-      return ordered_json{{"schema", 1}, {"model_type", model_type_}, {"candidates", json_of(list)}}
-                 .dump(1) +
-             "\n";
+      return json_document(
+          {{"schema", 1}, {"model_type", model_type_}, {"candidates", json_of(list)}}, 1);
     }
     std::vector<std::vector<std::string>> rows = {
         {"kind", "pattern", "origin", "place", "verdict"}};

@@ -19,7 +19,7 @@ namespace {
 constexpr std::int64_t max_layers = 100'000;  // as in a config
 constexpr std::int64_t max_mtp_tokens = 1024;
 
-constexpr std::string_view format_names[] = {"table", "json", "jsonl", "csv"};
+constexpr std::string_view format_names[] = {"table", "json"};
 
 Reader to_dtype(std::optional<DType>& target) {
   return [&target](const std::string& text) {
@@ -68,22 +68,6 @@ Reader refuse_above_one(std::string what) {
   };
 }
 
-/// The config of the text model alone.
-HfConfig text_part(const HfConfig& config, std::vector<std::string>& assumptions) {
-  std::optional<HfConfig> text = config.nested("text_config");
-  if (!text) {
-    throw Error(
-        fmt::format("{}: --text-only was given, but there is no text_config", config.file()),
-        "leave out --text-only");
-  }
-  assumptions.push_back(
-      fmt::format("only the text model (text_config) of '{}' is built (--text-only)",
-                  printable(config.model_type())));
-  // What is said of the whole model is said of its parts, unless they say it themselves.
-  return text->with_defaults_of(config,
-                                {"torch_dtype", "quantization_config", "tie_word_embeddings"});
-}
-
 }  // namespace
 
 std::string_view name_of(OutputFormat format) {
@@ -93,7 +77,7 @@ std::string_view name_of(OutputFormat format) {
 void add_model_options(CommandLine& line, ModelInputs& inputs) {
   ModelOptions& options = inputs.options;
   line.begin_group("Model");
-  line.add_repeated("--profile", "FILE", append_to(inputs.profiles),
+  line.add_repeated("--profile", {"FILE", FileUse::reads}, append_to(inputs.profiles),
                     "YAML model profile, merged over the builtin one; may be repeated");
   line.add_repeated("--custom-model", "TYPE=HOOK", append_to(options.custom_models),
                     "transform this model type (or pattern) by a registered hook: its name, "
@@ -154,6 +138,7 @@ void add_request_options(CommandLine& line, WorkloadInputs& inputs) {
                   "prompt tokens of each request; default 512");
   line.add_option("--output-length", "TOKENS", to_size(inputs.output_length),
                   "generated tokens of each request; default 128");
+  line.add_check([&line, &inputs] { inputs.output_given = line.given("--output-length"); });
 }
 
 void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
@@ -196,7 +181,7 @@ void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
 }
 
 void add_store_options(CommandLine& line, StoreInputs& inputs) {
-  line.add_option("--store", "FILE", to_text(inputs.file),
+  line.add_option("--store", {"FILE", FileUse::updates, default_store_file()}, to_text(inputs.file),
                   "where timings of this host are kept; default measurements.sqlite in the user's "
                   "cache directory");
   line.add_flag("--no-store", inputs.enabled, "time everything anew, and keep nothing", false);
@@ -209,7 +194,7 @@ void add_store_options(CommandLine& line, StoreInputs& inputs) {
 
 void add_target_options(CommandLine& line, TargetInputs& inputs) {
   line.begin_group("Target");
-  line.add_option("--device", "NAME|FILE", to_text(inputs.device),
+  line.add_option("--device", {"NAME|FILE", FileUse::device}, to_text(inputs.device),
                   "a device (see 'tcast devices') or a YAML profile of one; default: this host, "
                   "its kernels timed");
   line.add_option(
@@ -236,39 +221,98 @@ void add_target_options(CommandLine& line, TargetInputs& inputs) {
   });
 }
 
+namespace {
+
+/// Names of report writers: tcast's own in their order, then those of plugins; a plugin's are shown
+/// with where they come from.
+struct WriterNames {
+  std::vector<std::string> names;
+  std::vector<std::string> shown;
+};
+WriterNames writer_names() {
+  WriterNames result;
+  const Registry<ReportWriter>& writers = report_writers();
+  std::vector<std::string> names = {"table", "json", "jsonl", "csv"};
+  for (std::string& name : writers.names()) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  for (const std::string& name : names) {
+    const auto candidates = writers.candidates(name);
+    const bool custom = !candidates.empty() && candidates[0]->origin == Origin::custom;
+    const std::string origin =
+        custom ? fmt::format(" ({})", to_string(writers.provenance(*candidates[0]))) : "";
+    result.names.push_back(name);
+    result.shown.push_back(name + origin);
+  }
+  return result;
+}
+
+}  // namespace
+
 void add_output_options(CommandLine& line, OutputInputs& inputs,
-                        const std::vector<OutputFormat>& formats, bool writers) {
+                        const std::vector<OutputFormat>& formats) {
   std::vector<std::string> names;
   names.reserve(formats.size());
   for (const OutputFormat format : formats) names.emplace_back(name_of(format));
-  if (writers) {
-    const std::vector<std::string> registered = report_writers().names();
-    names.insert(names.end(), registered.begin(), registered.end());
-  }
   line.begin_group("Output");
   line.add_option(
       "--format", "FORMAT",
       [&inputs, formats, names](const std::string& text) {
-        const std::size_t choice = find_choice(text, names);
-        if (choice < formats.size()) {
-          inputs.format = formats[choice];
-        } else {
-          inputs.writer = text;
-        }
+        inputs.format = formats[find_choice(text, names)];
       },
       fmt::format("{}; default {}", join(names, ", "), names[0]));
-  line.add_option("-o,--output", "FILE", to_text(inputs.file),
+  line.add_output("-o,--output", inputs.file,
+                  "write the result to a file instead of the standard output");
+}
+
+void add_report_output_options(CommandLine& line, OutputInputs& inputs) {
+  WriterNames known = writer_names();
+  line.begin_group("Output");
+  const std::string help = fmt::format("{}; default {}", join(known.shown, ", "), inputs.writer);
+  line.add_option(
+      "--format", "FORMAT",
+      [&inputs, names = std::move(known.names)](const std::string& text) {
+        // Names as they are listed; scopes and patterns as the registry has them.
+        if (report_writers().find(text) == nullptr) find_choice(text, names);
+        inputs.writer = text;
+      },
+      help);
+  line.add_output("-o,--output", inputs.file,
                   "write the result to a file instead of the standard output");
 }
 
 void add_report_options(CommandLine& line, OutputInputs& inputs) {
   line.begin_group("Output");
-  line.add_option("--trace", "FILE", to_text(inputs.trace_file),
+  line.add_output("--trace", inputs.trace,
                   "also write a timeline for Perfetto or chrome://tracing");
   line.add_option("--explain", "OP", to_text(inputs.explain),
                   "the formula behind an op's estimates, with its numbers, instead of the report");
   line.add_repeated("--assert", "CONDITION", append_to(inputs.assertions),
                     "exit with 3 unless this holds, as 'tpot_s<0.02'; may be repeated");
+}
+
+WorkloadInputs workload_for(const TransformerModel& model, const WorkloadInputs& inputs) {
+  if (model.generates()) return inputs;
+  const std::string what =
+      fmt::format("{}: a model of this class predicts no tokens", model.config().file());
+  const char* const hint =
+      "it takes --batch-size and --input-length; with a head for tokens its architectures would "
+      "name another class";
+  if (inputs.output_given) throw Error(what + ", so that there is no --output-length", hint);
+  WorkloadInputs asked = inputs;
+  if (!asked.single_phase) {
+    asked.single_phase = Workload{Phase::prefill, inputs.batch_size, inputs.input_length, 0};
+  } else if (asked.single_phase->phase == Phase::decode) {
+    throw Error(what + ", so that there is no --phase decode", hint);
+  }
+  return asked;
+}
+
+void write_result(OutputInputs& output, std::string_view result, Streams streams) {
+  const bool for_a_person =
+      !output.explain.empty() ||
+      (split_scope(output.writer).second == "table" && output.format == OutputFormat::table);
+  (for_a_person ? write_text : write_data)(output.file, result, streams);
 }
 
 TransformerModel load_model(const std::string& config_path, const ModelInputs& inputs) {
@@ -278,24 +322,29 @@ TransformerModel load_model(const std::string& config_path, const ModelInputs& i
 TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
   ModelOptions options = inputs.options;
   std::vector<std::string> assumptions;
-  if (inputs.text_only) config = text_part(config, assumptions);
+  if (inputs.text_only) {
+    const std::string whole = config.model_type();
+    config = config.text_part();
+    assumptions.push_back(
+        fmt::format("only the text model of '{}' is built (--text-only)", printable(whole)));
+  }
   if (!inputs.sizes.empty()) config = config.with_sizes(inputs.sizes);
   const std::string model_type = config.model_type();
-  if (!inputs.assume_base.empty() && architectures().find(model_type) != nullptr) {
-    assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",
-                                      inputs.assume_base, model_type));
-  }
   const bool unknown = architectures().find(model_type) == nullptr;
-  std::string build_as = unknown ? inputs.assume_base : std::string();
-  if (unknown && build_as.empty()) build_as = recognise(config);
-  ModelProfile profile = load_profile(model_type, inputs.profiles, build_as);
+  if (!inputs.assume_base.empty() && !unknown) {
+    assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",
+                                      inputs.assume_base, printable(model_type)));
+  }
+  std::string built_as = unknown ? inputs.assume_base : std::string();
+  if (unknown && built_as.empty()) built_as = recognise(config);
+  ModelProfile profile = load_profile(model_type, inputs.profiles, built_as);
   if (profile.base && !inputs.assume_base.empty()) {
     assumptions.push_back(fmt::format("--assume-base {} is not used: the profile's base is '{}'",
                                       inputs.assume_base, *profile.base));
   }
   TransformerModel model =
       build_model(std::move(config), std::move(profile), std::move(options), inputs.assume_base);
-  model.assumptions().insert(model.assumptions().begin(), assumptions.begin(), assumptions.end());
+  for (std::string& assumption : assumptions) model.add_assumption(std::move(assumption));
   bind_custom_model(model);
   return model;
 }

@@ -13,6 +13,7 @@
 
 #include "app/command_line.h"
 #include "app/host_timing.h"
+#include "app/output.h"
 
 namespace tcast {
 
@@ -31,6 +32,7 @@ struct WorkloadInputs {
   std::int64_t batch_size = 1;      ///< requests of the whole deployment
   std::int64_t input_length = 512;  ///< tokens of each
   std::int64_t output_length = 128;
+  bool output_given = false;             ///< --output-length was
   std::optional<Workload> single_phase;  ///< --phase; then the fields above do not count
 };
 
@@ -45,14 +47,14 @@ struct TargetInputs {
   StoreInputs store;          ///< of its measurements
 };
 
-enum class OutputFormat : std::uint8_t { table, json, jsonl, csv };
+enum class OutputFormat : std::uint8_t { table, json };
 
 /// Where results go, and in which form.
 struct OutputInputs {
   OutputFormat format = OutputFormat::table;
-  std::string writer;                   ///< registered report writer in its place; empty: none
-  std::string file;                     ///< empty: standard output
-  std::string trace_file;               ///< Chrome trace; empty: none
+  std::string writer = "table";         ///< of a report: the registered one that --format names
+  OutputFile file;                      ///< not given: standard output
+  OutputFile trace;                     ///< Chrome trace; not given: none
   std::string explain;                  ///< op whose estimates are to be explained; empty: none
   std::vector<std::string> assertions;  ///< "tpot_s<0.02"
 };
@@ -80,15 +82,26 @@ void add_store_options(CommandLine& line, StoreInputs& inputs);
 /// --device, --runner, --reserved-memory, --ideal, --threads, --time-budget, --store, --no-store.
 void add_target_options(CommandLine& line, TargetInputs& inputs);
 
-/// --format (the given ones, and with `writers` also those of registered report writers), -o.
+/// --format (the given ones), -o.
 void add_output_options(CommandLine& line, OutputInputs& inputs,
-                        const std::vector<OutputFormat>& formats, bool writers = false);
+                        const std::vector<OutputFormat>& formats);
+
+/// --format (the name of a registered report writer), -o.
+void add_report_output_options(CommandLine& line, OutputInputs& inputs);
 
 /// --trace, --explain, --assert.
 void add_report_options(CommandLine& line, OutputInputs& inputs);
 
+/// Writes a result in the form that was asked for: a table for a person, everything else as it is.
+/// Throws Error.
+void write_result(OutputInputs& output, std::string_view result, Streams streams);
+
 /// "json", ...: as the command line spells it.
 std::string_view name_of(OutputFormat format);
+
+/// What is asked of this model: of one that predicts no tokens, one pass over the inputs. Throws
+/// Error for what such a model does not do: an output length, a decode pass.
+WorkloadInputs workload_for(const TransformerModel& model, const WorkloadInputs& inputs);
 
 /// Reads a config and builds the untransformed model. What had to be assumed is in its assumptions.
 /// Throws Error.

@@ -10,6 +10,8 @@
 #include "tcast/base/plugin.h"
 #include "tcast/base/text.h"
 
+#include "app/streams.h"
+
 namespace tcast {
 namespace {
 
@@ -36,6 +38,7 @@ PluginScope::PluginScope(const std::vector<std::string>& arguments) {
     selection.source = name;
   }
   if (!selection.names) selection.source.clear();
+  strict_ = selection.strict;
   select_plugins(selection);
 }
 
@@ -49,20 +52,22 @@ PluginScope::~PluginScope() {
 }
 
 void PluginScope::declare(CommandLine& line) {
-  line.begin_group("Plugins");
+  line.begin_group("Plugins and warnings");
   // Read before all others, by the constructor.
   line.add_possibly_empty(
       "--plugins", "NAMES", [](const std::string&) {},
       "only these plugins (see 'tcast plugins'), separated by commas; '--plugins=-name' leaves one "
       "out; default TCAST_PLUGINS, else all");
   static bool strict = false;
-  line.add_flag("--strict", strict, "a plugin that fails is an error, not a warning");
+  line.add_flag("--strict", strict,
+                "a plugin that fails is an error; with warnings, the results are written and the "
+                "exit status is 1");
 }
 
 void PluginScope::print_problems(std::ostream& err) {
   const bool trace = environment("TCAST_PLUGIN_TRACE").value_or("0") != "0";
   for (const PluginProblem& problem : plugin_problems()) {
-    err << "tcast: warning: " << printable(problem.message, 1000) << '\n';
+    say(err, "warning", printable(problem.message, 1000));
     if (!trace) continue;
     for (const std::string& line : problem.trace) err << "  " << printable(line, 1000) << '\n';
   }

@@ -19,11 +19,17 @@ class PluginScope {
   PluginScope(const PluginScope&) = delete;
   PluginScope& operator=(const PluginScope&) = delete;
 
+  /// Whether --strict was given.
+  bool strict() const { return strict_; }
+
   /// Declares the options, for the help and the check of the whole line.
   static void declare(CommandLine& line);
 
   /// Says what is wrong with plugins, one line each; with TCAST_PLUGIN_TRACE=1 where and why.
   static void print_problems(std::ostream& err);
+
+ private:
+  bool strict_ = false;
 };
 
 }  // namespace tcast

@@ -9,6 +9,7 @@
 #include "tcast/base/text.h"
 
 #include "app/command.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/table_text.h"
@@ -64,8 +65,8 @@ class PluginsCommand final : public Command {
     // Whether a plugin fails shows only when it is set up.
     run_setups("");
     const std::vector<Plugin> list = plugins();
-    write_result(output_.file, output_.format == OutputFormat::json ? json_text(list) : table(list),
-                 streams.out);
+    write_result(output_, output_.format == OutputFormat::json ? json_text(list) : table(list),
+                 streams);
     return 0;
   }
 
@@ -89,7 +90,7 @@ class PluginsCommand final : public Command {
     ordered_json json = {{"schema", 1}, {"interface_version", plugin_interface}};
     json["plugins"] = ordered_json::array();
     for (const Plugin& plugin : list) json["plugins"].push_back(json_of(plugin));
-    return json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+    return json_document(json, 1);
   }
 
   OutputInputs output_;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -16,6 +17,7 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/report_model.h"
@@ -24,11 +26,16 @@
 namespace tcast {
 namespace {
 
+nlohmann::ordered_json whole_or_real(double number) {
+  if (number == std::floor(number)) return static_cast<std::int64_t>(number);
+  return number;
+}
+
 /// What an op reaches, and that as a part of what this host was measured to be able to.
 struct Achieved {
   explicit Achieved(const DistinctOp& op, const DeviceProfile& host)
       : seconds(op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s),
-        total_s(static_cast<double>(op.calls) * seconds),
+        total_s(op.calls * seconds),
         flops_per_s(op.estimate.work.flops() / seconds),
         bytes_per_s(op.estimate.work.bytes() / seconds) {
     const OpWork& work = op.estimate.work;
@@ -53,7 +60,8 @@ std::string_view phase_name(Phase phase) { return phase == Phase::prefill ? "pre
 class ProfileOpsCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
-    line.add_positional("CONFIG", to_text(config_), "config.json, or the directory that holds one");
+    line.add_positional({"CONFIG", FileUse::config}, to_text(config_),
+                        "config.json, or the directory that holds one");
     add_request_options(line, workload_);
     add_phase_options(line, workload_);
     line.begin_group("Timing");
@@ -73,9 +81,14 @@ class ProfileOpsCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    require_writable(output_.file);
     TransformerModel model = load_model(config_, model_);
+    return model.guard_modules("profile-ops", [&] { return profile(model, streams); });
+  }
+
+ private:
+  int profile(TransformerModel& model, Streams streams) {
     transform(model);
+    workload_ = workload_for(model, workload_);
     SimulationRequest request;
     request.batch_size = workload_.batch_size;
     request.input_length = workload_.input_length;
@@ -86,22 +99,22 @@ class ProfileOpsCommand final : public Command {
     timing.timer.time_budget_s = time_budget_s_;
     timing.timer.threads = static_cast<int>(threads_);
     timing.store = store_;
-    timing.err = &streams.err;
+    timing.progress = &streams.progress;
     simulation.run_on_host(timing, false);
     Report report;
-    report.warnings = model_warnings(model);
+    report.warnings = model.warnings();
     simulation.fill(report);
+    note_warnings(report.warnings.size());
     for (const std::string& warning : report.warnings) {
-      fmt::print(streams.err, "tcast: warning: {}\n", warning);
+      say(streams.err, "warning", warning);
     }
-    write_result(output_.file,
+    write_result(output_,
                  output_.format == OutputFormat::json ? json_of(model, simulation, report)
                                                       : table_of(model, simulation, report),
-                 streams.out);
+                 streams);
     return 0;
   }
 
- private:
   /// The pass in words: "decode, 1 request(s), 1 new token(s) each on 512 in the cache".
   std::string describe_pass(Phase phase) const {
     Workload pass;
@@ -123,13 +136,12 @@ class ProfileOpsCommand final : public Command {
     double total_s = 0;
     double flops = 0;
     double bytes = 0;
-    std::int64_t calls = 0;
+    double calls = 0;
     for (const DistinctOp& op : ops) {
       if (op.phase != phase) continue;
-      const auto times = static_cast<double>(op.calls);
       total_s += Achieved(op, host).total_s;
-      flops += times * op.estimate.work.flops();
-      bytes += times * op.estimate.work.bytes();
+      flops += op.calls * op.estimate.work.flops();
+      bytes += op.calls * op.estimate.work.bytes();
       calls += op.calls;
     }
     if (calls == 0) return {};
@@ -152,7 +164,7 @@ class ProfileOpsCommand final : public Command {
       const Measurement* timed = op.measurement;
       std::string kernel = "estimated";
       if (timed != nullptr) kernel = timed->implementation + (timed->scaled ? ", scaled" : "");
-      table.add_row({std::string(name_of(op.record)), std::to_string(op.calls),
+      table.add_row({std::string(name_of(op.record)), fmt::format("{:.0f}", op.calls),
                      format_seconds(achieved.seconds),
                      timed != nullptr && timed->samples > 1 ? percent(timed->spread) : "-",
                      format_seconds(achieved.total_s), percent(achieved.total_s / total_s),
@@ -164,7 +176,7 @@ class ProfileOpsCommand final : public Command {
       if (op.modules.size() > 1) detail += fmt::format(" and {} more", op.modules.size() - 1);
       details.push_back(wrap("    ", detail));
     }
-    table.add_row({"total", std::to_string(calls), "", "", format_seconds(total_s), "100 %",
+    table.add_row({"total", fmt::format("{:.0f}", calls), "", "", format_seconds(total_s), "100 %",
                    fmt::format("{:.1f}", 1e-9 * flops / total_s), "",
                    fmt::format("{:.1f}", 1e-9 * bytes / total_s),
                    percent(bytes / total_s / host.memory_bandwidth_bytes_per_s)});
@@ -243,7 +255,7 @@ class ProfileOpsCommand final : public Command {
              {"class", name_of(class_of(op.record))},
              {"sizes", describe(op.record)},
              {"modules", op.modules},
-             {"calls", op.calls},
+             {"calls", whole_or_real(op.calls)},
              {"seconds", achieved.seconds},
              {"total_s", achieved.total_s},
              {"flops_per_s", achieved.flops_per_s},
@@ -260,7 +272,7 @@ class ProfileOpsCommand final : public Command {
     }
     json["notes"] = report.assumptions;
     json["warnings"] = report.warnings;
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   std::string config_;

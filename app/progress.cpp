@@ -8,6 +8,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "tcast/base/text.h"
+
 namespace tcast {
 namespace {
 
@@ -38,7 +40,12 @@ void Progress::show(std::size_t done, std::size_t total, std::string_view what, 
 void Progress::show(std::string_view text) {
   if (err_ == nullptr) return;
   shown_ = true;
-  *err_ << "\r\033[K" << text.substr(0, columns_of_terminal() - 1) << std::flush;
+  std::string shown = printable(text, std::string::npos);
+  std::size_t size = std::min(shown.size(), columns_of_terminal() - 1);
+  while (size < shown.size() && size > 0 && utf8_length(shown.substr(size)) == 0) --size;
+  shown.resize(size);
+  // The one place that means to move the cursor; the text itself must not.
+  *err_ << "\r\033[K" << shown << std::flush;
 }
 
 }  // namespace tcast

@@ -7,7 +7,7 @@
 namespace tcast {
 
 /// One line at the bottom of a terminal that says how far a session of timings is. Does nothing
-/// when `err` is not the standard error, or that is no terminal. Gone with its object.
+/// when `err` is not the standard error itself, or that is no terminal. Gone with its object.
 class Progress {
  public:
   explicit Progress(std::ostream& err);

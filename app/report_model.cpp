@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/text.h"
+#include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 #include "tcast/transform/stored_dtypes.h"
 
@@ -33,33 +34,34 @@ void add_flag(Report& report, const char* name, bool value) {
 
 }  // namespace
 
+std::vector<Provenance> provenance_of(const TransformerModel& model) {
+  std::vector<Provenance> all = model.profile().provenance;
+  all.insert(all.end(), model.contributors().begin(), model.contributors().end());
+  return all;
+}
+
+std::string warning_lines(const std::vector<std::string>& warnings) {
+  std::string text;
+  for (const std::string& warning : warnings)
+    text += wrap("  warning   ", printable(warning, 2000));
+  return text;
+}
+
 void add_model(Report& report, const TransformerModel& model) {
   report.model_type = model.config().model_type();
   const ParameterCounts counts = model.count_parameters();
   report.total_parameters = counts.total;
   report.active_parameters = counts.active;
   report.pipeline = describe_pipeline(model);
+  const std::vector<Provenance> provenance = provenance_of(model);
+  report.provenance.insert(report.provenance.end(), provenance.begin(), provenance.end());
   report.memory.max_position_embeddings =
       model.config().find<std::int64_t>("max_position_embeddings");
+  if (const std::int64_t limit = model.context_limit()) report.memory.context_limit = limit;
   report.assumptions = model.assumptions();
-  const std::vector<std::string> unread = model.config().unread_keys();
-  if (!unread.empty()) {
-    report.assumptions.push_back("config keys that nothing read: " +
-                                 printable(join(unread, ", "), 2000));
-  }
+  report.warnings = model.warnings();
   report.dtypes = report_dtypes(model);
   report.mtp_tokens = model.options().num_mtp_tokens;
-  for (std::string& warning : model_warnings(model)) {
-    report.warnings.push_back(std::move(warning));
-  }
-}
-
-std::vector<std::string> model_warnings(const TransformerModel& model) {
-  std::vector<std::string> warnings = model.warnings();
-  for (const StepReport& step : model.reports()) {
-    for (const std::string& warning : step.warnings) warnings.push_back(step.step + ": " + warning);
-  }
-  return warnings;
 }
 
 ReportDTypes report_dtypes(const TransformerModel& model) {
@@ -100,7 +102,12 @@ ReportDTypes report_dtypes(const TransformerModel& model) {
 
 void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,
                 const WorkloadInputs& workload, const TargetInputs& target) {
-  const ModelOptions& options = model.options();
+  add_inputs(report, model.options(), model.profile().sources, inputs, workload, target);
+}
+
+void add_inputs(Report& report, const ModelOptions& options,
+                const std::vector<std::string>& profile_sources, const ModelInputs& inputs,
+                const WorkloadInputs& workload, const TargetInputs& target) {
   add(report, "config", report.config_file);
   add_flag(report, "text_only", inputs.text_only);
   add(report, "assume_base", inputs.assume_base);
@@ -140,7 +147,7 @@ void add_inputs(Report& report, const TransformerModel& model, const ModelInputs
   add_number(report, "expert_skew", options.expert_skew);
   add_flag(report, "reuse_layers", options.reuse_layers);
   add(report, "skip_steps", join(options.skip_steps, ","));
-  add(report, "profiles", join(model.profile().sources, ","));
+  add(report, "profiles", join(profile_sources, ","));
   add(report, "reserved_memory_bytes", target.reserved_memory_bytes);
 }
 

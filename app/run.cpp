@@ -20,12 +20,15 @@
 #include "tcast/exec/host.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
+#include "tcast/report/json_writer.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
 #include "app/comparison.h"
+#include "app/expert_counts.h"
 #include "app/generation.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/report_model.h"
@@ -75,13 +78,14 @@ struct RunResult {
   std::int64_t accepted = 0;
   std::vector<OpTime> ops;
   ExecutorMemory memory;
-  std::int64_t weight_bytes_per_pass = 0;
+  double weight_bytes_per_pass = 0;
 };
 
 class RunCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
-    line.add_positional("CONFIG", to_text(config_), "config.json, or the directory that holds one");
+    line.add_positional({"CONFIG", FileUse::config}, to_text(config_),
+                        "config.json, or the directory that holds one");
     workload_.input_length = 128;
     workload_.output_length = 16;
     line.begin_group("Requests");
@@ -91,7 +95,8 @@ class RunCommand final : public Command {
                     "prompt tokens of each request; default 128");
     line.add_option("--output-length", "TOKENS", to_size(workload_.output_length),
                     "tokens to generate, greedily; default 16");
-    line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
+    line.add_check([&line, this] { workload_.output_given = line.given("--output-length"); });
+    line.add_option("--token-ids", {"FILE", FileUse::reads}, to_text(token_ids_file_),
                     "the prompts instead: a line of token ids for each request");
     line.add_option("--seed", "N", to_size(seed_, 0), "of the random prompts; default 0");
     refuse_with_token_ids(line, {"--batch-size", "--input-length", "--seed"});
@@ -101,12 +106,16 @@ class RunCommand final : public Command {
     line.add_option("--runner", "NAME", to_text(runner_),
                     "the executor that a plugin registered under this name makes the kernels");
     line.add_flag("--compare", compare_,
-                  "predict the times first, as simulate does, and show both side by side; experts "
-                  "are then chosen evenly");
+                  "predict the times first, as simulate does, and show both side by side; the "
+                  "distinct experts that the run has counted are priced");
+    line.add_flag("--even-routing", even_routing_,
+                  "deal the experts to the tokens in turn, in place of what the model's routers "
+                  "choose");
     line.add_option("--time-budget", "SECONDS",
                     to_number(timing_.timer.time_budget_s, 0.001, 86400),
                     "limit of the time spent on predicting (default 10)");
-    line.add_option("--store", "FILE", to_text(timing_.store.file),
+    line.add_option("--store", {"FILE", FileUse::updates, default_store_file()},
+                    to_text(timing_.store.file),
                     "where timings of this host are kept; default as in simulate");
     line.add_flag("--no-store", timing_.store.enabled, "time everything anew, and keep nothing",
                   false);
@@ -124,12 +133,14 @@ class RunCommand final : public Command {
         throw Error("--compare cannot know how many predicted tokens will be accepted",
                     "leave out --num-mtp-tokens");
       }
-      if (line.given("--compare") && line.given("--dump-logits")) {
-        throw Error("--compare chooses experts evenly, so that the logits mean nothing",
-                    "leave out --dump-logits");
+      if (line.given("--even-routing") && line.given("--dump-logits")) {
+        throw Error(
+            "--even-routing sends tokens to experts that the model has not chosen, so that "
+            "the logits mean nothing",
+            "leave out one of them");
       }
     });
-    line.add_option("--dump-logits", "FILE", to_text(logits_file_),
+    line.add_output("--dump-logits", logits_file_,
                     "write the logits after each step as NumPy file [step, request, vocabulary]");
     add_deployment_options(line, model_.options);
     add_model_options(line, model_);
@@ -140,11 +151,18 @@ class RunCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    for (const std::string& file : {output_.file, logits_file_}) require_writable(file);
     set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
     TransformerModel model = load_model(config_, model_);
+    return model.guard_modules("run", [&] { return run(model, streams); });
+  }
+
+ private:
+  int run(TransformerModel& model, Streams streams) {
     const std::string pipeline = describe_pipeline(model);
     transform(model);
+    workload_ = workload_for(model, workload_);
+    // What does not generate makes one pass over the prompts.
+    if (!model.generates()) workload_.output_length = 1;
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     TokenIds prompts;
     if (!token_ids_file_.empty()) {
@@ -157,35 +175,45 @@ class RunCommand final : public Command {
     const std::int64_t output_length = workload_.output_length;
     ExecutorOptions execution;
     if (!runner_.empty()) execution.context.maker = find_executor(runner_);
-    if (compare_) execution.on_route = choose_evenly;
+    if (even_routing_ && !routes_tokens(model)) {
+      throw Error("--even-routing: the model routes no tokens to experts", "leave it out");
+    }
+    if (compare_ || even_routing_) {
+      execution.on_route = [this](const RoutingCall& call) {
+        if (even_routing_) choose_evenly(call);
+        if (compare_) counts_.add(call);
+      };
+    }
     // The last pass may check more tokens than are still wanted.
-    Generation generation(
-        model, requests,
-        checked_add(checked_add(input_length, output_length), model.options().num_mtp_tokens),
-        std::move(execution));
+    const std::int64_t longest =
+        checked_add(checked_add(input_length, output_length), model.options().num_mtp_tokens);
+    Generation generation(model, requests, model.generates() ? longest : input_length,
+                          std::move(execution));
     // Before anything of that size is made.
     generation.require_memory(input_length);
     if (prompts.empty()) prompts = random_token_ids(requests, input_length, vocabulary, seed_);
 
     const bool json = output_.format == OutputFormat::json;
-    std::optional<Prediction> prediction;
+    std::optional<RunPredictor> predictor;
     if (compare_) {
       timing_.timer.threads = current_threads();
-      timing_.err = &streams.err;
-      prediction = predict_run(model, requests, input_length, output_length, timing_);
+      timing_.progress = &streams.progress;
+      predictor.emplace(model, requests, input_length, output_length, timing_);
       // Before anything is executed.
-      if (!json && output_.file.empty()) {
-        streams.out << Comparison::predicted_text(*prediction) << '\n' << std::flush;
+      if (!json && !output_.file.is_given()) {
+        streams.out << Comparison::predicted_text(predictor->expected()) << '\n' << std::flush;
       }
     }
-    const RunResult result = generate(generation, prompts, output_length);
+    RunResult result = generate(generation, prompts, output_length);
+    if (!model.generates()) result.tokens.assign(prompts.size(), {});
     std::optional<Comparison> comparison;
-    if (prediction) {
-      comparison.emplace(std::move(*prediction), result.prefill_s, result.decode_s, result.ops);
+    if (predictor) {
+      comparison.emplace(predictor->expected(), predictor->counted(counts_), counts_,
+                         result.prefill_s, result.decode_s, result.ops);
     }
-    if (!logits_file_.empty()) {
-      write_atomically(logits_file_,
-                       logits_text({output_length, requests, generation.vocabulary()}));
+    if (logits_file_.is_given()) {
+      write_data(logits_file_, logits_text({output_length, requests, generation.vocabulary()}),
+                 streams);
     }
     std::string text;
     if (json) {
@@ -194,14 +222,36 @@ class RunCommand final : public Command {
       text = table_of(model, generation, result, pipeline, input_length);
       if (comparison) text += "\n" + comparison->text();
     }
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
+    note_warnings(model.warnings().size());
     return 0;
   }
 
- private:
+  /// Where the model's parts and the kernels come from.
+  std::vector<Provenance> provenance(const TransformerModel& model) const {
+    std::vector<Provenance> all = provenance_of(model);
+    if (!runner_.empty()) all.push_back(executors().provenance(*executors().find(runner_)));
+    return all;
+  }
+
+  static bool routes_tokens(const TransformerModel& model) {
+    Graph graph;
+    model.trace({.batch = 1, .query_length = 1, .executes = true}, graph);
+    for (std::uint32_t i = 0; i < graph.region_count; ++i) {
+      for (const Op& op : graph.regions[i].ops) {
+        if (std::holds_alternative<Route>(op.record)) return true;
+      }
+    }
+    return false;
+  }
+
   static KernelMaker find_executor(const std::string& name) {
     const auto* const entry = executors().find(name);
-    if (entry != nullptr) return entry->value;
+    if (entry != nullptr) {
+      return [entry](const OpRecord& record, const KernelContext& context) {
+        return entry->call(record, context);
+      };
+    }
     const std::vector<std::string> known = executors().names();
     const std::string plugin = missing_plugin_hint("executor", name);
     throw Error(fmt::format("--runner: no executor '{}' is registered", printable(name)),
@@ -213,8 +263,11 @@ class RunCommand final : public Command {
 
   /// As NumPy file, or as the dumper that a plugin registered for files of this name writes it.
   std::string logits_text(const std::vector<std::int64_t>& shape) const {
-    const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_));
-    return dumper == nullptr ? npy_text(shape, logits_) : dumper->value(shape, logits_);
+    const auto* const dumper = logits_dumpers().find(file_name_of(logits_file_.path()));
+    if (dumper == nullptr) return npy_text(shape, logits_);
+    std::string text = dumper->call(shape, logits_);
+    if (text.empty()) dumper->refuse("it returned nothing to write");
+    return text;
   }
 
   RunResult generate(Generation& generation, const TokenIds& prompts, std::int64_t output_length) {
@@ -226,6 +279,7 @@ class RunCommand final : public Command {
     GreedyDecoding(generation).prompt(prompts);
     generation.restart();
     generation.executor().reset_times();
+    counts_.clear();
     GreedyDecoding decoding(generation);
     result.tokens.resize(prompts.size());
     for (std::int64_t made = 0; made < output_length;) {
@@ -236,7 +290,7 @@ class RunCommand final : public Command {
         for (std::size_t i = 0; i < prompts.size(); ++i) {
           result.tokens[i].push_back(pass.tokens[i][k]);
           const std::vector<float>& row = pass.logits[k][i];
-          if (!logits_file_.empty()) logits_.insert(logits_.end(), row.begin(), row.end());
+          if (logits_file_.is_given()) logits_.insert(logits_.end(), row.begin(), row.end());
         }
       }
     }
@@ -270,17 +324,21 @@ class RunCommand final : public Command {
                        std::int64_t input_length) const {
     const auto requests = static_cast<double>(result.tokens.size());
     const double decode_s = mean(result.decode_s);
-    std::string text =
-        fmt::format("tcast run: {} ({}), {}, executed on {}, {} thread(s), {} rank(s)\n", config_,
-                    model.config().model_type(), dtype_of(model), host_features().cpu,
-                    current_threads(), generation.ranks());
+    std::string text = fmt::format(
+        "tcast run: {} ({}), {}, executed on {}, {} thread(s), {} rank(s)\n",
+        printable(config_, 4096), printable(model.config().model_type()), dtype_of(model),
+        printable(host_features().cpu), current_threads(), generation.ranks());
     text += fmt::format("  transformed by {}; weights are generated, not those of the checkpoint\n",
-                        pipeline);
+                        printable(pipeline, 1000));
     text += wrap("  ", describe(report_dtypes(model)));
-    for (const std::string& note : generation.executor().notes()) {
-      text += fmt::format("  this host: {}\n", note);
+    for (const Provenance& one : provenance(model)) {
+      if (one.from != Provenance::From::plugin || one.kind == "hook") continue;
+      text += fmt::format("  {} '{}' {}\n", one.kind, printable(one.name), to_string(one));
     }
-    for (const std::string& warning : model_warnings(model)) text += wrap("  warning: ", warning);
+    for (const std::string& note : generation.executor().notes()) {
+      text += fmt::format("  this host: {}\n", printable(note, 1000));
+    }
+    text += warning_lines(model.warnings());
     const double prompt_tokens = requests * static_cast<double>(input_length);
     text += fmt::format("\nprefill       {:>10}  {} request(s) of {} tokens, {:.0f} tokens/s\n",
                         format_seconds(result.prefill_s), result.tokens.size(), input_length,
@@ -290,7 +348,7 @@ class RunCommand final : public Command {
           fmt::format("decode step   {:>10}  mean of {}, {:.2f} tokens/s, weights read at {}/s\n",
                       format_seconds(decode_s), result.decode_s.size(),
                       requests * tokens_per_step(result) / decode_s,
-                      format_bytes(static_cast<double>(result.weight_bytes_per_pass) / decode_s));
+                      format_bytes(result.weight_bytes_per_pass / decode_s));
     }
     if (result.drafts > 0) {
       text += fmt::format(
@@ -326,6 +384,7 @@ class RunCommand final : public Command {
       }
       text += table.text() + "\n";
     }
+    if (!model.generates()) return text;
     text += "generated tokens";
     for (const auto& tokens : result.tokens) text += fmt::format("\n  {}", fmt::join(tokens, " "));
     return text + "\n";
@@ -349,6 +408,7 @@ class RunCommand final : public Command {
                      {"total_parameters", model.count_parameters().total}};
     json["host"] = {{"cpu", host_features().cpu}, {"onednn", onednn_version()}};
     json["pipeline"] = pipeline;
+    json["provenance"] = provenance_json(provenance(model));
     json["memory"] = {{"weights_bytes", result.memory.weight_bytes},
                       {"kv_cache_bytes", result.memory.cache_bytes},
                       {"activation_bytes", result.memory.activation_bytes}};
@@ -360,7 +420,7 @@ class RunCommand final : public Command {
                            {"drafts", result.drafts},
                            {"accepted", result.accepted},
                            {"decoded_tokens", result.decoded_tokens}};
-    json["weight_bytes_per_pass"] = result.weight_bytes_per_pass;
+    json["weight_bytes_per_pass"] = std::llround(result.weight_bytes_per_pass);
     json["ops"] = nlohmann::ordered_json::array();
     for (const OpTime& op : result.ops) {
       json["ops"].push_back({{"phase", phase_name(op.phase)},
@@ -371,10 +431,10 @@ class RunCommand final : public Command {
                              {"kernel", op.implementation}});
     }
     if (comparison) json["comparison"] = comparison->json();
-    json["tokens"] = result.tokens;
+    if (model.generates()) json["tokens"] = result.tokens;
+    json["warnings"] = model.warnings();
     json["notes"] = generation.executor().notes();
-    json["warnings"] = model_warnings(model);
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   std::string config_;
@@ -382,11 +442,13 @@ class RunCommand final : public Command {
   WorkloadInputs workload_;
   OutputInputs output_;
   std::string token_ids_file_;
-  std::string logits_file_;
+  OutputFile logits_file_;
   std::string runner_;
   std::int64_t seed_ = 0;
   std::int64_t threads_ = 0;
   bool compare_ = false;
+  bool even_routing_ = false;
+  ExpertCounts counts_;
   HostTimingOptions timing_;
   std::vector<float> logits_;
 };

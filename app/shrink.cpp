@@ -1,8 +1,10 @@
 #include "app/shrink.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,6 +15,7 @@
 #include "tcast/cost/op_cost.h"
 #include "tcast/model/attention.h"
 #include "tcast/model/decoder.h"
+#include "tcast/model/tree_check.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/generation.h"
@@ -58,6 +61,7 @@ struct Facts {
   std::int64_t window = 0;
   std::int64_t chunk = 0;
   std::int64_t experts = 0;
+  std::string experts_key;  ///< under which the config has their number
   std::int64_t top_k = 0;
   std::int64_t groups = 1;
   std::int64_t topk_groups = 1;
@@ -66,6 +70,7 @@ struct Facts {
 Facts facts_of(const TransformerModel& model) {
   Facts facts;
   const MoeFieldNames& moe = model.profile().moe_field_names;
+  facts.experts_key = model.profile().moe_num_experts_key.back();
   walk(model.root(), [&](const Module& module, const ModulePath&) {
     const auto note = [&module](std::int64_t& fact, std::string_view attribute) {
       fact = std::max(fact, module.int_attribute(attribute).value_or(0));
@@ -167,7 +172,13 @@ Load load_of(const TransformerModel& model, const ShrinkRequest& request) {
   work.batch = request.requests;
   work.query_length = request.input_length;
   work.executes = true;
-  model.trace(work, graph);
+  try {
+    model.trace(work, graph);
+  } catch (const Error&) {
+    // Of more operators than a graph has, untransformed: far too many to execute.
+    load.seconds = std::numeric_limits<double>::infinity();
+    return load;
+  }
   double flops = 0;
   const std::vector<std::int64_t> calls = graph.calls_per_region();
   for (std::uint32_t i = 0; i < graph.region_count; ++i) {
@@ -196,9 +207,9 @@ std::vector<std::string> changes_of(const HfConfig& config, const Facts& facts,
   for (const auto& [key, size] : after.sizes) {
     std::int64_t old = size_in(config, key).value_or(0);
     if (key == "num_key_value_heads" && facts.kv_heads > 0) old = facts.kv_heads;
-    if (key == "num_experts") old = facts.experts;
+    if (key == facts.experts_key) old = facts.experts;
     if (size == old) continue;
-    if (key == "num_experts") {
+    if (key == facts.experts_key) {
       changes.push_back(fmt::format("{} of {} experts", size, old));
     } else {
       changes.push_back(fmt::format("{} {} -> {}", key, old, size));
@@ -211,6 +222,7 @@ std::vector<std::string> changes_of(const HfConfig& config, const Facts& facts,
 
 Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkRequest& request) {
   TransformerModel whole = load_model(config, inputs);
+  require_traceable_as_built(whole);
   const HfConfig text = whole.config();  // of the text model, if there is more
   const Facts facts = facts_of(whole);
   Load load;
@@ -220,6 +232,7 @@ Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkReq
 
   Shrunk result;
   result.inputs = inputs;
+  result.warnings = whole.warnings();
   const auto finish = [&] {
     // Requests that end inside the first window or chunk would not show it.
     const std::int64_t tokens = request.input_length + request.decode_tokens;
@@ -258,8 +271,9 @@ Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkReq
         const std::int64_t in_groups =
             ceil_div(facts.top_k, std::max<std::int64_t>(1, facts.topk_groups)) * facts.groups;
         const std::int64_t least = std::max({2 * facts.top_k, 2 * facts.groups, in_groups});
-        result.inputs.sizes.emplace_back("num_experts", part_of(facts.experts, facts.experts,
-                                                                std::lcm(facts.groups, ep), least));
+        result.inputs.sizes.emplace_back(
+            facts.experts_key,
+            part_of(facts.experts, facts.experts, std::lcm(facts.groups, ep), least));
       }
     }
     if (divisor >= 2) {

@@ -21,8 +21,9 @@ struct ShrinkRequest {
 
 /// A config made small enough.
 struct Shrunk {
-  ModelInputs inputs;                ///< with sizes and layers that make the model small
-  std::vector<std::string> changes;  ///< "3 of 61 layers", "hidden_size 7168 -> 896"
+  ModelInputs inputs;                 ///< with sizes and layers that make the model small
+  std::vector<std::string> changes;   ///< "3 of 61 layers", "hidden_size 7168 -> 896"
+  std::vector<std::string> warnings;  ///< of the model as it was, transformed
 };
 
 /// The largest of a few smaller models of the same kind that can be executed a dozen times within

@@ -6,21 +6,17 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
-#include <fmt/ostream.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/file.h"
 #include "tcast/base/text.h"
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/report/assertion.h"
-#include "tcast/report/csv_writer.h"
-#include "tcast/report/json_writer.h"
 #include "tcast/report/report_writers.h"
-#include "tcast/report/table_writer.h"
 #include "tcast/report/trace_writer.h"
 #include "tcast/transform/pipeline.h"
 
@@ -41,38 +37,20 @@ std::vector<std::string> expand(const std::vector<std::string>& paths) {
   std::vector<std::string> files;
   for (const std::string& path : paths) {
     std::error_code error;
-    if (!fs::is_directory(path, error) || fs::exists(fs::path(path) / "config.json", error)) {
-      files.push_back(path);
-      continue;
-    }
     std::vector<std::string> found;
-    for (const auto& entry : fs::directory_iterator(path, error)) {
-      if (entry.path().extension() == ".json") found.push_back(entry.path().string());
+    if (fs::is_directory(path, error) && !fs::exists(fs::path(path) / "config.json", error)) {
+      found = list_files(path, ".json");
     }
-    if (found.empty()) {
-      files.push_back(path);  // reading it says what is missing
-    }
-    std::sort(found.begin(), found.end());
+    if (found.empty()) found = {path};  // reading it says what is missing
     files.insert(files.end(), found.begin(), found.end());
   }
   return files;
 }
 
-/// Whether two paths name one file, of which what is written first would be lost, as far as can be
-/// told before. Devices and pipes take both.
-bool same_file(const std::string& a, const std::string& b) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  if (fs::exists(a, error) && !fs::is_regular_file(a, error)) return false;
-  if (fs::equivalent(a, b, error)) return true;
-  const fs::path first = fs::weakly_canonical(a, error);
-  return !error && first == fs::weakly_canonical(b, error) && !error;
-}
-
 class SimulateCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
-    line.add_positional("CONFIG", append_to(configs_),
+    line.add_positional({"CONFIG", FileUse::config}, append_to(configs_),
                         "config.json, or a directory that holds one (or several *.json)", true,
                         true);
     add_request_options(line, workload_);
@@ -80,18 +58,13 @@ class SimulateCommand final : public Command {
     add_target_options(line, target_);
     add_deployment_options(line, model_.options);
     add_model_options(line, model_);
-    add_output_options(
-        line, output_,
-        {OutputFormat::table, OutputFormat::json, OutputFormat::jsonl, OutputFormat::csv}, true);
+    add_report_output_options(line, output_);
     add_report_options(line, output_);
     line.add_check([this] {
+      const Report sample = sample_report();
       for (const std::string& text : output_.assertions) {
         assertions_.push_back(parse_assertion(text));
-      }
-      if (!output_.trace_file.empty() && !output_.file.empty() &&
-          same_file(output_.trace_file, output_.file)) {
-        throw Error(fmt::format("--trace and -o name the same file '{}'", printable(output_.file)),
-                    "the one would overwrite the other");
+        require_field(assertions_.back(), sample);
       }
     });
     line.set_example(
@@ -104,12 +77,13 @@ class SimulateCommand final : public Command {
 
   int run(Streams streams) override {
     const std::vector<std::string> files = expand(configs_);
-    if (files.size() > 1 && output_.format != OutputFormat::jsonl) {
+    const bool lines = split_scope(output_.writer).second == "jsonl";
+    if (files.size() > 1 && !lines) {
       throw Error(
           fmt::format("{} configs were given, which only --format jsonl can show", files.size()),
           "add --format jsonl, or name one config");
     }
-    if (files.size() > 1 && (!output_.trace_file.empty() || !output_.explain.empty())) {
+    if (files.size() > 1 && (output_.trace.is_given() || !output_.explain.empty())) {
       throw Error("--trace and --explain take one config", "name one config");
     }
     const std::optional<DeviceProfile> device =
@@ -129,11 +103,12 @@ class SimulateCommand final : public Command {
         // Most errors begin with the file that they are about.
         const std::string_view what = error.what();
         const bool named = what.substr(0, file.size()) == file;
-        fmt::print(streams.err, "tcast: error: {}{}\n", named ? "" : printable(file) + ": ", what);
+        say(streams.err, "error",
+            fmt::format("{}{}", named ? "" : printable(file, 4096) + ": ", what));
         status = 1;
       }
     }
-    write_result(output_.file, text, streams.out);
+    write_result(output_, text, streams);
     return status;
   }
 
@@ -141,12 +116,20 @@ class SimulateCommand final : public Command {
   std::string simulate(const std::string& file, const std::optional<DeviceProfile>& device,
                        Streams streams, int& status) {
     TransformerModel model = load_model(file, model_);
+    return model.guard_modules("simulate",
+                               [&] { return simulate(model, file, device, streams, status); });
+  }
+
+  std::string simulate(TransformerModel& model, const std::string& file,
+                       const std::optional<DeviceProfile>& device, Streams streams, int& status) {
     transform(model);
     Report report;
     report.config_file = file;
     add_model(report, model);
 
-    Simulation simulation(model, request());
+    const WorkloadInputs workload = workload_for(model, workload_);
+    const SimulationRequest asked = request(workload);
+    Simulation simulation(model, asked);
     if (device) {
       report.device = device->name;
       simulation.run(*device, target_.ideal, target_.runner);
@@ -155,71 +138,74 @@ class SimulateCommand final : public Command {
       timing.timer.time_budget_s = target_.time_budget_s;
       timing.timer.threads = static_cast<int>(target_.threads);
       timing.store = target_.store;
-      timing.err = &streams.err;
+      timing.progress = &streams.progress;
       simulation.run_on_host(timing, target_.ideal);
       report.device = simulation.device().description;
     }
     simulation.fill(report);
-    const LeastDevices least =
-        least_devices(model, model_.assume_base, request(), simulation.device());
+    const LeastDevices least = least_devices(model, model_.assume_base, asked, simulation.device());
     report.memory.min_devices = least.devices;
     report.memory.min_devices_tp = least.tp;
     report.memory.min_devices_ep = least.ep;
     TargetInputs target = target_;
     if (!device) target.threads = simulation.threads();
-    add_inputs(report, model, model_, workload_, target);
+    add_inputs(report, model, model_, workload, target);
     for (const StepReport& step : model.reports()) report.steps.push_back(to_report_step(step));
-    check_length(report);
+    check_length(report, workload);
+    note_warnings(report.warnings.size());
 
-    if (!output_.trace_file.empty()) {
-      write_atomically(output_.trace_file, write_trace(simulation.trace_events()));
+    if (output_.trace.is_given()) {
+      write_data(output_.trace, write_trace(simulation.trace_events()), streams);
     }
     for (const Assertion& assertion : assertions_) {
       const AssertionResult result = evaluate(assertion, report);
       if (result.passed) continue;
-      fmt::print(streams.err, "tcast: {}: {}\n", printable(file), result.text);
+      say(streams.err, printable(file, 4096), result.text);
       if (status == 0) status = 3;
     }
     if (!output_.explain.empty()) return simulation.explain(output_.explain);
-    if (!output_.writer.empty()) {
-      const auto* const writer = report_writers().find(output_.writer);
-      TCAST_CHECK(writer != nullptr, "a writer that was found while the line was read");
-      return writer->value(report);
-    }
-    switch (output_.format) {
-      case OutputFormat::table:
-        return write_table(report);
-      case OutputFormat::json:
-        return write_json(report, false);
-      case OutputFormat::jsonl:
-        return write_json(report, true);
-      case OutputFormat::csv:
-        return write_csv(report);
-    }
-    throw InternalError("an output format without a writer");
+    const auto* const writer = report_writers().find(output_.writer);
+    TCAST_CHECK(writer != nullptr, "a writer that was found while the line was read");
+    report.provenance.push_back(report_writers().provenance(*writer));
+    std::string text = writer->call(report);
+    if (text.empty()) writer->refuse("it wrote nothing", "return the text of the report");
+    return text;
   }
 
-  SimulationRequest request() const {
+  /// A report with all fields that one of this command line can have.
+  Report sample_report() const {
+    Report report;
+    report.single_phase = workload_.single_phase.has_value();
+    if (target_.device.empty()) report.timing.emplace();
+    if (target_.ideal) report.ideal.emplace();
+    report.experts.emplace();
+    add_inputs(report, model_.options, {}, model_, workload_, target_);
+    return report;
+  }
+
+  SimulationRequest request(const WorkloadInputs& workload) const {
     SimulationRequest asked;
-    asked.batch_size = workload_.batch_size;
-    asked.input_length = workload_.input_length;
-    asked.output_length = workload_.output_length;
+    asked.batch_size = workload.batch_size;
+    asked.input_length = workload.input_length;
+    asked.output_length = workload.output_length;
     asked.reserved_bytes = target_.reserved_memory_bytes;
-    asked.phase = workload_.single_phase;
+    asked.phase = workload.single_phase;
+    asked.traced_events = output_.trace.is_given();
     return asked;
   }
 
   /// A context longer than the model was trained for.
-  void check_length(Report& report) const {
-    const std::optional<std::int64_t> positions = report.memory.max_position_embeddings;
-    const std::int64_t longest = workload_.single_phase
-                                     ? workload_.single_phase->sequence_length()
-                                     : workload_.input_length + workload_.output_length;
-    if (!positions || longest <= *positions) return;
-    report.warnings.push_back(
-        fmt::format("{} tokens of context are more than the {} that the config is made for "
-                    "(max_position_embeddings)",
-                    longest, *positions));
+  static void check_length(Report& report, const WorkloadInputs& workload) {
+    const std::optional<std::int64_t> limit = report.memory.context_limit;
+    const std::int64_t longest = workload.single_phase
+                                     ? workload.single_phase->sequence_length()
+                                     : workload.input_length + workload.output_length;
+    if (!limit || longest <= *limit) return;
+    report.warnings.push_back(fmt::format(
+        "{} tokens of context are more than the {} that the config is made for ({})", longest,
+        *limit,
+        limit == report.memory.max_position_embeddings ? "max_position_embeddings"
+                                                       : "with its scaling of positions"));
   }
 
   std::vector<std::string> configs_;

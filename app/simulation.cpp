@@ -48,12 +48,11 @@ void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase
       fresh.source = name_of(row.estimate.source);
     }
     ReportOp& target = report.ops[at->second];
-    const auto calls = static_cast<double>(row.calls);
     target.calls += row.calls;
-    target.total_s += calls * row.estimate.total_s;
-    target.flops += calls * row.estimate.work.flops();
-    target.bytes += calls * row.estimate.work.bytes();
-    if (ideal != nullptr) target.ideal_s += calls * ideal->estimate(op.record).total_s;
+    target.total_s += row.calls * row.estimate.total_s;
+    target.flops += row.calls * row.estimate.work.flops();
+    target.bytes += row.calls * row.estimate.work.bytes();
+    if (ideal != nullptr) target.ideal_s += row.calls * ideal->estimate(op.record).total_s;
     add_measurement(target, op.record, measured);
   }
 }
@@ -93,7 +92,8 @@ void append_events(std::vector<TraceEvent>& events, const char* phase_name,
       event.name = name_of(region.ops[i].record);
       event.category = name_of(estimate->bound);
       event.start_s = start_s;
-      event.duration_s = estimate->total_s;
+      const double runs = region.ops[i].runs;
+      event.duration_s = runs * estimate->total_s;
       std::string module = path_of(region, region.ops[i].scope);
       const std::size_t star = module.find('*');
       if (call.member >= 0 && star != std::string::npos) {
@@ -103,10 +103,26 @@ void append_events(std::vector<TraceEvent>& events, const char* phase_name,
       event.texts = {{"module", std::move(module)},
                      {"shape", describe(region.ops[i].record)},
                      {"source", std::string(name_of(estimate->source))}};
-      event.numbers = {{"flops", estimate->work.flops()}, {"bytes", estimate->work.bytes()}};
-      start_s += estimate->total_s;
+      event.numbers = {{"flops", runs * estimate->work.flops()},
+                       {"bytes", runs * estimate->work.bytes()}};
+      start_s += event.duration_s;
     }
   }
+}
+
+/// Throws Error when a time line of the passes would have too many events.
+void require_traceable(const Forecast& forecast) {
+  std::int64_t events = 0;
+  for (const PhaseForecast* phase : {&forecast.prefill, &forecast.decode}) {
+    const std::vector<std::int64_t> calls = phase->graph.calls_per_region();
+    for (std::uint32_t r = 0; r < phase->graph.region_count; ++r) {
+      events += calls[r] * static_cast<std::int64_t>(phase->graph.regions[r].ops.size());
+    }
+  }
+  if (events <= max_trace_events) return;
+  throw Error(fmt::format("--trace: the time line would have {} events, more than {}",
+                          format_grouped(events), format_grouped(max_trace_events)),
+              "build fewer layers with --num-hidden-layers, or leave out --trace");
 }
 
 }  // namespace
@@ -154,11 +170,13 @@ void Simulation::forecast(const CostModel& cost) {
     asked.input_length = request_.input_length;
     asked.output_length = request_.output_length;
     asked.reserved_bytes = request_.reserved_bytes;
+    asked.requests = request_.batch_size;
     forecast_ = forecaster_->run(asked);
     return;
   }
   Workload work = *request_.phase;
-  work.batch = batch_per_rank(work.batch, parallel);
+  work.requests = work.batch;
+  work.batch = batch_per_rank(work.requests, parallel);
   const bool prefill = work.phase == Phase::prefill;
   PhaseForecast& phase = prefill ? forecast_.prefill : forecast_.decode;
   forecaster_->price(work, phase);
@@ -203,6 +221,7 @@ void Simulation::run(const DeviceProfile& device, bool ideal, const std::string&
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
   cost_ = &estimates_->model();
   forecast(*cost_);
+  if (request_.traced_events) require_traceable(forecast_);
   note_substitutes();
 }
 
@@ -214,6 +233,7 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
         "leave out --num-devices, --tp and --ep here; 'tcast simulate --device NAME' has as "
         "many as wanted");
   }
+  if (measured_ != nullptr) return time_further_experts(options);
   // The forecast itself says which ops it needs, whatever they take; then they are timed, and it is
   // made again.
   const HostSpeed any_speed = {1e10, 1e11, 1e11, {}, {}, 0};
@@ -221,6 +241,7 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   estimates_ = std::make_unique<DeviceCost>(device_);
   const RecordingCostModel recording(estimates_->model());
   forecast(recording);
+  if (request_.traced_events) require_traceable(forecast_);
   if (!request_.phase) recording.estimate(sampling());
   const std::vector<OpRecord> records = recording.records();
   const HostTimings timings = time_on_host(records, options);
@@ -236,11 +257,26 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   note_timing(records, timings);
 }
 
+void Simulation::time_further_experts(const HostTimingOptions& options) {
+  const RecordingCostModel recording(*measured_);
+  forecast(recording);
+  std::vector<OpRecord> missing;
+  for (const OpRecord& record : recording.records()) {
+    // What could not be timed before cannot be timed for other numbers of experts either.
+    if (std::holds_alternative<GroupedMatMul>(record) && measured_->find(record) == nullptr) {
+      missing.push_back(record);
+    }
+  }
+  if (!missing.empty()) measured_->add(missing, time_on_host(missing, options).measurements);
+  forecast(*measured_);
+}
+
 void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTimings& timings) {
   std::set<std::string> substituted;
   std::map<std::string, std::set<std::string>> unsupported;
   ReportTiming& timing = timing_.emplace();
   timing.memory_used_bytes = timings.memory_used_bytes;
+  timing.timed_ops = static_cast<std::int64_t>(timings.timed);
   timing.kept_ops = static_cast<std::int64_t>(timings.kept);
   timing.op_overhead_s = timings.op_overhead_s;
   timing.store = timings.store_file;
@@ -258,7 +294,6 @@ void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTim
       unsupported[measurement.unsupported].insert(std::string(name_of(records[i])));
       continue;
     }
-    ++timing.timed_ops;
     if (!measurement.substituted.empty()) substituted.insert(measurement.substituted);
     if (!measurement.scaled) continue;
     ++timing.scaled_ops;
@@ -291,8 +326,53 @@ void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTim
   }
 }
 
+namespace {
+
+/// How tokens come to the routed experts of a graph's layers, of those of which there are most;
+/// nothing when there are none.
+std::optional<ExpertRouting> routing_of(const Graph& graph) {
+  std::optional<ExpertRouting> most;
+  std::int64_t most_calls = 0;
+  const std::vector<std::int64_t> calls = graph.calls_per_region();
+  for (std::uint32_t r = 0; r < graph.region_count; ++r) {
+    std::optional<ExpertRouting> found;
+    for (const Op& op : graph.regions[r].ops) {
+      if (const auto* product = std::get_if<GroupedMatMul>(&op.record)) {
+        if (product->routing.num_experts > 0) found = product->routing;
+      } else if (const auto* route = std::get_if<Route>(&op.record); route && !found) {
+        // A loop over the experts has no product of all of them.
+        found = {static_cast<double>(route->tokens), route->experts, route->top_k};
+      }
+    }
+    if (!found || calls[r] <= most_calls) continue;
+    most = found;
+    most_calls = calls[r];
+  }
+  return most;
+}
+
+}  // namespace
+
+void Simulation::fill_experts(Report& report) const {
+  for (const Phase phase : {Phase::prefill, Phase::decode}) {
+    const bool prefill = phase == Phase::prefill;
+    const std::optional<ExpertRouting> routing =
+        routing_of((prefill ? forecast_.prefill : forecast_.decode).graph);
+    if (!routing) continue;
+    if (!report.experts) report.experts.emplace();
+    report.experts->num_experts = routing->num_experts;
+    report.experts->per_token = routing->top_k;
+    report.experts->per_device = ceil_div(routing->num_experts, routing->ranks);
+    (prefill ? report.experts->distinct_prefill : report.experts->distinct_decode) =
+        expert_load(*routing).distinct_experts;
+  }
+}
+
 void Simulation::fill(Report& report) {
+  report.provenance.push_back(device_.provenance);
+  if (estimates_->runner()) report.provenance.push_back(*estimates_->runner());
   fill_latency(report);
+  fill_experts(report);
   fill_memory(report);
   if (timing_) fill_timing(report);
   report.assumptions.insert(report.assumptions.end(), notes_.begin(), notes_.end());
@@ -423,8 +503,7 @@ std::vector<DistinctOp> Simulation::distinct_ops() const {
     }
   }
   const auto total_s = [](const DistinctOp& op) {
-    return static_cast<double>(op.calls) *
-           (op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s);
+    return op.calls * (op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s);
   };
   std::stable_sort(ops.begin(), ops.end(), [&](const DistinctOp& a, const DistinctOp& b) {
     return a.phase != b.phase ? a.phase < b.phase : total_s(a) > total_s(b);
@@ -437,13 +516,13 @@ std::string Simulation::explain(std::string_view op_name) const {
   std::set<std::string> known;
   std::set<std::string> shown;
   const auto add = [&](std::string_view phase, const std::string& module, const OpRecord& record,
-                       std::int64_t calls) {
+                       double calls) {
     known.insert(std::string(name_of(record)));
     if (name_of(record) != op_name) return;
     // Equal ops of other modules are priced alike: one explanation does.
     if (!shown.insert(describe(record)).second) return;
-    text +=
-        fmt::format("{} {}, called {} times\n{}\n", phase, module, calls, cost_->explain(record));
+    text += fmt::format("{} {}, called {:.6g} times\n{}\n", phase, module, calls,
+                        cost_->explain(record));
   };
   for (const auto& [phase_name, phase] :
        {std::pair{"prefill", &forecast_.prefill}, std::pair{"decode", &forecast_.decode}}) {
@@ -487,10 +566,12 @@ bool fits(const TransformerModel& model, const SimulationRequest& request,
     asked.input_length = request.input_length;
     asked.output_length = request.output_length;
     asked.reserved_bytes = request.reserved_bytes;
+    asked.requests = request.batch_size;
     return forecaster.memory_of(asked).fits();
   }
   Workload work = *request.phase;
-  work.batch = batch_per_rank(work.batch, parallel);
+  work.requests = work.batch;
+  work.batch = batch_per_rank(work.requests, parallel);
   Graph graph;
   source.trace(work, graph);
   MemoryPlanner planner;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tcast/cost/device_cost.h"
@@ -16,6 +17,7 @@
 #include "tcast/report/report.h"
 #include "tcast/report/trace_writer.h"
 
+#include "app/expert_counts.h"
 #include "app/host_cost.h"
 #include "app/host_timing.h"
 
@@ -29,7 +31,12 @@ struct SimulationRequest {
   std::int64_t reserved_bytes = 0;
   /// One forward pass exactly, instead of whole requests; its batch is that of the deployment.
   std::optional<Workload> phase;
+  /// trace_events() will be asked for: refused before anything is timed if there are too many.
+  bool traced_events = false;
 };
+
+/// Most events of a time line: viewers load it whole, and so do we.
+inline constexpr std::int64_t max_trace_events = 400'000;
 
 /// Requests that one rank gets: data-parallel replicas share the batch, the busiest has ceil(n /
 /// dp).
@@ -49,9 +56,13 @@ class ModelSource final : public GraphSource {
     Workload work = workload;
     if (work.phase == Phase::decode) work.query_length += extra_tokens_;
     model_.trace(work, graph);
+    counts_.put_into(graph);
   }
   std::int64_t weight_bytes() const override { return weight_bytes_; }
   std::int64_t longest_sequence() const override { return model_.longest_sequence(); }
+
+  /// From now on, graphs have the distinct experts that an execution has counted.
+  void use(ExpertCounts counts) { counts_ = std::move(counts); }
 
   /// Tokens of each request that a pass of whole requests predicts.
   std::int64_t tokens_per_request() const { return 1 + extra_tokens_; }
@@ -66,6 +77,7 @@ class ModelSource final : public GraphSource {
   const TransformerModel& model_;
   std::int64_t weight_bytes_;
   std::int64_t extra_tokens_;
+  ExpertCounts counts_;  ///< empty: what is expected
 };
 
 /// A distinct op of a pass, over all places where it runs.
@@ -73,8 +85,8 @@ struct DistinctOp {
   Phase phase = Phase::prefill;
   OpRecord record{};
   std::vector<std::string> modules{};  ///< paths with '*' for list members, in order of execution
-  std::int64_t calls = 0;
-  OpEstimate estimate{};                     ///< of one call
+  double calls = 0;                    ///< expected ones
+  OpEstimate estimate{};               ///< of one call
   const Measurement* measurement = nullptr;  ///< where the estimate was timed; lives as long as the
                                              ///< simulation
 };
@@ -89,8 +101,12 @@ class Simulation {
   /// Prices the model on a device, by the cost model that a plugin registered as `runner` if there
   /// is one. With `ideal`, the datasheet bound is found as well.
   void run(const DeviceProfile& device, bool ideal, const std::string& runner = {});
-  /// Times every distinct op on this host, or takes the times kept of it.
+  /// Times every distinct op on this host, or takes the times kept of it; called again, products of
+  /// other numbers of experts only.
   void run_on_host(const HostTimingOptions& options, bool ideal);
+  /// What is run afterwards has the distinct experts that an execution has counted, in place of the
+  /// expected ones (decision D7).
+  void use(ExpertCounts counts) { source_.use(std::move(counts)); }
 
   const DeviceProfile& device() const { return device_; }
   /// Of the pass, or of each step at half of the output; 0: not simulated.
@@ -113,8 +129,10 @@ class Simulation {
   void forecast(const CostModel& cost);
   TopK sampling() const;
   void note_substitutes();
+  void time_further_experts(const HostTimingOptions& options);
   void note_timing(const std::vector<OpRecord>& records, const HostTimings& timings);
   void fill_latency(Report& report);
+  void fill_experts(Report& report) const;
   void fill_timing(Report& report) const;
   void fill_memory(Report& report);
 

@@ -1,21 +1,22 @@
 #include <ctime>
-#include <filesystem>
-#include <fstream>
+#include <memory>
 #include <ostream>
-#include <span>
-#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/error.h"
+#include "tcast/base/file.h"
 #include "tcast/base/text.h"
 #include "tcast/exec/measurement_store.h"
 
 #include "app/command.h"
 #include "app/host_timing.h"
+#include "app/json_text.h"
+#include "app/measurement_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/table_text.h"
@@ -28,25 +29,9 @@ std::string minute_of(std::int64_t time) {
   if (time == 0) return "-";
   const auto seconds = static_cast<std::time_t>(time);
   std::tm parts{};
-  gmtime_r(&seconds, &parts);
   char text[32];
+  if (gmtime_r(&seconds, &parts) == nullptr) return "-";
   return std::strftime(text, sizeof text, "%Y-%m-%d %H:%M", &parts) > 0 ? text : "-";
-}
-
-/// The whole of a file that may be of any size.
-std::string read_text(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf()) || file.bad()) {
-    // An empty file sets failbit: nothing was written.
-    if (file.is_open() && std::filesystem::is_regular_file(path) &&
-        std::filesystem::file_size(path) == 0) {
-      return {};
-    }
-    throw Error(fmt::format("{} cannot be read", printable(path)),
-                "name a file that 'tcast store export -o FILE' wrote");
-  }
-  return text.str();
 }
 
 enum class Action { list, export_all, import_all, clear };
@@ -61,9 +46,10 @@ class StoreCommand final : public Command {
           action_ = static_cast<Action>(find_choice(text, action_names));
         },
         "list, export, import or clear");
-    line.add_positional("FILE", to_text(source_), "what import reads: lines that export wrote",
-                        false);
-    line.add_option("--store", "FILE", to_text(store_.file),
+    line.add_positional({"FILE", FileUse::reads}, to_text(source_),
+                        "what import reads: lines that export wrote", false);
+    line.add_option("--store", {"FILE", FileUse::updates, default_store_file()},
+                    to_text(store_.file),
                     "the store; default measurements.sqlite in the user's cache directory");
     line.add_flag("--ops", ops_, "list every measurement, not only how many there are");
     add_output_options(line, output_, {OutputFormat::table, OutputFormat::json});
@@ -92,51 +78,71 @@ class StoreCommand final : public Command {
       throw Error("no store: neither XDG_CACHE_HOME nor HOME names a directory",
                   "name one with --store FILE");
     }
-    const bool exists = std::filesystem::exists(file);
-    if (!exists && action_ != Action::import_all) {
-      // Looking must not make one.
-      const bool json = action_ == Action::list && output_.format == OutputFormat::json;
-      write_result(output_.file,
-                   action_ == Action::export_all ? std::string()
-                   : json                        ? list_json({}, file, nullptr)
-                          : fmt::format("{}: no measurements yet\n", printable(file)),
-                   streams.out);
-      return 0;
-    }
-    // Reading comes first: nothing is made for a source that is not there.
-    const std::string text = action_ == Action::import_all ? read_text(source_) : std::string();
-    MeasurementStore store(file);
-    // Nobody wants half of what is there for the whole.
-    if (action_ != Action::clear) {
-      if (const std::string broken = store.check(); !broken.empty()) {
-        throw Error(fmt::format("{} is damaged: {}", printable(file), printable(broken)),
-                    "'tcast store clear' begins anew; what was measured is lost");
-      }
-    }
-    std::string result;
     switch (action_) {
       case Action::list:
-        result = output_.format == OutputFormat::json ? list_json(store.hosts(), file, &store)
-                                                      : list_table(store, file);
+        write_result(output_, list(file), streams);
         break;
-      case Action::export_all:
-        result = store.export_text();
+      case Action::export_all: {
+        const auto store = look_at(file);
+        write_data(output_.file, store ? measurements_text(*store) : std::string(), streams);
         break;
-      case Action::import_all:
-        result = fmt::format("{} measurements imported into {}\n", store.import_text(text, source_),
-                             printable(file));
+      }
+      case Action::import_all: {
+        // Reading comes first: nothing is made for a source that is not there.
+        const std::vector<StoredMeasurement> measurements = read_measurements(
+            read_file(source_, max_measurements_bytes, "import it in several parts"), source_);
+        look_at(file);
+        MeasurementStore store(file);
+        store.put_all(measurements);
+        finish(store,
+               fmt::format("{} measurements imported into {}\n", measurements.size(),
+                           printable(file, 4096)),
+               streams);
         break;
-      case Action::clear:
-        result = fmt::format("{} measurements removed from {}\n", store.clear(), printable(file));
+      }
+      case Action::clear: {
+        if (state_of_store(file) == StoreState::absent) {
+          write_text(output_.file, no_measurements(file), streams);
+          break;
+        }
+        MeasurementStore store(file);
+        finish(
+            store,
+            fmt::format("{} measurements removed from {}\n", store.clear(), printable(file, 4096)),
+            streams);
         break;
+      }
     }
-    // What is no store may show when it is opened or only when it is read.
-    if (!store.warning().empty()) streams.err << "tcast: warning: " << store.warning() << '\n';
-    write_result(output_.file, result, streams.out);
     return 0;
   }
 
  private:
+  static std::string no_measurements(const std::string& file) {
+    return fmt::format("{}: no measurements yet\n", printable(file, 4096));
+  }
+
+  /// The store in the file, or nothing where there is none yet: looking makes none. Throws Error
+  /// for a damaged one, because nobody wants half of what is there for the whole.
+  static std::unique_ptr<const MeasurementStore> look_at(const std::string& file) {
+    if (state_of_store(file) == StoreState::absent) return nullptr;
+    auto store = std::make_unique<const MeasurementStore>(file, MeasurementStore::Use::look);
+    store->require_sound();
+    return store;
+  }
+
+  void finish(const MeasurementStore& store, const std::string& result, Streams streams) {
+    if (!store.warning().empty()) say(streams.err, "warning", store.warning());
+    write_text(output_.file, result, streams);
+  }
+
+  std::string list(const std::string& file) const {
+    const auto store = look_at(file);
+    if (output_.format == OutputFormat::json) {
+      return list_json(store ? store->hosts() : std::vector<StoredHost>(), file, store.get());
+    }
+    return store ? list_table(*store, file) : no_measurements(file);
+  }
+
   std::string list_table(const MeasurementStore& store, const std::string& file) const {
     std::string text = fmt::format("{}\n\n", printable(file));
     std::vector<std::vector<std::string>> rows = {{"ops", "newest (UTC)", "memory reads", "host"}};
@@ -196,7 +202,7 @@ class StoreCommand final : public Command {
         });
       }
     }
-    return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 1);
   }
 
   Action action_ = Action::list;

@@ -4,9 +4,14 @@
 
 #include <fmt/format.h>
 
+#include "tcast/base/text.h"
+
 namespace tcast {
 
-std::string table_text(const std::vector<std::vector<std::string>>& rows) {
+std::string table_text(std::vector<std::vector<std::string>> rows) {
+  for (std::vector<std::string>& row : rows) {
+    for (std::string& cell : row) cell = printable(cell, std::string::npos);
+  }
   std::vector<std::size_t> widths;
   for (const std::vector<std::string>& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));

@@ -1,13 +1,15 @@
 #include "app/token_ids.h"
 
+#include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <random>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/file.h"
 #include "tcast/base/text.h"
 #include "tcast/config/exchange.h"
 
@@ -15,15 +17,15 @@ namespace tcast {
 namespace {
 
 /// The numbers of one line. `where`: "file:3".
-std::vector<std::int64_t> read_line(const std::string& line, const std::string& where,
+std::vector<std::int64_t> read_line(std::string_view line, const std::string& where,
                                     std::int64_t vocabulary) {
   std::vector<std::int64_t> ids;
   std::size_t at = 0;
   while (true) {
     at = line.find_first_not_of(" \t,\r", at);
-    if (at == std::string::npos) return ids;
+    if (at == std::string_view::npos) return ids;
     const std::size_t end = std::min(line.find_first_of(" \t,\r", at), line.size());
-    const std::string word = line.substr(at, end - at);
+    const std::string_view word = line.substr(at, end - at);
     std::int64_t id = 0;
     const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
     if (error != std::errc() || stop != word.data() + word.size()) {
@@ -44,21 +46,18 @@ std::vector<std::int64_t> read_line(const std::string& line, const std::string& 
 }  // namespace
 
 TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
-    throw Error(fmt::format("cannot read {}", printable(path)), "name a file of token ids");
   // More than any prompt that fits into memory as activations.
   constexpr std::size_t most_bytes = std::size_t{64} << 20;
+  const std::string text =
+      read_file(path, most_bytes, "a line of whole numbers for each request is all that is read");
   TokenIds requests;
   std::size_t first_line = 0;
   std::size_t number = 0;
-  std::size_t bytes = 0;
-  for (std::string line; std::getline(file, line);) {
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view line = std::string_view(text).substr(begin, end - begin);
+    begin = end + 1;
     ++number;
-    bytes += line.size();
-    if (bytes > most_bytes) {
-      throw Error(fmt::format("{}: more than 64 MiB of token ids", printable(path)));
-    }
     const std::string where = fmt::format("{}:{}", printable(path), number);
     std::vector<std::int64_t> ids = read_line(line, where, vocabulary);
     if (ids.empty()) continue;
@@ -71,7 +70,7 @@ TokenIds read_token_ids(const std::string& path, std::int64_t vocabulary) {
     }
     requests.push_back(std::move(ids));
   }
-  if (file.bad() || requests.empty()) {
+  if (requests.empty()) {
     throw Error(fmt::format("{}: no token ids", printable(path)),
                 "write one line of whole numbers for each request");
   }
@@ -92,10 +91,9 @@ void refuse_with_token_ids(CommandLine& line, std::vector<std::string> names) {
 TokenIds load_token_ids(const std::string& path, std::int64_t vocabulary) {
   const auto* const loader = token_loaders().find(file_name_of(path));
   if (loader == nullptr) return read_token_ids(path, vocabulary);
-  TokenIds requests = loader->value(path);
+  TokenIds requests = loader->call(path);
   const auto refuse = [&](const std::string& what) {
-    throw Error(fmt::format("{}: the loader '{}' ({}) returned {}", printable(path),
-                            loader->pattern, loader->place(), what));
+    loader->refuse(fmt::format("it made of {} {}", printable(path), what));
   };
   if (requests.empty() || requests[0].empty()) refuse("no token ids");
   for (const auto& request : requests) {

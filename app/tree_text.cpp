@@ -32,8 +32,9 @@ std::string module_text(const Module& module, DType usual) {
   for (const Parameter& parameter : module.parameters()) {
     text += "  " + parameter_text(parameter, usual);
   }
-  if (!module.attributes().empty()) text += " ";
-  for (const Attribute& attribute : module.attributes()) {
+  const std::vector<Attribute> attributes = module.attributes();
+  if (!attributes.empty()) text += " ";
+  for (const Attribute& attribute : attributes) {
     text += fmt::format(" {}={}", attribute.name, to_string(attribute.value));
   }
   return text;

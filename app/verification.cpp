@@ -94,11 +94,6 @@ Verification::Verification(const TransformerModel& model, VerificationRequest re
       sequences_[i].insert(sequences_[i].end(), tokens[i].begin(), tokens[i].end());
     }
   }
-  const auto* whole = dynamic_cast<const CausalLm*>(&model.root());
-  if (whole != nullptr && whole->head() == nullptr) {
-    notes_.emplace_back("the model has no head of its own: compared from the first step on");
-    return;
-  }
   reference_ = execute(model, Arithmetic::unrounded);
   routing_.take_changes();
   require_usable(reference_.logits);
@@ -177,6 +172,7 @@ void Verification::after_step(const TransformerModel& model, const StepReport& r
 
 void Verification::finish(const TransformerModel& model) {
   if (!hook_.empty()) look_between_steps(model, fmt::format("{}, after its last step", hook_));
+  for (std::string& cost : cost_of_identity_gaps(model.root())) notes_.push_back(std::move(cost));
 }
 
 /// What a hook did outside of steps is listed only when it changed something.

@@ -13,11 +13,13 @@
 #include "tcast/base/units.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/threads.h"
+#include "tcast/report/json_writer.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
 #include "app/generation.h"
+#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
 #include "app/report_model.h"
@@ -54,7 +56,8 @@ class VerifyCommand final : public Command {
  public:
   void declare(CommandLine& line) override {
     line_ = &line;
-    line.add_positional("CONFIG", to_text(config_), "config.json, or the directory that holds one");
+    line.add_positional({"CONFIG", FileUse::config}, to_text(config_),
+                        "config.json, or the directory that holds one");
     line.begin_group("Requests");
     line.add_option("--batch-size", "N", to_size(requests_, 1, 4096),
                     "requests at a time; default 2, or a multiple of the data-parallel replicas");
@@ -63,7 +66,7 @@ class VerifyCommand final : public Command {
     line.add_option("--decode-steps", "N", to_size(decode_steps_, 0, 4096),
                     "further tokens of each request, through the cache, with --num-mtp-tokens N "
                     "1 + N of them at a time; default 2");
-    line.add_option("--token-ids", "FILE", to_text(token_ids_file_),
+    line.add_option("--token-ids", {"FILE", FileUse::reads}, to_text(token_ids_file_),
                     "the prompts instead: a line of token ids for each request");
     line.add_option("--seed", "N", to_size(seed_, 0), "of the random tokens; default 0");
     refuse_with_token_ids(line, {"--batch-size", "--input-length"});
@@ -83,12 +86,20 @@ class VerifyCommand final : public Command {
   }
 
   int run(Streams streams) override {
-    require_writable(output_.file);
     set_threads(threads_ > 0 ? static_cast<int>(threads_) : available_threads());
     if (!model_.options.dtype) model_.options.dtype = DType::f32;
     // Several blocks for each request, so that the way they are found matters.
     if (!line_->given("--kv-block-size")) model_.options.kv_block_size = 4;
     const HfConfig config = HfConfig::load(config_);
+    if (!load_model(config, model_).generates()) {
+      if (line_->given("--decode-steps") && decode_steps_ > 0) {
+        throw Error(fmt::format("{}: a model of this class predicts no tokens, so that there are "
+                                "no decode steps",
+                                config.file()),
+                    "leave out --decode-steps");
+      }
+      decode_steps_ = 0;
+    }
     VerificationRequest request;
     request.tolerance = tolerance_;
     // Fewer devices than ranks are refused by shard_model.
@@ -116,6 +127,12 @@ class VerifyCommand final : public Command {
     const Shrunk small = shrink(config, model_, size);
 
     TransformerModel model = load_model(config, small.inputs);
+    return model.guard_modules("verify", [&] { return verify(model, request, small, streams); });
+  }
+
+ private:
+  int verify(TransformerModel& model, VerificationRequest& request, const Shrunk& small,
+             Streams streams) {
     const std::int64_t vocabulary = model.config().get_size("vocab_size");
     if (request.prompts.empty()) {
       request.prompts = random_token_ids(requests_, input_length_, vocabulary, seed_);
@@ -131,15 +148,15 @@ class VerifyCommand final : public Command {
     model.set_observer(nullptr);
     verification.finish(model);
 
-    write_result(output_.file,
+    note_warnings(small.warnings.size());
+    write_result(output_,
                  output_.format == OutputFormat::json
-                     ? json_text_of(model, verification, request, small.changes)
-                     : table_of(model, verification, request, small.changes),
-                 streams.out);
+                     ? json_text_of(model, verification, request, small)
+                     : table_of(model, verification, request, small),
+                 streams);
     return verification.keeps_function() ? 0 : 3;
   }
 
- private:
   /// A decode step checks the tokens that multi-token prediction has drafted.
   std::int64_t tokens_per_step() const { return 1 + model_.options.num_mtp_tokens; }
 
@@ -151,12 +168,13 @@ class VerifyCommand final : public Command {
   }
 
   std::string table_of(const TransformerModel& model, const Verification& verification,
-                       const VerificationRequest& request,
-                       const std::vector<std::string>& changes) const {
+                       const VerificationRequest& request, const Shrunk& small) const {
+    const std::vector<std::string>& changes = small.changes;
     const bool precise = std::none_of(verification.steps().begin(), verification.steps().end(),
                                       [](const VerifiedStep& step) { return step.deployed; });
-    std::string text = fmt::format("tcast verify: {} ({}), transformed by {}\n", config_,
-                                   model.config().model_type(), describe_pipeline(model));
+    std::string text = fmt::format("tcast verify: {} ({}), transformed by {}\n",
+                                   printable(config_, 4096), printable(model.config().model_type()),
+                                   printable(describe_pipeline(model), 1000));
     text += wrap("  model     ",
                  changes.empty() ? "as the config has it" : "made smaller: " + join(changes, "; "));
     text +=
@@ -174,7 +192,7 @@ class VerifyCommand final : public Command {
       text += wrap("  precision ", precision_text(request));
     }
     for (const std::string& note : verification.notes()) text += wrap("  note      ", note);
-    for (const std::string& warning : model_warnings(model)) text += wrap("  warning   ", warning);
+    text += warning_lines(small.warnings);
     text += '\n';
 
     std::vector<TextColumn> columns = {
@@ -263,8 +281,7 @@ class VerifyCommand final : public Command {
   }
 
   std::string json_text_of(const TransformerModel& model, const Verification& verification,
-                           const VerificationRequest& request,
-                           const std::vector<std::string>& changes) const {
+                           const VerificationRequest& request, const Shrunk& small) const {
     ordered_json json;
     json["schema"] = 1;
     json["inputs"] = {{"config", config_},
@@ -278,8 +295,9 @@ class VerifyCommand final : public Command {
                       {"kv_block_size", model_.options.kv_block_size},
                       {"threads", current_threads()},
                       {"ranks", verification.ranks()}};
-    json["model"] = {{"model_type", model.config().model_type()}, {"made_smaller", changes}};
+    json["model"] = {{"model_type", model.config().model_type()}, {"made_smaller", small.changes}};
     json["pipeline"] = describe_pipeline(model);
+    json["provenance"] = provenance_json(provenance_of(model));
     json["steps"] = ordered_json::array();
     for (const VerifiedStep& step : verification.steps()) {
       ordered_json one = {{"step", step.name},
@@ -299,9 +317,9 @@ class VerifyCommand final : public Command {
       json["steps"].push_back(std::move(one));
     }
     json["notes"] = verification.notes();
-    json["warnings"] = model_warnings(model);
+    json["warnings"] = small.warnings;
     json["keeps_function"] = verification.keeps_function();
-    return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_document(json, 2);
   }
 
   CommandLine* line_ = nullptr;

@@ -3,6 +3,30 @@
 // beside them after first_k_dense_replace dense layers, softmax routing.
 #include "tcast/custom_model.h"
 
+namespace {
+
+constexpr tcast::HarmlessKey bailing_moe_harmless[] = {
+    {"norm_head", "", "the weight of the head is normalized once, when it is loaded"},
+    {"norm_softmax", "false", "the softmax is the usual one"},
+    {"multi_gate", "false", "one router for all tokens"},
+};
+constexpr tcast::ConfigClass bailing_moe_class{
+    .name = "BailingMoeConfig",
+    .defaults = R"({
+    "vocab_size": null, "hidden_size": null, "intermediate_size": null, "num_hidden_layers": null,
+    "num_attention_heads": null, "num_key_value_heads": null, "head_dim": null,
+    "hidden_act": "silu", "max_position_embeddings": null, "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": false, "use_qkv_bias": false, "use_bias": false, "use_qk_norm": false,
+    "moe_intermediate_size": null, "num_experts": null, "num_experts_per_tok": null,
+    "num_shared_experts": 0, "norm_topk_prob": false, "first_k_dense_replace": 0,
+    "rope_theta": 10000, "rope_scaling": null, "rope_parameters": null})",
+    .harmless = bailing_moe_harmless,
+};
+
+}  // namespace
+
+TCAST_REGISTER_CONFIG_CLASS(bailing_moe_class, "bailing_moe");
+
 TCAST_REGISTER_ARCHITECTURE("bailing_moe")
 (const tcast::ArchitectureContext& context) {
   const tcast::HfConfig& config = context.config;
@@ -26,7 +50,7 @@ TCAST_REGISTER_ARCHITECTURE("bailing_moe")
   spec.attention_names.qkv = "query_key_value";
   spec.attention_names.o_proj = "dense";
 
-  tcast::MoeSpec moe = tcast::read_moe_spec(context, spec, "num_experts", 1);
+  tcast::MoeSpec moe = tcast::read_moe_spec(context, spec);
   moe.block_class = "BailingMoeSparseMoeBlock";
   moe.router_class = "BailingMoeGate";
   moe.intermediate_size = config.get_size("moe_intermediate_size");

@@ -13,10 +13,6 @@ TCAST_REGISTER_MODULE_CLASS("MultiheadLatentAttention")
   // Norms stay in the dtype of the activations, whatever was quantized before.
   cache.dtype = attention->child(attention->names().kv_a_layernorm).parameters().at(0).dtype;
   cache.block_size = options.kv_block_size;
-  // A cache that was quantized already stays so.
-  if (const auto quantized = attention->string_attribute("kv_cache_dtype")) {
-    cache.dtype = tcast::parse_dtype(*quantized).value_or(cache.dtype);
-  }
   return std::make_unique<tcast::MultiheadLatentAttention>(*attention, cache);
 }
 

@@ -9,14 +9,17 @@ namespace {
 /// and one kernel is launched instead of two. Same parameters, same function.
 class MergedMlp : public tcast::ModuleOf<MergedMlp> {
  public:
-  explicit MergedMlp(tcast::Mlp& original)
-      : ModuleOf("MergedMlp"), names_(original.names()), activation_(original.activation()) {
+  explicit MergedMlp(tcast::Mlp& original) : ModuleOf("MergedMlp"), config_(original.config()) {
     take_over(original);
   }
 
+  /// All that the class knows besides its parameters and children. Layers whose modules are equal
+  /// in it are traced once; a class without a config() is equal to nothing.
+  const tcast::Mlp::Config& config() const { return config_; }
+
   tcast::Value forward(tcast::Trace& trace, tcast::Value input) const override {
-    const auto& gate = dynamic_cast<const tcast::Linear&>(child(names_.gate));
-    const auto& up = dynamic_cast<const tcast::Linear&>(child(names_.up));
+    const auto& gate = child_as<tcast::Linear>(config_.names.gate);
+    const auto& up = child_as<tcast::Linear>(config_.names.up);
     const tcast::Shape local = gate.weight().local_shape();  // [width on this rank, hidden]
     tcast::MatMul product;
     product.m = trace.shape(input)[0];
@@ -31,15 +34,14 @@ class MergedMlp : public tcast::ModuleOf<MergedMlp> {
         trace.emit(product, {input, trace.joined_parameters(gate.weight(), up.weight())},
                    {product.m, product.n}, product.output);
     const tcast::Shape half{product.m, local[0]};
-    const tcast::Value activated =
-        trace.binary(tcast::gated(activation_), trace.columns(both, product.n, 0, local[0], half),
-                     trace.columns(both, product.n, local[0], local[0], half));
-    return call(trace, names_.down, activated);
+    const tcast::Value activated = trace.binary(
+        tcast::gated(config_.activation), trace.columns(both, product.n, 0, local[0], half),
+        trace.columns(both, product.n, local[0], local[0], half));
+    return call(trace, config_.names.down, activated);
   }
 
  private:
-  tcast::MlpNames names_;
-  tcast::ElementwiseKind activation_;
+  tcast::Mlp::Config config_;
 };
 
 /// A step like the standard ones: timed, recorded and checked by run_step. What it leaves alone, it

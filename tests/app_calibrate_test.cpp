@@ -19,13 +19,13 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-struct Outcome {
+struct Run {
   int status = 0;
   std::string out;
   std::string err;
 };
 
-Outcome run(const std::vector<std::string>& words) {
+Run run(const std::vector<std::string>& words) {
   std::vector<const char*> arguments = {"tcast"};
   for (const std::string& word : words) arguments.push_back(word.c_str());
   std::ostringstream out;
@@ -62,8 +62,8 @@ class Folder {
 TEST_CASE("what calibrate writes is a device that simulate answers with") {
   const Folder folder;
   const std::string file = folder.file("host.yaml");
-  const Outcome calibrated = run({"calibrate", "-o", file, "--threads", "1", "--time-budget", "1",
-                                  "--name", "my \"host\": 1", "--format", "json"});
+  const Run calibrated = run({"calibrate", "-o", file, "--threads", "1", "--time-budget", "1",
+                              "--name", "my \"host\": 1", "--format", "json"});
   REQUIRE_MESSAGE(calibrated.status == 0, calibrated.err);
   CHECK(folder.files() == 2);  // no temporary file is left
   const json report = json::parse(calibrated.out);
@@ -85,9 +85,8 @@ TEST_CASE("what calibrate writes is a device that simulate answers with") {
   CHECK(device.matrix[tcast::DType::f32] > 1e8);
   CHECK((device.matrix[tcast::DType::bf16] > 0) == tcast::HostDTypes{}.bf16);
 
-  const Outcome simulated =
-      run({"simulate", folder.file("config.json"), "--device", file, "--input-length", "8",
-           "--output-length", "4", "--format", "json"});
+  const Run simulated = run({"simulate", folder.file("config.json"), "--device", file,
+                             "--input-length", "8", "--output-length", "4", "--format", "json"});
   REQUIRE_MESSAGE(simulated.status == 0, simulated.err);
   const json answer = json::parse(simulated.out);
   CHECK(answer.at("latency").at("prefill_s").get<double>() > 0);
@@ -98,7 +97,7 @@ TEST_CASE("what calibrate writes is a device that simulate answers with") {
 }
 
 TEST_CASE("the profile goes to the standard output when no file is named, the table elsewhere") {
-  const Outcome outcome = run({"calibrate", "--threads", "1", "--time-budget", "0.5"});
+  const Run outcome = run({"calibrate", "--threads", "1", "--time-budget", "0.5"});
   REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
   const tcast::DeviceProfile device =
       tcast::read_device(tcast::Node::parse_yaml(outcome.out, "stdout"));
@@ -128,7 +127,7 @@ TEST_CASE("calibrate refuses what would fail after minutes, at once") {
   for (const Row& row : rows) {
     std::vector<std::string> words = {"calibrate"};
     words.insert(words.end(), row.words.begin(), row.words.end());
-    const Outcome outcome = run(words);
+    const Run outcome = run(words);
     CAPTURE(row.message);
     CHECK(outcome.status == row.status);
     CHECK(outcome.out.empty());
@@ -146,7 +145,7 @@ TEST_CASE("profile-ops lists each distinct op of a pass once, with what it reach
                                           "--no-store"};
   std::vector<std::string> as_json = words;
   as_json.insert(as_json.end(), {"--format", "json"});
-  const Outcome outcome = run(as_json);
+  const Run outcome = run(as_json);
   REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
   const json report = json::parse(outcome.out);
   CHECK(report.at("inputs").at("phase") == "decode");
@@ -172,7 +171,7 @@ TEST_CASE("profile-ops lists each distinct op of a pass once, with what it reach
   }
   CHECK(has_product);
 
-  const Outcome table = run(words);
+  const Run table = run(words);
   REQUIRE_MESSAGE(table.status == 0, table.err);
   std::istringstream lines(table.out);
   std::size_t longest = 0;

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include "app/command_line.h"
+#include "app/output.h"
 #include "error_of.h"
 
 namespace {
@@ -18,9 +19,9 @@ using tcast::UsageError;
 /// A line with one of everything.
 struct Sample {
   Sample() {
-    line.add_positional("CONFIG", tcast::to_text(config), "the config");
+    line.add_positional({"CONFIG", tcast::FileUse::config}, tcast::to_text(config), "the config");
     line.add_option("--tp", "N", tcast::to_size(tp), "ranks");
-    line.add_option("-o,--output", "FILE", tcast::to_text(output), "a file");
+    line.add_output("-o,--output", output, "a file");
     line.add_repeated("--skip", "STEP", tcast::append_to(skips), "steps to skip");
     line.add_flag("--diff", diff, "a view");
     line.add_hidden("--pp", [](const std::string&) { throw Error("not yet", "use --tp"); });
@@ -28,7 +29,7 @@ struct Sample {
 
   std::string config;
   std::int64_t tp = 1;
-  std::string output;
+  tcast::OutputFile output;
   std::vector<std::string> skips;
   bool diff = false;
   CommandLine line{"tcast sample", "a sample"};
@@ -40,7 +41,7 @@ TEST_CASE("command line: values, flags and repeated options anywhere") {
       {"--tp=4", "--skip", "a", "c.json", "--diff", "--skip=b=c", "-o", "-", "--"}));
   CHECK(sample.config == "c.json");
   CHECK(sample.tp == 4);
-  CHECK(sample.output == "-");
+  CHECK(sample.output.path() == "-");
   CHECK(sample.skips == std::vector<std::string>{"a", "b=c"});
   CHECK(sample.diff);
   CHECK(sample.line.given("--tp"));
@@ -120,7 +121,8 @@ TEST_CASE("command line: checks between options run last") {
 TEST_CASE("command line: a repeated positional takes all that are left") {
   std::vector<std::string> configs;
   CommandLine line("tcast sample", "a sample");
-  line.add_positional("CONFIG", tcast::append_to(configs), "configs", true, true);
+  line.add_positional({"CONFIG", tcast::FileUse::config}, tcast::append_to(configs), "configs",
+                      true, true);
   CHECK(line.parse({"a", "b", "c"}));
   CHECK(configs == std::vector<std::string>{"a", "b", "c"});
 }
@@ -130,7 +132,7 @@ TEST_CASE("command line: help lists options by group, without hidden ones") {
   bool flag = false;
   CommandLine line("tcast sample", "a sample");
   line.add_positional(
-      "CONFIG", [](const std::string&) {}, "the config");
+      {"CONFIG", tcast::FileUse::config}, [](const std::string&) {}, "the config");
   line.begin_group("Sizes");
   line.add_option("--a-rather-long-option", "TOKENS", tcast::to_size(size),
                   "words that go on until they do not fit into one line of the help any more");

@@ -1,17 +1,18 @@
 // Times of this host: taken once, kept, and taken again only where that makes them better.
 #include <filesystem>
-#include <map>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <sys/mount.h>
 
 #include "tcast/exec/executor_overhead.h"
 #include "tcast/exec/host_key.h"
 #include "tcast/exec/measurement_store.h"
 
-#include "app/comparison.h"
 #include "app/host_timing.h"
+#include "error_of.h"
+#include "scratch.h"
 
 namespace {
 
@@ -117,49 +118,103 @@ TEST_CASE("host timing: a larger budget takes poor measurements again") {
   }
 }
 
+TEST_CASE("host timing: an expected number of experts is timed between whole ones") {  // S6
+  const auto product = [](double distinct) {
+    return GroupedMatMul{.experts = 8, .distinct_experts = distinct, .rows = 12, .n = 64, .k = 32};
+  };
+  const File file;
+  const auto keep = [&](double distinct, double seconds) {
+    MeasurementStore store(file.name());
+    Measurement m;
+    m.seconds = seconds;
+    m.spread = 0.01 * distinct;
+    m.samples = 10;
+    store.put(host_key(1), signature_of(product(distinct)), m);
+  };
+  keep(5, 100);
+  keep(6, 140);
+  const HostTimings timings =
+      time_on_host({product(5.25), product(6), product(5.75)}, options(file.name(), 0.5));
+  CHECK(timings.kept == 2);
+  CHECK(timings.timed == 2);
+  CHECK(timings.measurements[0].seconds == doctest::Approx(110));
+  CHECK(timings.measurements[0].between == "5 and 6 distinct experts");
+  CHECK(timings.measurements[0].spread == doctest::Approx(0.06));
+  CHECK(timings.measurements[1].seconds == 140);
+  CHECK(timings.measurements[1].between.empty());
+  CHECK(timings.measurements[2].seconds == doctest::Approx(130));
+  // Only the upper number is new.
+  const HostTimings next = time_on_host({product(6.5)}, options(file.name(), 0.5));
+  CHECK(next.kept == 1);
+  CHECK(next.timed == 2);
+  CHECK(next.measurements[0].seconds > 70);
+  CHECK(next.measurements[0].seconds < 71);
+}
+
 TEST_CASE("host timing: the executor's own time is small and not nothing") {
   const double overhead_s = measure_executor_overhead_s();
   CHECK(overhead_s > 1e-9);
   CHECK(overhead_s < 1e-3);
 }
 
-TEST_CASE("experts are dealt evenly") {
-  struct Row {
-    std::int64_t tokens, experts, top_k, first;
-    std::int64_t least, most;
+// R03: the default store is a convenience; a store that the user named is not.
+TEST_CASE("host timing: a default store that cannot be used is one warning, a named one an error") {
+  const Scratch folder;
+  const std::vector<OpRecord> records = {MatMul{.m = 4, .n = 64, .k = 32},
+                                         Norm{.rows = 4, .width = 64}};
+  const auto timed = [&](const std::string& named) {
+    const HostTimings timings = time_on_host(records, options(named, 0.1));
+    CHECK(timings.measurements[0].seconds > 0);
+    CHECK(timings.measurements[1].seconds > 0);
+    return timings;
   };
-  for (const Row& row : {Row{8, 4, 2, 0, 4, 4}, Row{1, 8, 2, 0, 0, 1}, Row{5, 8, 3, 2, 1, 2},
-                         Row{7, 7, 7, 3, 7, 7}}) {
-    Route op;
-    op.tokens = row.tokens;
-    op.experts = row.experts;
-    op.top_k = row.top_k;
-    for (const DType dtype : {DType::i32, DType::i64}) {
-      std::vector<std::int64_t> room(static_cast<std::size_t>(row.tokens * row.top_k), -1);
-      RoutingCall call{op, "mlp", 0, 0, row.first, row.tokens, {}, {}, {}, {}};
-      call.experts = {static_cast<std::byte*>(static_cast<void*>(room.data())),
-                      bytes_of(row.tokens * row.top_k, dtype),
-                      dtype,
-                      {}};
-      choose_evenly(call);
-      const auto* narrow = static_cast<const std::int32_t*>(static_cast<const void*>(room.data()));
-      std::map<std::int64_t, std::int64_t> rows_of;
-      for (std::int64_t token = 0; token < row.tokens; ++token) {
-        std::map<std::int64_t, int> chosen;
-        for (std::int64_t k = 0; k < row.top_k; ++k) {
-          const auto i = static_cast<std::size_t>(token * row.top_k + k);
-          const std::int64_t expert = dtype == DType::i64 ? room[i] : narrow[i];
-          CHECK(expert >= 0);
-          CHECK(expert < row.experts);
-          ++chosen[expert];
-          ++rows_of[expert];
-        }
-        CHECK(static_cast<std::int64_t>(chosen.size()) == row.top_k);  // none twice
-      }
-      for (std::int64_t expert = 0; expert < row.experts; ++expert) {
-        CHECK(rows_of[expert] >= row.least);
-        CHECK(rows_of[expert] <= row.most);
-      }
-    }
+  const auto check = [&](const std::string& cache, const std::string& reason) {
+    CAPTURE(cache);
+    const Variable variable("XDG_CACHE_HOME", cache);
+    const HostTimings timings = timed("");
+    REQUIRE(timings.warnings.size() == 1);
+    CHECK(timings.warnings[0].find("measurements are not kept: " + cache) == 0);
+    CHECK(timings.warnings[0].find(reason) != std::string::npos);
+    CHECK(error_of([&] { timed(cache + "/tcast/measurements.sqlite"); }).find(reason) !=
+          std::string::npos);
+  };
+  check(folder.write("file", ""), "Not a directory");
+  fs::create_directories(folder.file("foreign/tcast"));
+  folder.write("foreign/tcast/measurements.sqlite", "somebody's notes");
+  check(folder.file("foreign"), "is no measurement store of tcast, and is left as it is");
+  CHECK(folder.read("foreign/tcast/measurements.sqlite") == "somebody's notes");
+  {
+    const Variable cache("XDG_CACHE_HOME", "relative");
+    const Variable home("HOME", "");
+    const HostTimings timings = timed("");
+    REQUIRE(timings.warnings.size() == 1);
+    CHECK(timings.warnings[0] ==
+          "measurements are not kept: neither XDG_CACHE_HOME nor HOME names a directory");
   }
+  fs::create_directory(folder.file("small"));
+  const std::string small = folder.file("small");
+  if (mount("tmpfs", small.c_str(), "tmpfs", 0, "size=64k") != 0) return;
+  std::ofstream(small + "/filler") << std::string(36 << 10, 'x');
+  check(small, "database or disk is full");
+  REQUIRE(mount("tmpfs", small.c_str(), "tmpfs", MS_REMOUNT, "size=1m") == 0);
+  fs::remove_all(small + "/tcast");
+  {
+    const Variable cache("XDG_CACHE_HOME", small);
+    CHECK(timed("").warnings.empty());
+    REQUIRE(mount("tmpfs", small.c_str(), "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m") == 0);
+    // What is kept there is still good.
+    const HostTimings kept = timed("");
+    CHECK(kept.warnings.empty());
+    CHECK(kept.kept == 2);
+    HostTimingOptions other = options("", 0.1);
+    other.timer.threads = 2;
+    const HostTimings timings = time_on_host(records, other);
+    REQUIRE(timings.warnings.size() == 1);
+    CHECK(timings.warnings[0].find("attempt to write a readonly database") != std::string::npos);
+    other.store.file = small + "/tcast/measurements.sqlite";
+    CHECK(error_of([&] {
+            time_on_host(records, other);
+          }).find("attempt to write a readonly database") != std::string::npos);
+  }
+  CHECK(umount(small.c_str()) == 0);
 }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -42,6 +43,10 @@ class ConfigFile {
  private:
   std::string folder_;
 };
+
+bool has(const std::vector<std::string>& list, const std::string& text) {
+  return std::find(list.begin(), list.end(), text) != list.end();
+}
 
 const char* const llama = R"({"model_type": "llama", "vocab_size": 100, "hidden_size": 32,
   "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -207,9 +212,7 @@ TEST_CASE("options: the text model of a model with more towers") {
   const TransformerModel model = tcast::load_model(config.path(), inputs);
   CHECK(model.config().model_type() == "llama");
   CHECK(model.root().class_name() == "LlamaForCausalLM");
-  REQUIRE_FALSE(model.assumptions().empty());
-  CHECK(model.assumptions()[0] ==
-        "only the text model (text_config) of 'llava' is built (--text-only)");
+  CHECK(has(model.assumptions(), "only the text model of 'llava' is built (--text-only)"));
   // What the outer config says of the whole model holds for its part.
   CHECK(model.parameters()[0].parameter->dtype == DType::f16);
   TransformerModel deployed = tcast::load_model(config.path(), inputs);
@@ -242,9 +245,8 @@ TEST_CASE("options: --assume-base is for unknown types only, and says what it di
   const ConfigFile known(std::string(llama) + "}");
   const TransformerModel as_known = tcast::load_model(known.path(), inputs);
   CHECK(as_known.root().class_name() == "LlamaForCausalLM");
-  REQUIRE_FALSE(as_known.assumptions().empty());
-  CHECK(as_known.assumptions()[0] ==
-        "--assume-base qwen2 is not used: 'llama' is a known model type");
+  CHECK(has(as_known.assumptions(),
+            "--assume-base qwen2 is not used: 'llama' is a known model type"));
 
   std::string text = llama;
   text.replace(text.find("llama"), 5, "lloma");
@@ -252,8 +254,7 @@ TEST_CASE("options: --assume-base is for unknown types only, and says what it di
   inputs.assume_base = "llama";
   const TransformerModel as_unknown = tcast::load_model(unknown.path(), inputs);
   CHECK(as_unknown.root().class_name() == "LlamaForCausalLM");
-  REQUIRE_FALSE(as_unknown.assumptions().empty());
-  CHECK(as_unknown.assumptions()[0] == "model type 'lloma' is built as 'llama' (--assume-base)");
+  CHECK(has(as_unknown.assumptions(), "model type 'lloma' is built as 'llama' (--assume-base)"));
 }
 
 }  // namespace

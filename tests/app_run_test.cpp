@@ -1,9 +1,12 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -24,9 +27,12 @@ class Folder {
   Folder() : path_(fs::temp_directory_path() / ("tcast-run-" + std::to_string(++count))) {
     fs::remove_all(path_);
     fs::create_directories(path_);
-    const fs::path golden = fs::path(TCAST_SOURCE_DIR) / "tests/data/logits/llama-plain.json";
-    std::ifstream stream(golden);
-    write("config.json", json::parse(stream).at("config").dump());
+    for (const auto& [model, name] :
+         {std::pair{"llama", "config.json"}, std::pair{"olmoe", "experts.json"}}) {
+      std::ifstream stream(fs::path(TCAST_SOURCE_DIR) / "tests/data/logits" /
+                           (std::string(model) + "-plain.json"));
+      write(name, json::parse(stream).at("config").dump());
+    }
   }
   ~Folder() { fs::remove_all(path_); }
 
@@ -44,13 +50,13 @@ class Folder {
   fs::path path_;
 };
 
-struct Outcome {
+struct Run {
   int status = 0;
   std::string out;
   std::string err;
 };
 
-Outcome run(const std::vector<std::string>& words) {
+Run run(const std::vector<std::string>& words) {
   std::vector<const char*> arguments = {"tcast"};
   for (const std::string& word : words) arguments.push_back(word.c_str());
   std::ostringstream out;
@@ -75,7 +81,7 @@ TEST_CASE("run executes, counts and is the same every time") {
                                           "float32",
                                           "--format",
                                           "json"};
-  const Outcome first = run(words);
+  const Run first = run(words);
   REQUIRE_MESSAGE(first.status == 0, first.err);
   const json report = json::parse(first.out);
   CHECK(report.at("inputs").at("batch_size") == 2);
@@ -94,7 +100,7 @@ TEST_CASE("run executes, counts and is the same every time") {
        {std::vector<std::string>{"--tp", "2"}, {"--no-reuse-layers"}, {"--num-devices", "2"}}) {
     std::vector<std::string> longer = words;
     longer.insert(longer.end(), more.begin(), more.end());
-    const Outcome other = run(longer);
+    const Run other = run(longer);
     REQUIRE_MESSAGE(other.status == 0, other.err);
     CHECK(json::parse(other.out).at("tokens") == report.at("tokens"));
   }
@@ -103,9 +109,8 @@ TEST_CASE("run executes, counts and is the same every time") {
 TEST_CASE("logits are dumped as a NumPy file") {
   const Folder folder;
   folder.write("ids.txt", "1 2 3\n\n4, 5,6\r\n");
-  const Outcome outcome =
-      run({"run", folder.file("config.json"), "--token-ids", folder.file("ids.txt"),
-           "--output-length", "2", "--dump-logits", folder.file("logits.npy")});
+  const Run outcome = run({"run", folder.file("config.json"), "--token-ids", folder.file("ids.txt"),
+                           "--output-length", "2", "--dump-logits", folder.file("logits.npy")});
   REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
   const std::string npy = folder.read("logits.npy");
   REQUIRE(npy.size() > 128);
@@ -156,7 +161,14 @@ TEST_CASE("token ids: what is wrong is said with file and line") {
     CHECK("FILE" + found.substr(folder.file("ids.txt").size()) == row.message);
   }
   CHECK(error_of([&] { tcast::read_token_ids("/nowhere/ids.txt", 96); }) ==
-        "cannot read /nowhere/ids.txt | name a file of token ids");
+        "/nowhere/ids.txt: no such file");
+  // R11: what never ends is not waited for.
+  for (const char* endless : {"/dev/zero", "/dev/stdin"}) {
+    if (fs::is_regular_file(endless)) continue;
+    CHECK(error_of([&] {
+            tcast::read_token_ids(endless, 96);
+          }).find(": expected a regular file, got a device, pipe or socket") != std::string::npos);
+  }
 }
 
 TEST_CASE("run decodes with drafts of multi-token prediction") {
@@ -178,11 +190,11 @@ TEST_CASE("run decodes with drafts of multi-token prediction") {
                                     "2",
                                     "--dump-logits",
                                     folder.file("logits.npy")};
-  const Outcome without = run(words);
+  const Run without = run(words);
   REQUIRE_MESSAGE(without.status == 0, without.err);
   const std::string logits = folder.read("logits.npy");
   words.insert(words.end(), {"--num-mtp-tokens", "2"});
-  const Outcome with = run(words);
+  const Run with = run(words);
   REQUIRE_MESSAGE(with.status == 0, with.err);
   const json report = json::parse(with.out);
   CHECK(report.at("tokens") == json::parse(without.out).at("tokens"));
@@ -194,7 +206,7 @@ TEST_CASE("run decodes with drafts of multi-token prediction") {
   CHECK(drafts.at("decoded_tokens") >= 5);
   CHECK(json::parse(without.out).at("speculation").at("drafts") == 0);
   words[5] = "table";
-  const Outcome table = run(words);
+  const Run table = run(words);
   REQUIRE_MESSAGE(table.status == 0, table.err);
   CHECK(table.out.find("\ndrafts ") != std::string::npos);
   CHECK(table.out.find(" tokens per step and request\n") != std::string::npos);
@@ -225,13 +237,13 @@ TEST_CASE("what cannot be executed is refused, and nothing is written") {
       {{"--token-ids", "/nowhere", "--seed", "1"},
        2,
        "tcast: error: --seed describes random prompts, but --token-ids gives them"},
-      {{"--token-ids", "/nowhere"}, 1, "tcast: error: cannot read /nowhere"},
+      {{"--token-ids", "/nowhere"}, 1, "tcast: error: /nowhere: no such file"},
   };
   for (const Row& row : rows) {
     std::vector<std::string> words = {"run", config, "--dump-logits", logits};
     words.insert(words.end(), row.words.begin(), row.words.end());
     CAPTURE(row.error);
-    const Outcome outcome = run(words);
+    const Run outcome = run(words);
     CHECK(outcome.status == row.status);
     CHECK(outcome.err.substr(0, row.error.size()) == row.error);
     CHECK(outcome.out.empty());
@@ -241,9 +253,9 @@ TEST_CASE("what cannot be executed is refused, and nothing is written") {
 
 TEST_CASE("a prediction stands beside what was measured, and its parts sum to its totals") {
   const Folder folder;
-  const Outcome outcome = run({"run", folder.file("config.json"), "--input-length", "6",
-                               "--output-length", "3", "--compare", "--time-budget", "0.5",
-                               "--store", folder.file("kept.sqlite"), "--format", "json"});
+  const Run outcome = run({"run", folder.file("config.json"), "--input-length", "6",
+                           "--output-length", "3", "--compare", "--time-budget", "0.5", "--store",
+                           folder.file("kept.sqlite"), "--format", "json"});
   CHECK(outcome.err == "");
   REQUIRE(outcome.status == 0);
   const json report = json::parse(outcome.out);
@@ -276,7 +288,7 @@ TEST_CASE("a prediction stands beside what was measured, and its parts sum to it
   }
   CHECK(report["latency"]["prefill_s"] == comparison["totals"][0]["measured_s"]);
 
-  const Outcome text =
+  const Run text =
       run({"run", folder.file("config.json"), "--input-length", "6", "--output-length", "1",
            "--compare", "--time-budget", "0.5", "--store", folder.file("kept.sqlite")});
   REQUIRE(text.status == 0);
@@ -284,4 +296,80 @@ TEST_CASE("a prediction stands beside what was measured, and its parts sum to it
   CHECK(text.out.find("predicted: prefill ") < text.out.find("tcast run: "));
   CHECK(text.out.find("prefill: class") != std::string::npos);
   CHECK(text.out.find("decode") == std::string::npos);
+}
+
+TEST_CASE("a comparison prices the experts that the run went to") {  // S6, D7, D17
+  const Folder folder;
+  const json config = json::parse(folder.read("experts.json"));
+  const auto experts = config.at("num_experts").get<double>();
+  const auto top_k = config.at("num_experts_per_tok").get<double>();
+  const std::vector<std::string> words = {"run",
+                                          folder.file("experts.json"),
+                                          "--batch-size",
+                                          "3",
+                                          "--input-length",
+                                          "4",
+                                          "--output-length",
+                                          "3",
+                                          "--compare",
+                                          "--time-budget",
+                                          "0.5",
+                                          "--store",
+                                          folder.file("kept.sqlite")};
+  const auto report_of = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = words;
+    all.insert(all.end(), {"--format", "json"});
+    all.insert(all.end(), more.begin(), more.end());
+    const Run outcome = run(all);
+    REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
+    return json::parse(outcome.out);
+  };
+  const json routed = report_of({});
+  const json even = report_of({"--even-routing"});
+  for (const json* report : {&routed, &even}) {
+    const json& found = report->at("comparison").at("experts");
+    for (const auto& [phase, tokens] : {std::pair{"prefill", 12.0}, std::pair{"decode", 3.0}}) {
+      const double expected = experts * (1 - std::pow(1 - top_k / experts, tokens));
+      CHECK(found.at(phase).at("expected_distinct") == doctest::Approx(expected));
+      CHECK(found.at(phase).at("predicted_with_expected_s").get<double>() > 0);
+      const double most = std::min(experts, tokens * top_k);
+      const auto distinct = found.at(phase).at("distinct").get<double>();
+      CHECK(distinct >= top_k);
+      CHECK(distinct <= most);
+      if (report == &even) CHECK(distinct == most);
+    }
+    CHECK(report->at("comparison").at("totals").size() == 3);
+  }
+  // Weights that a step reads are those of the experts that it went to.
+  CHECK(routed.at("weight_bytes_per_pass").get<double>() <
+        even.at("weight_bytes_per_pass").get<double>());
+  CHECK(routed.at("tokens") == report_of({}).at("tokens"));
+
+  const Run table = run(words);
+  REQUIRE(table.status == 0);
+  CHECK(table.out.find("distinct experts of a layer") != std::string::npos);
+}
+
+TEST_CASE("experts are dealt evenly when that is asked for, and only then") {  // D17
+  const Folder folder;
+  const std::string experts = folder.file("experts.json");
+  const auto tokens = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {
+        "run", experts, "--input-length", "6", "--output-length", "5", "--format", "json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Run outcome = run(words);
+    REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
+    return json::parse(outcome.out).at("tokens");
+  };
+  const json chosen = tokens({});
+  CHECK(chosen != tokens({"--even-routing"}));
+  // To compare does not change what the model does.
+  CHECK(chosen == tokens({"--compare", "--time-budget", "0.3", "--no-store"}));
+  const Run dense = run({"run", folder.file("config.json"), "--even-routing"});
+  CHECK(dense.status == 1);
+  CHECK(dense.err.find("tcast: error: --even-routing: the model routes no tokens to experts") == 0);
+  const Run logits =
+      run({"run", experts, "--even-routing", "--dump-logits", folder.file("logits.npy")});
+  CHECK(logits.status == 2);
+  CHECK(!fs::exists(folder.file("logits.npy")));
 }

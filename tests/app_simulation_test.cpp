@@ -1,7 +1,9 @@
 // Properties that every estimate must have, for every shipped model on every shipped device.
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -42,11 +44,14 @@ TransformerModel transformed(const std::string& file, const ModelOptions& option
 
 /// Parallelism that a shipped model can take.
 ModelOptions spread(const std::string& file) {
-  const HfConfig config = HfConfig::load(file);
+  HfConfig config = HfConfig::load(file);
+  ModelProfile profile = load_profile(config.model_type(), {});
+  const TransformerModel model = build_model(std::move(config), std::move(profile), {});
   ModelOptions options;
   options.parallel.num_devices = 8;
-  options.parallel.tp = config.get_size("num_attention_heads") % 4 == 0 ? 4 : 2;
-  options.parallel.ep = config.has("num_experts") ? 4 : 1;
+  options.parallel.tp = model.config().get_size("num_attention_heads") % 4 == 0 ? 4 : 2;
+  const ParameterCounts counts = model.count_parameters();
+  options.parallel.ep = counts.active < counts.total ? 4 : 1;
   return options;
 }
 
@@ -216,7 +221,7 @@ TEST_CASE("layer reuse changes no number") {
           });
           CAPTURE(one.module);
           REQUIRE(same != b.ops.end());
-          CHECK(same->calls == one.calls);
+          CHECK(same->calls == doctest::Approx(one.calls).epsilon(1e-12));
           CHECK(same->total_s == doctest::Approx(one.total_s).epsilon(1e-12));
         }
       }
@@ -291,6 +296,111 @@ TEST_CASE("the least number of devices comes with how the model is spread over t
     Report report;
     spread_simulation.fill(report);
     CHECK(report.memory.fits);
+  }
+}
+
+TEST_CASE("the report says how many distinct experts a pass is expected to read") {  // S6, D17
+  const auto even = [](double tokens, double experts, double top_k) {
+    return experts * (1 - std::pow(1 - top_k / experts, tokens));
+  };
+  struct Row {
+    const char* model;
+    ParallelOptions parallel;
+    std::int64_t batch, drafts;
+    std::int64_t num_experts, per_token, per_device;
+    double prefill, decode;
+  };
+  const Row rows[] = {
+      {"qwen3-235b-a22b", {1, 1, 1}, 16, 0, 128, 8, 128, 128, even(16, 128, 8)},
+      {"qwen3-235b-a22b", {8, 8, 8}, 16, 0, 128, 8, 16, 16, even(16, 128, 8) / 8},
+      {"qwen3-235b-a22b", {8, 1, 8}, 16, 0, 128, 8, 16, 16, even(16, 128, 8) / 8},
+      {"qwen3-235b-a22b", {8, 1, 8}, 1, 0, 128, 8, 16, 16, 1},  // seven replicas have no request
+      {"qwen3-235b-a22b", {8, 1, 1}, 16, 0, 128, 8, 128, 128, even(2, 128, 8)},
+      {"deepseek-v3", {1, 1, 1}, 4, 0, 256, 8, 256, 256, even(4, 256, 8)},
+      {"deepseek-v3", {1, 1, 1}, 4, 2, 256, 8, 256, 256, even(12, 256, 8)},  // with the drafts
+      {"mixtral-8x7b", {1, 1, 1}, 1, 0, 8, 2, 8, 8, 2},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.model);
+    CAPTURE(row.decode);
+    ModelOptions options;
+    options.parallel = row.parallel;
+    options.num_mtp_tokens = row.drafts;
+    const TransformerModel model = transformed(
+        std::string(TCAST_SOURCE_DIR) + "/configs/models/" + row.model + ".json", options);
+    SimulationRequest request;
+    request.batch_size = row.batch;
+    Simulation simulation(model, request);
+    simulation.run(load_device("h200"), false);
+    Report report;
+    simulation.fill(report);
+    REQUIRE(report.experts);
+    CHECK(report.experts->num_experts == row.num_experts);
+    CHECK(report.experts->per_token == row.per_token);
+    CHECK(report.experts->per_device == row.per_device);
+    CHECK(*report.experts->distinct_prefill == doctest::Approx(row.prefill).epsilon(1e-6));
+    CHECK(*report.experts->distinct_decode == doctest::Approx(row.decode).epsilon(1e-12));
+  }
+  // One phase; the loop over the experts instead of the fused block; no experts at all.
+  ModelOptions eager;
+  eager.skip_steps = {"patch_moe"};
+  const std::string olmoe = std::string(TCAST_SOURCE_DIR) + "/configs/models/olmoe-1b-7b.json";
+  const TransformerModel loop = transformed(olmoe, eager);
+  SimulationRequest one_phase;
+  one_phase.phase = Workload{.phase = Phase::decode, .batch = 3, .query_length = 1};
+  Simulation simulation(loop, one_phase);
+  simulation.run(load_device("h200"), false);
+  Report report;
+  simulation.fill(report);
+  REQUIRE(report.experts);
+  CHECK(!report.experts->distinct_prefill);
+  CHECK(*report.experts->distinct_decode == doctest::Approx(even(3, 64, 8)));
+  const TransformerModel dense =
+      transformed(std::string(TCAST_SOURCE_DIR) + "/configs/models/qwen3-0.6b.json", {});
+  Simulation plain(dense, {});
+  plain.run(load_device("h200"), false);
+  Report no_experts;
+  plain.fill(no_experts);
+  CHECK(!no_experts.experts);
+}
+
+TEST_CASE("a decode step reads the weights of the expected distinct experts") {  // S6, case 11
+  // Qwen1.5-MoE's sizes with 64 experts: 3 products of 1408 x 2048 in bf16 for each expert.
+  const std::string text = R"({"model_type": "qwen2_moe", "torch_dtype": "bfloat16",
+      "vocab_size": 1000, "hidden_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 16,
+      "num_key_value_heads": 16, "intermediate_size": 5632, "num_experts": 64,
+      "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
+      "shared_expert_intermediate_size": 5632, "norm_topk_prob": false})";
+  HfConfig config = HfConfig::parse(text, "experts.json");
+  ModelProfile profile = load_profile(config.model_type(), {});
+  TransformerModel model = build_model(std::move(config), std::move(profile), {});
+  transform(model);
+  for (const auto& [batch, distinct] : {std::pair{1, 4.0}, {8, 25.80995}, {16, 41.21126}}) {
+    SimulationRequest request;
+    request.phase =
+        Workload{.phase = Phase::decode, .batch = batch, .query_length = 1, .context_length = 1024};
+    Simulation simulation(model, request);
+    simulation.run(load_device("h200"), false);
+    Report report;
+    simulation.fill(report);
+    double bytes = 0;
+    double flops = 0;
+    for (const ReportOp& op : report.ops) {
+      if (op.name != "grouped_matmul") continue;
+      bytes += op.bytes;
+      flops += op.flops;
+    }
+    const double rows = 4.0 * batch;
+    const double activations = 2 * rows * 3 * (1408 + 2048);
+    CHECK((bytes / 2 - activations) / (3.0 * 1408 * 2048 * 2) ==
+          doctest::Approx(distinct).epsilon(1e-6));
+    CHECK(flops / 2 == doctest::Approx(2 * rows * 3 * 1408 * 2048));  // flops follow the rows
+    const std::string why = simulation.explain("grouped_matmul");
+    CHECK(why.find(fmt::format(" {}, on all ranks that share the experts", batch)) !=
+          std::string::npos);
+    CHECK(why.find("top_k / num_experts = 4 / 64 = 0.0625") != std::string::npos);
+    CHECK(why.find(fmt::format("64 * (1 - (1 - 0.0625)^{}) = {:.6g}", batch, distinct)) !=
+          std::string::npos);
   }
 }
 

@@ -47,7 +47,7 @@ void drop_rotary(TransformerModel& model) {
 }
 
 std::unique_ptr<Module> build_llama(const ArchitectureContext& context) {
-  return architectures().find("llama")->value(context);
+  return architectures().find("llama")->call(context);
 }
 
 /// A module with an operator that can be priced and has no kernel.
@@ -370,7 +370,7 @@ TEST_CASE("verify: what a hook does between steps, or behind the last one, is na
   const std::string config = scratch.write("config.json", llama_config("verified_secret").dump());
   const auto* hook = custom_models().find("verified_secret");
   REQUIRE(hook != nullptr);
-  const std::string who = "the hook 'verified_secret' (" + hook->place() + ")";
+  const std::string who = "the " + hook->text();
   const Ran between = run({config, "--format", "json"});
   CHECK(between.status == 3);
   CHECK(faulty_steps(json::parse(between.out)) ==
@@ -458,8 +458,14 @@ TEST_CASE("verify: other experts with the same weights are a difference") {
   model.set_observer(&verification);
   wrap_model(model);
   // The bias decides who is chosen and is no part of the weights.
-  walk(model.root(), [](Module& module, const ModulePath&) {
-    if (module.bool_attribute("correction_bias")) module.set_attribute("correction_bias", false);
+  rewrite(model.root(), [](Module& module, const ModulePath&) -> std::unique_ptr<Module> {
+    const auto* const block = dynamic_cast<const EagerMoe*>(&module);
+    if (block == nullptr) return nullptr;
+    EagerMoe::Config config = block->config();
+    config.correction_bias = false;
+    auto other = std::make_unique<EagerMoe>(block->class_name(), config, config.names);
+    other->take_over(module);
+    return other;
   });
   patch_moe(model);
   const VerifiedStep& step = verification.steps().back();

@@ -46,7 +46,7 @@ std::string select(const char* names, bool strict = false) {
 std::string held(const char* group) {
   std::string text;
   for (const auto* entry : registry_of<int>(group).entries()) {
-    text += fmt::format("{}={} ", entry->pattern, entry->value);
+    text += fmt::format("{}={} ", entry->pattern, entry->data());
   }
   return text;
 }
@@ -70,7 +70,7 @@ TEST_CASE("plugins: a file that registers something is one, under its stem or th
   CHECK(plugins()[2].place() == "custom_model/second.cpp:1");
   CHECK(held("number") == "three=3 one=1 two=2 ");
   // A group of one's own needs nothing but its name and type.
-  CHECK(registry_of<std::string>("colour").find("rose")->value == "#f00");
+  CHECK(registry_of<std::string>("colour").find("rose")->data() == "#f00");
   CHECK(registry_of<std::string>("colour").noun() == "colour");
 }
 
@@ -150,7 +150,7 @@ TEST_CASE("plugins: set-up functions run when their group is needed, once, in or
   const auto& before = registry_of<int>("number");
   select_plugins({"c", "--plugins", false});
   CHECK(held("number") == "taken=7 ");
-  CHECK(before.find("first")->value == 1);
+  CHECK(before.find("first")->data() == 1);
 }
 
 TEST_CASE("plugins: a set-up that throws fails its plugin, and the rest goes on") {
@@ -169,7 +169,7 @@ TEST_CASE("plugins: a set-up that throws fails its plugin, and the rest goes on"
              "custom_model/odd.cpp", 2);
   linked.add("number", {"fine"}, 2, "custom_model/good.cpp");
   linked.link();
-  CHECK(registry_of<int>("number").find("fine")->value == 2);
+  CHECK(registry_of<int>("number").find("fine")->data() == 2);
   const auto problems = plugin_problems();
   REQUIRE(problems.size() == 2);
   CHECK(
@@ -229,7 +229,7 @@ TEST_CASE("plugins: nasty ones get a clear message and leave the rest working") 
                kept = &context;
                // Registering while a registry is being walked.
                for (const auto* entry : registry_of<int>("other").entries()) {
-                 context.add("number", {std::string(entry->pattern) + "_again"}, entry->value,
+                 context.add("number", {std::string(entry->pattern) + "_again"}, entry->data(),
                              false, "w.cpp", 1);
                  registry_of<int>("other");
                }
@@ -244,13 +244,13 @@ TEST_CASE("plugins: nasty ones get a clear message and leave the rest working") 
   linked.add("number", {"good"}, 3, "custom_model/good.cpp");
   linked.link();
 
-  CHECK(registry_of<int>("number").find("good")->value == 3);
+  CHECK(registry_of<int>("number").find("good")->data() == 3);
   CHECK(error_of([] { registry_of<int>("number").find("twice"); }).find("registered twice") !=
         std::string::npos);
   CHECK(error_of([] { registry_of<int>("number").find("ab"); }).find("matched equally well") !=
         std::string::npos);
   CHECK(held("other") == "x=1 y=2 ");
-  CHECK(registry_of<int>("number").find("y_again")->value == 2);
+  CHECK(registry_of<int>("number").find("y_again")->data() == 2);
   registry_of<int>("ring");
   REQUIRE(kept != nullptr);
   CHECK(error_of([] {

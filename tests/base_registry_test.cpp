@@ -23,15 +23,15 @@ Entry entry(const char* pattern, int value, Origin origin = Origin::custom,
   static std::map<int, std::string> files;  // live as long as the program
   std::string& file = files[value];
   file = "file_" + std::to_string(value) + ".cpp";
-  return {pattern, value, origin, false, value, file, plugin};
+  return {{pattern, origin, false, value, file, plugin}, value};
 }
 
 /// Text of what find() says, "null" for nothing.
-std::string found(const Registry<int>& registry, const char* name, const char* from = "") {
+std::string found(const Registry<int>& registry, const char* name) {
   std::string text;
   const std::string error = error_of([&] {
-    const Entry* const one = registry.find(name, from);
-    text = one == nullptr ? "null" : std::to_string(one->value);
+    const Entry* const one = registry.find(name);
+    text = one == nullptr ? "null" : std::to_string(one->data());
   });
   return error.empty() ? text : error;
 }
@@ -39,7 +39,7 @@ std::string found(const Registry<int>& registry, const char* name, const char* f
 std::string resolved(const Registry<int>& registry, const char* reference) {
   std::string text;
   const std::string error =
-      error_of([&] { text = std::to_string(registry.resolve(reference).value); });
+      error_of([&] { text = std::to_string(registry.resolve(reference).data()); });
   return error.empty() ? text : error;
 }
 
@@ -75,11 +75,11 @@ TEST_CASE("registry: scopes") {
   CHECK(found(registry, "builtin::qwen2") == "3");
   CHECK(found(registry, "custom::llama") == "null");
   CHECK(found(registry, "lab::llama") == "6");
-  // Who is in a scope finds its own things first, siblings by their name, then the parents'.
-  CHECK(found(registry, "llama", "lab") == "6");
-  CHECK(found(registry, "yard::llama", "lab") == "7");
-  CHECK(found(registry, "qwen9", "lab") == "5");
-  CHECK(found(registry, "qwen2", "nowhere") == "5");
+  CHECK(found(registry, "yard::llama") == "7");
+  CHECK(found(registry, "nowhere::llama") == "null");
+  // A plain name is looked for in custom and then in its parent, never in a scope of its own.
+  CHECK(found(registry, "llama") == "1");
+  CHECK(found(registry, "qwen2") == "5");
 }
 
 TEST_CASE("registry: duplicates and ties name both places, and leave the rest working") {
@@ -120,7 +120,7 @@ TEST_CASE("registry: an explicit override takes a name's place") {
   CHECK(found(registry, "a") == "2");
   CHECK(registry.duplicates().empty());
   REQUIRE(registry.overridden().size() == 1);
-  CHECK(registry.overridden()[0].value == 1);
+  CHECK(registry.overridden()[0].data() == 1);
   Entry again = entry("a", 4);
   again.overrides = true;
   CHECK(error_of([&] { registry.add(again); }).find("registered twice") != std::string::npos);
@@ -182,8 +182,8 @@ TEST_CASE("registry: look-up by what the value accepts") {
   const auto divides = [&](int number) {
     std::string text;
     const std::string error = error_of([&] {
-      const auto* const one =
-          registry.match([number](int value) { return number % value == 0; }, "the number");
+      const auto* const one = registry.match(
+          [number](const Entry& entry) { return number % entry.data() == 0; }, "the number");
       text = one == nullptr ? "null" : one->pattern;
     });
     return error.empty() ? text : error;

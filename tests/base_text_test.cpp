@@ -220,6 +220,16 @@ TEST_CASE("printable shows what a terminal would obey") {
       {"\xE2\x80\xAE", "\\xe2\\x80\\xae"},  // right-to-left override
       {"\xED\xA0\x80", "\\xed\\xa0\\x80"},  // a surrogate
       {"\xC0\x80", "\\xc0\\x80"},           // overlong
+      // R10: what hides or reorders text without being a control character.
+      {"\xC2\xAD", "\\xc2\\xad"},                                // soft hyphen
+      {"\xD8\x9C", "\\xd8\\x9c"},                                // Arabic letter mark
+      {"\xE2\x80\x8B", "\\xe2\\x80\\x8b"},                       // zero width space
+      {"\xE2\x80\x8F", "\\xe2\\x80\\x8f"},                       // right-to-left mark
+      {"\xE2\x80\xA8", "\\xe2\\x80\\xa8"},                       // line separator
+      {"\xE2\x81\xA6", "\\xe2\\x81\\xa6"},                       // left-to-right isolate
+      {"\xEF\xBB\xBF", "\\xef\\xbb\\xbf"},                       // byte order mark
+      {"\xF3\xA0\x81\x81", "\\xf3\\xa0\\x81\\x81"},              // a tag letter
+      {"\xE2\x80\xA6\xE4\xB8\xAD", "\xE2\x80\xA6\xE4\xB8\xAD"},  // an ellipsis, a Chinese letter
   };
   for (const Row& row : rows) CHECK(tcast::printable(row.text) == row.expected);
 
@@ -228,6 +238,14 @@ TEST_CASE("printable shows what a terminal would obey") {
   CHECK(tcast::printable("abcde\xC3\xA9", 6) == "abcde...");  // never half a character
   CHECK(tcast::printable("abc\x1b", 6) == "abc...");          // nor half an escape
   CHECK(tcast::printable(std::string(1000, 'x')).size() == 83);
+}
+
+TEST_CASE("printable_lines keeps line feeds and nothing else that a terminal would obey") {
+  CHECK(tcast::printable_lines("") == "");
+  CHECK(tcast::printable_lines("a\n\nb\n") == "a\n\nb\n");
+  CHECK(tcast::printable_lines("a\r\n\x1b[2Jb\t\xff\n") == "a\\x0d\n\\x1b[2Jb\\x09\\xff\n");
+  const std::string long_text(100'000, 'x');
+  CHECK(tcast::printable_lines(long_text) == long_text);
 }
 
 TEST_CASE("utf8_length accepts what Unicode calls well-formed, and nothing else") {

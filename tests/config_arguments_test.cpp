@@ -21,7 +21,7 @@ using Maker = std::function<std::string(const std::string& context, const Argume
 
 Registry<Maker> makers() {
   const auto entry = [](const char* name, Maker make) {
-    return RegistryEntry<Maker>{name, std::move(make), Origin::custom, false, 1, "makers.cpp"};
+    return RegistryEntry<Maker>{{name, Origin::builtin, false, 1, "makers.cpp"}, std::move(make)};
   };
   return {"maker",
           {entry("plain", [](const std::string& context, const Arguments&) { return context; }),
@@ -110,7 +110,7 @@ TEST_CASE("build: a registry's own way of building") {
   std::string log;
   const auto own = [&](const RegistryEntry<Maker>& entry, const Arguments& arguments) {
     log += std::string(entry.pattern) + ";";
-    return "[" + entry.value("own", arguments) + "]";
+    return "[" + entry.call("own", arguments) + "]";
   };
   CHECK(build_with(registry, yaml("{type: sized, size: 1}"), own) == "[own 1m]");
   CHECK(log == "sized;");

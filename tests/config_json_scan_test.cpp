@@ -190,11 +190,37 @@ TEST_CASE("nesting and size are limited") {
   CHECK(error_in(std::string(100000, '[')) ==
         "c.json:1:65: lists and maps are nested more than 64 deep");
 
-  const std::string spaces(tcast::max_document_bytes - 1, ' ');
+  const std::string spaces(tcast::max_json_bytes - 1, ' ');
   CHECK(error_in(spaces + "1").empty());
-  CHECK(error_in(spaces + "12") ==
-        "c.json: expected at most 1,048,576 bytes, got 1,048,577 | a configuration is a small text "
-        "file; weights are never read");
+  CHECK(
+      error_in(spaces + "12") ==
+      "c.json: expected at most 16,777,216 bytes, got 16,777,217 | a configuration is a small text "
+      "file; weights are never read");
+}
+
+// R11, C7: a published config has 3.1 MB; what is dense in values must not fill the memory.
+TEST_CASE("a large config is read, and the number of values is limited") {
+  std::string large = R"({"model_type": "m", "modules_to_not_convert": [)";
+  std::string_view comma = "";
+  for (int i = 0; large.size() < 3'200'000; ++i) {
+    large += comma;
+    large += "\"model.layers." + std::to_string(i) + ".block_sparse_moe.experts.7.w1\"";
+    comma = ",";
+  }
+  large += "]}";
+  const Node node = Node::parse_json(large, "c.json");
+  CHECK(node.at("modules_to_not_convert").items().size() > 50'000);
+
+  std::string dense = "[0";
+  for (std::size_t i = 1; i + 1 < tcast::max_document_values; ++i) dense += ",0";
+  CHECK(error_in(dense + "]").empty());
+  CHECK(error_in(dense + ",\n0]") == "c.json:2:1: expected at most 1,048,576 values, got more");
+}
+
+TEST_CASE("a text may be the later lines of a file") {
+  CHECK(error_of([] { Node::parse_json("\n {\"a\": x}", "lines.jsonl", 17); }) ==
+        "lines.jsonl:18:8: expected a value, got 'x'");
+  CHECK(Node::parse_json("[1]", "lines.jsonl", 17).place() == "lines.jsonl:17:1");
 }
 
 TEST_CASE("names of files are made safe to print") {

@@ -1,5 +1,6 @@
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <optional>
 #include <string>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include "tcast/config/node.h"
 
@@ -192,6 +194,37 @@ TEST_CASE("as_number, as_bool and as_string") {
         }) == "glm.yaml:2:6: a.b: expected a string, got a list of 3");
 }
 
+// R16: a number of a range is read whole, or it is an error with its place.
+TEST_CASE("as_int and as_number within a range") {
+  const Node node = Node::parse_json(R"({"i": [0, 7, 8, -1, 1e300, 9223372036854775808, 2.5],
+    "x": [0, 1, 1.5, -0.5, 1e999, NaN, Infinity]})",
+                                     "c.json");
+  const auto whole = [&](std::size_t i) {
+    return error_of([&] { node.at("i").items()[i].as_int(0, 7); });
+  };
+  CHECK(whole(0).empty());
+  CHECK(whole(1).empty());
+  CHECK(whole(2) == "c.json:1:14: i[2]: expected a whole number from 0 to 7, got the number 8");
+  CHECK(whole(3) == "c.json:1:17: i[3]: expected a whole number from 0 to 7, got the number -1");
+  CHECK(whole(4) ==
+        "c.json:1:21: i[4]: expected a whole number, got the number 1e300 | above 2^53 write it "
+        "without point and exponent");
+  CHECK(whole(5) ==
+        "c.json:1:28: i[5]: expected a whole number of at most 64 bits, got the number "
+        "9223372036854775808");
+  CHECK(whole(6) == "c.json:1:49: i[6]: expected a whole number, got the number 2.5");
+  const auto number = [&](std::size_t i) {
+    return error_of([&] { node.at("x").items()[i].as_number(0, 1); });
+  };
+  CHECK(number(0).empty());
+  CHECK(number(1).empty());
+  for (const std::size_t bad : std::initializer_list<std::size_t>{2, 3, 5, 6}) {
+    CHECK(number(bad).find("expected a number from 0 to 1, got the number ") != std::string::npos);
+  }
+  CHECK(number(4).find("expected a number in the range of 64-bit floating point") !=
+        std::string::npos);
+}
+
 TEST_CASE("messages of others are located") {
   const Node factor = document().at("rope_scaling").at("factor");
   CHECK(error_of([&] { factor.fail("is too long", "cut it"); }) ==
@@ -239,7 +272,12 @@ TEST_CASE("files are loaded, and what is no small regular file is refused") {
   fs::resize_file(huge, std::uintmax_t{5} << 30);
   CHECK(error_of([&] { Node::load_json(huge); }) ==
         huge +
-            ": expected at most 1,048,576 bytes, got 5,368,709,120 | a configuration is a small "
+            ": expected at most 16,777,216 bytes, got 5,368,709,120 | a configuration is a small "
             "text file; weights are never read");
+  // R11: nobody waits for a pipe that nobody writes to.
+  const std::string pipe = (folder / "pipe.json").string();
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  CHECK(error_of([&] { Node::load_yaml(pipe); }).find(": expected a regular file, got a device") !=
+        std::string::npos);
   fs::remove_all(folder);
 }

@@ -125,7 +125,7 @@ TEST_CASE("what a configuration does not need is refused with its place") {
       {"a: \x1b[31m\n", "p.yaml:1:4: control character '\\x1b'"},
       {std::string(65, '[') + std::string(65, ']'),
        "p.yaml:1:65: lists and maps are nested more than 64 deep"},
-      {std::string(tcast::max_document_bytes + 1, ' '),
+      {std::string(tcast::max_yaml_bytes + 1, ' '),
        "p.yaml: expected at most 1,048,576 bytes, got 1,048,577 | a configuration is a small text "
        "file; weights are never read"},
   };

@@ -437,5 +437,29 @@ TEST_CASE("requests that make no sense are errors") {
       Error);
 }
 
+/// Says of everything that it takes so long.
+class Says final : public CostModel {
+ public:
+  explicit Says(double seconds) : seconds_(seconds) {}
+  OpEstimate estimate(const OpRecord&) const override { return {.total_s = seconds_}; }
+  std::string explain(const OpRecord&) const override { return {}; }
+
+ private:
+  double seconds_;
+};
+
+TEST_CASE("a time that is no number >= 0 is never summed up") {
+  const DeviceProfile device = device_with(2);
+  const Decoder source(std::vector<LayerKind>{{1, {}}});
+  for (const double seconds :
+       {-1e-9, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    CAPTURE(seconds);
+    const Says cost(seconds);
+    Forecaster forecaster(source, cost, device);
+    PhaseForecast phase;
+    CHECK_THROWS_AS(forecaster.price({Phase::prefill, 1, 4, 0}, phase), InternalError);
+  }
+}
+
 }  // namespace
 }  // namespace tcast

@@ -32,7 +32,7 @@ OpWork work_of_example(const CustomOp& op) {
   return work;
 }
 
-const OperatorDefinition example{.name = "example", .work = work_of_example};
+const OperatorDefinition example{.name = "example", .work = {{}, work_of_example}};
 
 const std::vector<Row>& rows() {
   static const std::vector<Row> table = {
@@ -71,19 +71,40 @@ const std::vector<Row>& rows() {
        8 * 2.0 * 16 * 16 * 64, 0, 2.0 * 8 * (16 * 64 + 16 * 64), 2.0 * 8 * 256},
       {"no rows: the weight is not even read", MatMul{.m = 0, .n = 4096, .k = 1024}, 0, 0, 0, 0},
       {"grouped matmul reads the experts that have tokens",
-       GroupedMatMul{.experts = 256, .active_experts = 6, .rows = 8, .n = 32, .k = 16},
+       GroupedMatMul{.experts = 256, .distinct_experts = 6, .rows = 8, .n = 32, .k = 16},
        2.0 * 8 * 32 * 16, 0, 2.0 * (8 * 16 + 6 * 32 * 16), 2.0 * 8 * 32},
       {"grouped matmul, weight-only i8",
        GroupedMatMul{.experts = 256,
-                     .active_experts = 6,
+                     .distinct_experts = 6,
                      .rows = 8,
                      .n = 32,
                      .k = 16,
                      .weight = DType::i8,
                      .weight_scales = 32},
        2.0 * 8 * 32 * 16, 6.0 * 32 * 16, 2.0 * 8 * 16 + 6 * 32 * 16 + 4.0 * 6 * 32, 2.0 * 8 * 32},
+      // S6: expected numbers count as they are, scales with their experts and rows.
+      {"grouped matmul of expected numbers",
+       GroupedMatMul{.experts = 16, .distinct_experts = 2.5, .rows = 3.25, .n = 32, .k = 16},
+       2.0 * 3.25 * 32 * 16, 0, 2.0 * (3.25 * 16 + 2.5 * 32 * 16), 2.0 * 3.25 * 32},
+      {"grouped matmul of less than one row",
+       GroupedMatMul{.experts = 16, .distinct_experts = 0.125, .rows = 0.125, .n = 32, .k = 16},
+       2.0 * 32 * 16 / 8, 0, 2.0 * (16 + 32 * 16) / 8, 2.0 * 32 / 8},
+      {"grouped matmul of expected numbers, fp8 with 1 x 128 activation scales and blocks",
+       GroupedMatMul{.experts = 16,
+                     .distinct_experts = 2.5,
+                     .rows = 3.25,
+                     .n = 256,
+                     .k = 512,
+                     .input = DType::f8_e4m3,
+                     .weight = DType::f8_e4m3,
+                     .compute = DType::f8_e4m3,
+                     .bias = true,
+                     .weight_scales = 8,
+                     .activation_scales = 16},  // 4 rows x 4
+       2.0 * 3.25 * 256 * 512, 2.0 * 3.25 * 256 * 4 + 3.25 * 256,
+       3.25 * 512 + 2.5 * 256 * 512 + 2.5 * 8 * 4 + 3.25 * 4 * 4 + 2.5 * 256 * 2, 2.0 * 3.25 * 256},
       {"grouped matmul without rows",
-       GroupedMatMul{.experts = 8, .active_experts = 0, .n = 9, .k = 9}, 0, 0, 0, 0},
+       GroupedMatMul{.experts = 8, .distinct_experts = 0, .n = 9, .k = 9}, 0, 0, 0, 0},
       {"prefill attention: the triangle, keys read once per kv head",
        Attention{.batch = 2,
                  .query_length = 4,

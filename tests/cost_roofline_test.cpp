@@ -141,8 +141,8 @@ TEST_CASE("no estimate beats the peaks, and the ideal one is the smallest") {
           MatMul{
               .m = tokens, .n = size(14), .k = size(14), .weight = DType::i4, .weight_scales = 7},
           GroupedMatMul{.experts = 64,
-                        .active_experts = size(6),
-                        .rows = tokens,
+                        .distinct_experts = static_cast<double>(size(6)) / 3,
+                        .rows = static_cast<double>(tokens) / 3,
                         .n = size(12),
                         .k = size(12)},
           Attention{.batch = size(5),

@@ -334,7 +334,8 @@ TEST_CASE("every device that ships is complete and found by its name") {
     CAPTURE(file.name);
     const DeviceProfile device = load_device(file.key);
     CHECK(device.name == file.key);
-    CHECK(device.file == file.name);
+    CHECK(device.provenance.file == file.name);
+    CHECK(to_string(device.provenance) == "builtin");
     CHECK_FALSE(device.description.empty());
     CHECK(device.matrix_peak(DType::bf16).flops_per_s >=
           device.vector_peak(DType::f32).flops_per_s);
@@ -378,7 +379,7 @@ TEST_CASE("a path is read as a file, even one that is named like a device") {
   std::ofstream(path) << example;
   const DeviceProfile device = load_device(path);
   CHECK(device.name == "Example");
-  CHECK(device.file == path);
+  CHECK(to_string(device.provenance) == "the file " + path);
   CHECK(load_device("./" + path).name == "Example");
   std::remove(path.c_str());
   CHECK_THROWS_AS(static_cast<void>(load_device(path)), Error);

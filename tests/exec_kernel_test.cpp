@@ -114,9 +114,10 @@ struct Case {
       } else if (operand.role == OperandRole::counts) {
         // An uneven routing: the last active experts get what the first leave.
         const auto& op = std::get<GroupedMatMul>(record);
-        value = i + 1 < count ? static_cast<double>(i % 2 == 0 ? op.rows / count : 0) : 0;
+        const std::int64_t rows = op.row_count();
+        value = i + 1 < count ? static_cast<double>(i % 2 == 0 ? rows / count : 0) : 0;
         if (i + 1 == count) {
-          value = static_cast<double>(op.rows);
+          value = static_cast<double>(rows);
           for (std::int64_t j = 0; j < i; ++j) value -= get(buffer, j);
         }
       } else if (buffer.dtype == DType::i8) {
@@ -482,8 +483,8 @@ TEST_CASE("grouped matmul follows the token counts") {
     for (const auto& [experts, rows] :
          std::vector<std::array<std::int64_t, 2>>{{1, 3}, {4, 9}, {5, 100}}) {
       ops.push_back({.experts = experts,
-                     .active_experts = std::min(experts, rows),
-                     .rows = rows,
+                     .distinct_experts = static_cast<double>(std::min(experts, rows)),
+                     .rows = static_cast<double>(rows),
                      .n = 40,
                      .k = 64,
                      .input = dtype,
@@ -504,7 +505,7 @@ TEST_CASE("grouped matmul follows the token counts") {
     }
   }
   ops.push_back({.experts = 5,
-                 .active_experts = 3,
+                 .distinct_experts = 3,
                  .rows = 70,
                  .n = 33,
                  .k = 64,
@@ -516,7 +517,7 @@ TEST_CASE("grouped matmul follows the token counts") {
                  .activation_scales = 70});
   // One row for some experts, for which oneDNN may want another layout of the weight.
   ops.push_back({.experts = 3,
-                 .active_experts = 3,
+                 .distinct_experts = 3,
                  .rows = 4,
                  .n = 64,
                  .k = 256,
@@ -745,6 +746,56 @@ TEST_CASE("softmax, norm, elementwise, rotary equal the reference on every instr
                                        .interleaved = interleaved,
                                        .dtype = dtype},
                                 sets, rounded_once(dtype));
+      }
+    }
+  }
+}
+
+TEST_CASE("C2, C11: activations have the values of transformers' ACT2FN, gated ones times b") {
+  constexpr std::array<float, 5> x = {-2.0F, -0.5F, 0.0F, 0.75F, 3.0F};
+  constexpr std::array<float, 5> b = {3.0F, -1.5F, 7.0F, 0.5F, 2.0F};
+  struct Row {
+    ElementwiseKind kind;
+    std::array<double, 5> values;
+  };
+  const Row rows[] = {
+      {ElementwiseKind::silu, {-0.23840584, -0.18877033, 0, 0.50938402, 2.85772238}},
+      {ElementwiseKind::gelu, {-0.04550026, -0.15426877, 0, 0.58002949, 2.99595031}},
+      {ElementwiseKind::gelu_tanh, {-0.04540231, -0.15428599, 0, 0.57996056, 2.99636261}},
+      {ElementwiseKind::relu, {0, 0, 0, 0.75, 3}},
+      {ElementwiseKind::relu2, {0, 0, 0, 0.5625, 9}},
+      {ElementwiseKind::sigmoid, {0.11920292, 0.37754067, 0.5, 0.67917870, 0.95257413}},
+      {ElementwiseKind::tanh, {-0.96402758, -0.46211716, 0, 0.63514895, 0.99505475}},
+      {ElementwiseKind::quick_gelu, {-0.06434138, -0.14961156, 0, 0.58639006, 2.98192869}},
+  };
+  const auto buffer = [](const float* data) {
+    return Buffer{const_cast<std::byte*>(  // NOLINT: a Buffer is read and written
+                      static_cast<const std::byte*>(static_cast<const void*>(data))),
+                  20,
+                  DType::f32,
+                  {}};
+  };
+  for (const Row& row : rows) {
+    for (const bool gated : {false, true}) {
+      CAPTURE(name_of(row.kind));
+      const ElementwiseKind kind = gated ? gated_form(row.kind).value() : row.kind;
+      CHECK(takes_two(kind) == gated);
+      const Elementwise op{
+          .kind = kind, .elements = 5, .second_elements = gated ? 5 : 0, .dtype = DType::f32};
+      std::array<float, 5> by_kernel{};
+      std::array<float, 5> by_loops{};
+      std::vector<Buffer> inputs = {buffer(x.data())};
+      if (gated) inputs.push_back(buffer(b.data()));
+      const Buffer of_kernel[] = {buffer(by_kernel.data())};
+      const Buffer of_loops[] = {buffer(by_loops.data())};
+      KernelResult made = make_kernel(op);
+      REQUIRE(made.kernel != nullptr);
+      made.kernel->run({inputs, of_kernel, {}, nullptr});
+      run_reference(op, {inputs, of_loops, {}, nullptr});
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const double expected = row.values[i] * (gated ? static_cast<double>(b[i]) : 1);
+        CHECK(static_cast<double>(by_kernel[i]) == doctest::Approx(expected).epsilon(2e-6));
+        CHECK(static_cast<double>(by_loops[i]) == doctest::Approx(expected).epsilon(1e-6));
       }
     }
   }

@@ -1,13 +1,19 @@
 // Measurements outlive the process, whatever happens to it or to the file.
 #include <atomic>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <sqlite3.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -123,76 +129,63 @@ TEST_CASE("store: the latest of pending measurements counts") {
   CHECK(store.find("host", "op")->seconds == 2);
 }
 
-TEST_CASE("store: lines out, and in again") {
-  const Folder folder;
-  MeasurementStore store(folder.file());
-  store.put("a \"host\"\n", "op \xc3\xa9", measured(1e-7));
-  Measurement none;
-  none.unsupported = "no kernel";
-  store.put("host", "op 2", none);
-  const std::string text = store.export_text();
-  MeasurementStore other(folder.file("other.sqlite"));
-  CHECK(other.import_text(text + "\n  \n", "text") == 2);
-  CHECK(other.export_text() == text);
-  CHECK(other.find("host", "op 2")->unsupported == "no kernel");
+namespace {
 
-  const std::string line = text.substr(0, text.find('\n'));
-  const auto with = [&](const std::string& from, const std::string& to) {
-    std::string changed = line;
-    const std::size_t at = changed.find(from);
-    REQUIRE(at != std::string::npos);
-    return changed.replace(at, from.size(), to);
-  };
-  const std::string seconds = "\"seconds\":1e-07";
-  for (const std::string& bad :
-       {std::string("{"), std::string("[]"), std::string("null"), with(seconds, "\"seconds\":0"),
-        with(seconds, "\"seconds\":-1"), with(seconds, "\"seconds\":\"1\""),
-        with(seconds, "\"second\":1"), with("\"share\":0.25", "\"share\":0"),
-        with("\"share\":0.25", "\"share\":2"), std::string(100'000, '['), line + line}) {
-    CAPTURE(bad.substr(0, 200));
-    const std::string error = error_of([&] { other.import_text(line + "\n" + bad, "f.jsonl"); });
-    CHECK(error.find("f.jsonl:2: expected a measurement as 'tcast store export' writes it: ") == 0);
-  }
-  other.clear();
-  CHECK(error_of([&] { other.import_text(line + "\nx", "f"); }) != "");
-  CHECK(other.export_text() == "");  // all or nothing
+/// A store of many pages.
+void make_store(const std::string& file) {
+  MeasurementStore store(file);
+  for (int i = 0; i < 500; ++i) store.put("host", "op " + std::to_string(i), measured(1));
 }
 
-TEST_CASE("store: what is no sound store is set aside, and nothing of it is lost") {
+void overwrite(const std::string& file, std::streamoff at, const std::string& text) {
+  std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekp(at);
+  stream << text;
+}
+
+/// Runs SQL on a file, whatever it is.
+void run_sql(const std::string& file, const char* sql) {
+  sqlite3* db = nullptr;
+  REQUIRE(sqlite3_open(file.c_str(), &db) == SQLITE_OK);
+  CHECK(sqlite3_exec(db, sql, nullptr, nullptr, nullptr) == SQLITE_OK);
+  sqlite3_close(db);
+}
+
+std::string content(const std::string& file) {
+  std::ifstream stream(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+}  // namespace
+
+TEST_CASE("store: a damaged store is set aside by who writes, and nothing of it is lost") {
   const Folder folder;
   const std::string file = folder.file();
   struct Case {
     const char* what;
-    std::function<void()> make;
+    std::function<void()> damage;
   };
   const Case cases[] = {
-      {"a text", [&] { write(file, std::string(5000, 'x')); }},
-      {"the beginning of a database",
-       [&] { write(file, std::string("SQLite format 3\0", 16) + "oh"); }},
-      {"a store cut short",
-       [&] {
-         {
-           MeasurementStore store(file);
-           for (int i = 0; i < 500; ++i) store.put("host", "op " + std::to_string(i), measured(1));
-         }
-         fs::resize_file(file, 5000);
-       }},
-      {"a store with a page of garbage",
-       [&] {
-         {
-           MeasurementStore store(file);
-           for (int i = 0; i < 500; ++i) store.put("host", "op " + std::to_string(i), measured(1));
-         }
-         std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
-         stream.seekp(4096);
-         stream << std::string(3 * 4096, '\x5a');
-       }},
+      {"cut short", [&] { fs::resize_file(file, 5000); }},
+      {"a page of garbage", [&] { overwrite(file, 4096, std::string(3 * 4096, '\x5a')); }},
+      {"garbage behind the header", [&] { overwrite(file, 100, std::string(3000, '\x5a')); }},
+      {"an impossible page size", [&] { overwrite(file, 16, "\x01\x01"); }},
+      {"a version lost", [&] { run_sql(file, "PRAGMA user_version = 0"); }},
+      {"tables lost", [&] { run_sql(file, "DROP TABLE measurement; DROP TABLE host"); }},
   };
   int aside = 0;
   for (const Case& c : cases) {
     CAPTURE(c.what);
-    c.make();
-    const auto size = fs::file_size(file);
+    make_store(file);
+    c.damage();
+    const std::string damaged = content(file);
+    // Looking changes nothing.
+    CHECK(error_of([&] {
+            MeasurementStore store(file, MeasurementStore::Use::look);
+            store.require_sound();
+            for (int i = 0; i < 500; ++i) store.find("host", "op " + std::to_string(i));
+          }) != "");
+    CHECK(content(file) == damaged);
     {
       MeasurementStore store(file);
       // Some damage shows only when it is met.
@@ -203,7 +196,7 @@ TEST_CASE("store: what is no sound store is set aside, and nothing of it is lost
       CHECK(store.warning().find("is no sound measurement store of this version (") !=
             std::string::npos);
       CHECK(store.warning().find("it was renamed to " + name) != std::string::npos);
-      CHECK(fs::file_size(name) == size);
+      CHECK(content(name) == damaged);
       CHECK(store.find("host", "fresh"));
       CHECK(store.check() == "");
     }
@@ -212,13 +205,255 @@ TEST_CASE("store: what is no sound store is set aside, and nothing of it is lost
   // An empty file is what a kill right after the creation leaves.
   write(file, "");
   CHECK(MeasurementStore(file).warning() == "");
-  CHECK(folder.files() == 5);
+  CHECK(folder.files() == 2 + std::size(cases));  // with the file that processes lock
+}
+
+// R02: what is no store of tcast is neither renamed nor changed, whatever is wanted of it.
+TEST_CASE("store: what is no store is left as it is") {
+  const Folder folder;
+  const std::string file = folder.file();
+  struct Case {
+    const char* what;
+    std::function<void()> make;
+    std::string message;
+  };
+  const std::string foreign =
+      file +
+      " is no measurement store of tcast, and is left as it is | choose another file with "
+      "--store, or --no-store";
+  const std::string newer =
+      file +
+      ": it was written by a newer tcast, whose stores this one (layout 1) cannot read | "
+      "choose another file with --store, or --no-store";
+  const Case cases[] = {
+      {"a text", [&] { write(file, std::string(5000, 'x')); }, foreign},
+      {"a letter", [&] { write(file, "x"); }, foreign},
+      {"zeros", [&] { write(file, std::string(8192, '\0')); }, foreign},
+      {"the beginning of a database",
+       [&] { write(file, std::string("SQLite format 3\0", 16) + "oh"); }, foreign},
+      {"another program's database",
+       [&] { run_sql(file, "CREATE TABLE users(id); INSERT INTO users VALUES(7)"); }, foreign},
+      {"another program's database with a name of its own",
+       [&] { run_sql(file, "CREATE TABLE users(id); PRAGMA application_id = 7"); }, foreign},
+      {"another program's write-ahead log",
+       [&] { run_sql(file, "PRAGMA journal_mode = WAL; CREATE TABLE users(id)"); }, foreign},
+      {"a newer store",
+       [&] {
+         make_store(file);
+         run_sql(file, "PRAGMA user_version = 2");
+       },
+       newer},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.what);
+    c.make();
+    const std::string before = content(file);
+    const std::size_t files = folder.files();
+    for (const auto use : {MeasurementStore::Use::look, MeasurementStore::Use::keep}) {
+      CHECK(error_of([&] { MeasurementStore store(file, use); }) == c.message);
+      CHECK(content(file) == before);
+      CHECK(folder.files() == files);
+    }
+    fs::remove(file);
+  }
+  fs::create_directory(file);
+  CHECK(error_of([&] { MeasurementStore store(file); }) == foreign);
+  fs::remove(file);
+  REQUIRE(mkfifo(file.c_str(), 0600) == 0);
+  CHECK(error_of([&] { MeasurementStore store(file); }) == foreign);
+  CHECK(error_of([] { MeasurementStore store("/dev/null"); }).find("/dev/null is no measurement") ==
+        0);
+}
+
+TEST_CASE("store: a damaged store behind a link is set aside where it is, and the link stays") {
+  const Folder folder;
+  fs::create_directory(folder.file("disk"));
+  const std::string file = folder.file("disk/real.sqlite");
+  const std::string link = folder.file("link");
+  fs::create_symlink("disk/real.sqlite", link);
+  make_store(link);
+  overwrite(file, 4096, std::string(3 * 4096, '\x5a'));
+  MeasurementStore early(link);
+  {
+    MeasurementStore store(link);
+    for (int i = 0; i < 500; ++i) store.find("host", "op " + std::to_string(i));
+    CHECK(store.warning().find("it was renamed to " + file + ".set-aside-1") != std::string::npos);
+    store.put("host", "fresh", measured(1));
+  }
+  // Who had the old one open finds the new one, and does not rename it.
+  for (int i = 0; i < 500; ++i) early.find("host", "op " + std::to_string(i));
+  CHECK(early.find("host", "fresh"));
+  CHECK(early.warning() == "");
+  CHECK(fs::is_symlink(link));
+  CHECK_FALSE(fs::exists(file + ".set-aside-2"));
+}
+
+TEST_CASE("store: looking makes no store") {
+  const Folder folder;
+  CHECK(state_of_store(folder.file()) == StoreState::absent);
+  CHECK(error_of([&] {
+          MeasurementStore(folder.file(), MeasurementStore::Use::look);
+        }).find(": no such store") != std::string::npos);
+  CHECK(folder.files() == 0);
+  make_store(folder.file());
+  CHECK(state_of_store(folder.file()) == StoreState::usable);
+  const std::string before = content(folder.file());
+  const MeasurementStore store(folder.file(), MeasurementStore::Use::look);
+  CHECK(store.find("host", "op 3")->seconds == 1);
+  CHECK(store.hosts().size() == 1);
+  CHECK(store.check() == "");
+  CHECK(content(folder.file()) == before);
+  CHECK(folder.files() == 2);
+}
+
+// R03
+TEST_CASE("store: it goes on when its folder is removed or the file is renamed meanwhile") {
+  const Folder folder;
+  const std::string file = folder.file("cache/kept.sqlite");
+  MeasurementStore store(file);
+  store.put("host", "op", measured(1));
+  store.flush();
+  fs::remove_all(folder.file("cache"));
+  store.put("host", "op 2", measured(2));
+  store.flush();
+  CHECK(store.warning() == "");
+  CHECK(MeasurementStore(file).find("host", "op 2")->seconds == 2);
+  fs::rename(file, folder.file("elsewhere"));
+  store.put("host", "op 3", measured(3));
+  store.flush();
+  CHECK(MeasurementStore(file).find("host", "op 3")->seconds == 3);
+  CHECK(MeasurementStore(folder.file("elsewhere")).find("host", "op 2")->seconds == 2);
+  CHECK_FALSE(MeasurementStore(folder.file("elsewhere")).find("host", "op 3"));
+}
+
+TEST_CASE("store: whether it can be written shows before anything is measured") {
+  const Folder folder;
+  MeasurementStore store(folder.file());
+  store.require_writable();
+  CHECK(MeasurementStore(folder.file()).warning() == "");
+  const std::string small = folder.file("small");
+  fs::create_directory(small);
+  if (mount("tmpfs", small.c_str(), "tmpfs", 0, "size=1m") != 0) return;
+  {
+    MeasurementStore kept(small + "/kept.sqlite");
+    kept.put("host", "op", measured(1));
+  }
+  REQUIRE(mount("tmpfs", small.c_str(), "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m") == 0);
+  {
+    // What is kept there can still be read.
+    MeasurementStore kept(small + "/kept.sqlite");
+    CHECK(kept.find("host", "op")->seconds == 1);
+    CHECK(error_of([&] { kept.require_writable(); }) ==
+          small +
+              "/kept.sqlite: attempt to write a readonly database | choose another file with "
+              "--store, or --no-store");
+    CHECK(error_of([&] { kept.take_turn({}); }) ==
+          small +
+              "/kept.sqlite.lock: Read-only file system | choose another file with --store, or "
+              "--no-store");
+  }
+  CHECK(umount(small.c_str()) == 0);
+}
+
+// R16: numbers that are no times never come out as times.
+TEST_CASE("store: what is unsound in a file is as if it were not there") {
+  const Folder folder;
+  make_store(folder.file());
+  run_sql(folder.file(),
+          "UPDATE measurement SET seconds = -1 WHERE op = 'op 1';"
+          "UPDATE measurement SET seconds = 9e999 WHERE op = 'op 2';"
+          "UPDATE measurement SET share = 0 WHERE op = 'op 3';"
+          "UPDATE measurement SET seconds = 'soon' WHERE op = 'op 4';"
+          "UPDATE measurement SET samples = 4294967295 WHERE op = 'op 5';"
+          "UPDATE host SET read_bytes_per_s = -1, f32_flops_per_s = 1, bf16_flops_per_s = 1, "
+          "canary_drift = 0, others_cpu_share = 0");
+  const MeasurementStore store(folder.file());
+  CHECK(store.find("host", "op 0"));
+  for (int i = 1; i <= 5; ++i) CHECK_FALSE(store.find("host", "op " + std::to_string(i)));
+  CHECK_FALSE(store.session("host"));
+}
+
+namespace {
+
+/// Lets several processes use one file at the same time; returns how many of them failed.
+template <class Work>
+int run_processes(int count, const Work& work) {
+  int gate[2];
+  REQUIRE(pipe(gate) == 0);
+  std::vector<pid_t> children;
+  for (int i = 0; i < count; ++i) {
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      close(gate[1]);
+      char byte = 0;
+      if (read(gate[0], &byte, 1) < 0) _exit(2);  // until all are there
+      try {
+        work(i);
+      } catch (const Error& error) {
+        std::fprintf(stderr, "process %d: %s\n", i, error.what());
+        _exit(1);
+      }
+      _exit(0);
+    }
+    children.push_back(child);
+  }
+  close(gate[0]);
+  close(gate[1]);
+  int failed = 0;
+  for (const pid_t child : children) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) ++failed;
+  }
+  return failed;
+}
+
+/// R05: processes that meet a damaged store at the same time all do their work, one of them sets it
+/// aside, and no good store is renamed.
+void check_race(int rounds) {
+  constexpr int processes = 8;
+  for (int round = 0; round < rounds; ++round) {
+    CAPTURE(round);
+    const Folder folder;
+    const std::string file = folder.file();
+    make_store(file);
+    // Damage that shows at once, when it is read, and when it is written.
+    if (round % 3 == 0) overwrite(file, 16, "\x01\x01");
+    if (round % 3 == 1) overwrite(file, 4096, std::string(8 * 4096, '\x5a'));
+    if (round % 3 == 2) fs::resize_file(file, 20'000);
+    const std::string damaged = content(file);
+    const int failed = run_processes(processes, [&](int process) {
+      MeasurementStore store(file);
+      for (int i = 0; i < 500; i += 7) store.find("host", "op " + std::to_string(i));
+      for (int i = 0; i < 5; ++i) {
+        store.put("host", std::to_string(process) + " " + std::to_string(i), measured(1 + i));
+        store.flush();
+      }
+    });
+    CHECK(failed == 0);
+    CHECK(fs::exists(file + ".set-aside-1"));
+    CHECK_FALSE(fs::exists(file + ".set-aside-2"));
+    MeasurementStore store(file, MeasurementStore::Use::look);
+    CHECK(store.check() == "");
+    // Nothing that was kept behind the damage is lost.
+    CHECK(store.hosts().at(0).measurements == processes * 5);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("store: many processes meet a damaged store") { check_race(3); }
+
+TEST_CASE("store: many processes meet a damaged store (heavy)" * doctest::skip()) {
+  check_race(60);
 }
 
 TEST_CASE("store: files that cannot be one") {
   const Folder folder;
-  CHECK(error_of([&] { MeasurementStore store(folder.file("")); }).find("unable to open") !=
-        std::string::npos);
+  CHECK(error_of([&] {
+          MeasurementStore store(folder.file(""));
+        }).find("is no measurement store of tcast") != std::string::npos);
   write(folder.file("plain"), "");
   CHECK(error_of([&] {
           MeasurementStore store(folder.file("plain/kept.sqlite"));

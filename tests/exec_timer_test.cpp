@@ -167,10 +167,11 @@ TEST_CASE("operators are made smaller in proportion") {
        1.0 / 16},
       {"block scales go along", MatMul{.m = 1, .n = 1024, .k = 512, .weight_scales = 32}, 0.5,
        "m=1 n=512 k=512 bf16*bf16->bf16 weight_scales=16", 0.5},
-      {"experts", GroupedMatMul{.experts = 64, .active_experts = 8, .rows = 80, .n = 512, .k = 64},
-       0.25, "experts=2/16 rows=20 n=512 k=64 bf16*bf16->bf16", 0.25},
+      {"experts",
+       GroupedMatMul{.experts = 64, .distinct_experts = 8, .rows = 80, .n = 512, .k = 64}, 0.25,
+       "experts=2/16 rows=20 n=512 k=64 bf16*bf16->bf16", 0.25},
       {"one expert's columns",
-       GroupedMatMul{.experts = 2, .active_experts = 2, .rows = 4, .n = 512, .k = 64}, 0.25,
+       GroupedMatMul{.experts = 2, .distinct_experts = 2, .rows = 4, .n = 512, .k = 64}, 0.25,
        "experts=1/1 rows=2 n=256 k=64 bf16*bf16->bf16", 0.25},
       {"requests", Attention{.batch = 8, .context_length = 9, .heads = 4, .kv_heads = 2}, 0.25,
        "batch=2 query=1 context=9 heads=4/2 dims=1/1 bf16 cache=bf16", 0.25},
@@ -218,7 +219,7 @@ TEST_CASE("shrinking never leaves an operator that has no kernel") {
              .compute = DType::f32,
              .weight_scales = 1000 * 20},
       GroupedMatMul{.experts = 7,
-                    .active_experts = 5,
+                    .distinct_experts = 5,
                     .rows = 33,
                     .n = 300,
                     .k = 32,
@@ -261,6 +262,50 @@ TEST_CASE("shrinking never leaves an operator that has no kernel") {
   }
 }
 
+TEST_CASE("an expected number of experts stands between the whole numbers that are timed") {  // S6
+  struct Row {
+    double distinct, rows;
+    std::vector<std::pair<double, double>> timed;  ///< distinct experts and weight
+  };
+  const Row rows[] = {
+      {8, 8, {{8, 1}}},
+      {25.75, 32, {{25, 0.25}, {26, 0.75}}},
+      {1.5, 2, {{1, 0.5}, {2, 0.5}}},
+      {0.25, 0.25, {{1, 0.25}}},  // no experts take no time
+      {63.99, 512, {{64, 1}}},    // the difference is less than a thousandth
+      {60.01, 512, {{60, 1}}},
+      {60.1, 512, {{60, 0.9}, {61, 0.1}}},
+      {1e-4, 1e-4, {{1, 1e-4}}},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.distinct);
+    const GroupedMatMul op{.experts = 64,
+                           .distinct_experts = row.distinct,
+                           .rows = row.rows,
+                           .n = 8,
+                           .k = 8,
+                           .routing = {.tokens = 8, .num_experts = 64, .top_k = 4}};
+    const std::vector<WeightedOp> timed = timed_in_place_of(op);
+    REQUIRE(timed.size() == row.timed.size());
+    for (std::size_t i = 0; i < timed.size(); ++i) {
+      const auto& part = std::get<GroupedMatMul>(timed[i].record);
+      CHECK(part.distinct_experts == row.timed[i].first);
+      CHECK(timed[i].weight == doctest::Approx(row.timed[i].second));
+      CHECK(part.rows == std::ceil(row.rows));
+      CHECK(part.rows >= part.distinct_experts);
+      // What is kept of it serves every routing with these numbers.
+      CHECK(signature_of(part) == signature_of(GroupedMatMul{.experts = 64,
+                                                             .distinct_experts = row.timed[i].first,
+                                                             .rows = std::ceil(row.rows),
+                                                             .n = 8,
+                                                             .k = 8}));
+    }
+  }
+  const Norm norm{.rows = 4, .width = 64};
+  REQUIRE(timed_in_place_of(norm).size() == 1);
+  CHECK(signature_of(timed_in_place_of(norm)[0].record) == signature_of(norm));
+}
+
 TEST_CASE("a session of timings") {
   OpTimer timer({.time_budget_s = 1, .memory_limit_bytes = 96 << 20});
   CHECK(timer.host().threads >= 1);
@@ -285,7 +330,7 @@ TEST_CASE("a session of timings") {
                 .cache = DType::f8_e4m3},
       CacheAppend{.tokens = 3, .width = 64},
       GroupedMatMul{.experts = 4,
-                    .active_experts = 2,
+                    .distinct_experts = 2,
                     .rows = 5,
                     .n = 64,
                     .k = 32,

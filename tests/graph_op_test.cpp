@@ -9,7 +9,7 @@
 namespace tcast {
 namespace {
 
-const OperatorDefinition my_operator{.name = "my_operator", .work = nullptr};
+const OperatorDefinition my_operator{.name = "my_operator"};
 
 struct Row {
   OpRecord record;
@@ -24,10 +24,20 @@ const std::vector<Row>& rows() {
        "m=512 n=4096 k=1024 bf16*bf16->bf16"},
       {MatMul{.m = 4, .n = 2, .k = 3}, "matmul", OpClass::matvec, "m=4 n=2 k=3 bf16*bf16->bf16"},
       {MatMul{.m = 5, .n = 2, .k = 3}, "matmul", OpClass::matmul, "m=5 n=2 k=3 bf16*bf16->bf16"},
-      {GroupedMatMul{.experts = 8, .active_experts = 3, .rows = 12, .n = 2, .k = 3},
+      {GroupedMatMul{.experts = 8, .distinct_experts = 3, .rows = 12, .n = 2, .k = 3},
        "grouped_matmul", OpClass::grouped_matvec, "experts=3/8 rows=12 n=2 k=3 bf16*bf16->bf16"},
-      {GroupedMatMul{.experts = 8, .active_experts = 3, .rows = 13, .n = 2, .k = 3},
+      {GroupedMatMul{.experts = 8, .distinct_experts = 3, .rows = 13, .n = 2, .k = 3},
        "grouped_matmul", OpClass::grouped_matmul, "experts=3/8 rows=13 n=2 k=3 bf16*bf16->bf16"},
+      // S6: expected numbers; the class follows from the expected rows of an expert.
+      {GroupedMatMul{.experts = 64, .distinct_experts = 25.8099536, .rows = 103.2, .n = 2, .k = 3},
+       "grouped_matmul", OpClass::grouped_matvec,
+       "experts=25.81/64 rows=103.2 n=2 k=3 bf16*bf16->bf16"},
+      {GroupedMatMul{.experts = 64, .distinct_experts = 25.8099536, .rows = 103.3, .n = 2, .k = 3},
+       "grouped_matmul", OpClass::grouped_matmul,
+       "experts=25.81/64 rows=103.3 n=2 k=3 bf16*bf16->bf16"},
+      {GroupedMatMul{.experts = 4, .distinct_experts = 4, .rows = 12345678, .n = 2, .k = 3},
+       "grouped_matmul", OpClass::grouped_matmul,
+       "experts=4/4 rows=12345678 n=2 k=3 bf16*bf16->bf16"},
       {MatMul{.batch = 8,
               .m = 1,
               .n = 2,
@@ -43,7 +53,7 @@ const std::vector<Row>& rows() {
        "batch=8 m=1 n=2 k=3 bf16*i8->f32 compute=f32 bias activations weight_scales=4 "
        "activation_scales=5"},
       {GroupedMatMul{.experts = 256,
-                     .active_experts = 200,
+                     .distinct_experts = 200,
                      .rows = 4096,
                      .n = 7168,
                      .k = 2048,

@@ -1,6 +1,13 @@
+#include <string>
+#include <utility>
+
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "tcast/graph/tensor.h"
+#include "tcast/graph/trace.h"
+
+#include "error_of.h"
 
 namespace tcast {
 namespace {
@@ -9,6 +16,96 @@ TEST_CASE("shapes print as PyTorch's") {
   CHECK(to_string(Shape{}) == "[]");
   CHECK(to_string(Shape{7}) == "[7]");
   CHECK(to_string(Shape{4096, 1024}) == "[4096, 1024]");
+}
+
+TEST_CASE("a shape has at most six dimensions, and only those") {  // S24
+  static_assert(Shape{1, 2, 3, 4, 5, 6}.rank() == 6);
+  static_assert(Shape{1, 2, 3, 4, 5, 6}[5] == 6);
+  CHECK(Shape{1280, 3, 2, 14, 14}.elements() == 1280 * 3 * 2 * 14 * 14);
+  CHECK(error_of([] {
+          static_cast<void>(Shape{1, 2, 3, 4, 5, 6, 7});
+        }) == "a tensor of rank 7, but at most 6 are supported | flatten neighbouring dimensions");
+  Shape shape{4, 5};
+  shape.set(1, 6);
+  CHECK(shape == Shape{4, 6});
+  for (const int i : {-1, 2, 5, 6, 1000000}) {
+    CAPTURE(i);
+    const std::string expected = fmt::format("a tensor of shape [4, 6] has no dimension {}", i);
+    CHECK(error_of([&] { static_cast<void>(shape[i]); }) == expected);
+    CHECK(error_of([&] { shape.set(i, 1); }) == expected);
+  }
+  CHECK(error_of([] { static_cast<void>(Shape{}[0]); }) ==
+        "a tensor of shape [] has no dimension 0");
+}
+
+TEST_CASE("fixed lists of operands end where they end") {  // S24
+  IdList ids;
+  for (std::uint32_t i = 0; i < max_operands; ++i) ids.push(i);
+  CHECK(ids[5] == 5);
+  const std::string many =
+      "an operator, or a call of a layer, has more than 6 operands on a side | join tensors, or "
+      "compute in several operators";
+  CHECK(error_of([&] { ids.push(6); }) == many);
+  CHECK(error_of([&] { static_cast<void>(ids[6]); }) == "there is no operand 6 among 6");
+  CHECK(error_of([&] { static_cast<void>(ids[-1]); }) != "");
+  CHECK(error_of([&] { ids.set(6, 0); }) != "");
+  CHECK(error_of([] { Operands{{}, {}, {}, {}, {}, {}, {}}; }) == many);
+  Operands two{{}, {}};
+  CHECK(error_of([&] { two[2] = {}; }) == "there is no operand 2 among 2");
+  CustomOp op;
+  op.sizes = {1, 2};
+  CHECK(op.sizes[1] == 2);
+  CHECK(error_of([&] { op.sizes[8] = 1; }) ==
+        "a registered operator has 8 sizes, there is no sizes[8]");
+  CHECK(error_of([&] { static_cast<void>(std::as_const(op).sizes[100]); }) != "");
+}
+
+TEST_CASE("a trace refuses what its lists cannot hold") {  // S24
+  Graph graph;
+  Trace trace(graph, {});
+  CHECK(error_of([&] { trace.add_result({1}, DType::f32); }) ==
+        "a further result was added before any operator was traced");
+  const Value x = trace.input("token ids", {4, 4}, DType::bf16);
+  CHECK(error_of([&] {
+          trace.rearrange(CopyKind::concat, {x, x, x}, {}, {4, 4});
+        }) == "there is no operand 2 among 2");
+  static_cast<void>(trace.unary(ElementwiseKind::silu, x));
+  for (std::size_t i = 1; i < max_operands; ++i) trace.add_result({1}, DType::f32);
+  CHECK(error_of([&] { trace.add_result({1}, DType::f32); }) != "");
+}
+
+TEST_CASE("parameters are equal when all of their fields are") {  // S1
+  Parameter one;
+  one.name = "weight";
+  one.shape = {8, 4};
+  using Change = void (*)(Parameter&);
+  const Change changes[] = {
+      [](Parameter& p) { p.name = "bias"; },
+      [](Parameter& p) {
+        p.shape = {4, 8};
+      },
+      [](Parameter& p) { p.dtype = DType::f32; },
+      [](Parameter& p) { p.role = InitRole::norm; },
+      [](Parameter& p) { p.quantized_from = DType::bf16; },
+      [](Parameter& p) { p.transposed = true; },
+      [](Parameter& p) { p.buffer = true; },
+      [](Parameter& p) { p.scale = true; },
+      [](Parameter& p) { p.block_rows = 1; },
+      [](Parameter& p) { p.block_columns = 1; },
+      [](Parameter& p) { p.tied_to = "a.weight"; },
+      [](Parameter& p) { p.shard.dim = 0; },
+      [](Parameter& p) { p.shard.stride = 2; },
+      [](Parameter& p) {
+        p.shard.segments = {{8, 2}};
+      },
+      [](Parameter& p) { p.stack.ranks = 2; },
+  };
+  CHECK(Parameter(one) == one);
+  for (const Change change : changes) {
+    Parameter other = one;
+    change(other);
+    CHECK_FALSE(other == one);
+  }
 }
 
 TEST_CASE("a rank's slice of a parameter") {

@@ -59,7 +59,7 @@ Mutation each(std::function<bool(R& record, Op& op)> change) {
 
 void drop_input(Op& op, int index) {
   for (int i = index; i + 1 < op.inputs.count; ++i) {
-    op.inputs.ids[static_cast<std::size_t>(i)] = op.inputs.ids[static_cast<std::size_t>(i) + 1];
+    op.inputs.set(i, op.inputs[i + 1]);
   }
   --op.inputs.count;
 }
@@ -168,7 +168,9 @@ TEST_CASE("mutations move the logits by more than a hundred tolerances") {
   };
   const Mutation swapped = each<Elementwise>([](Elementwise& op, Op& use) {
     if (op.kind != ElementwiseKind::silu_mul) return false;
-    std::swap(use.inputs.ids[0], use.inputs.ids[1]);
+    const TensorId first = use.inputs[0];
+    use.inputs.set(0, use.inputs[1]);
+    use.inputs.set(1, first);
     return true;
   });
   const Mutation no_bias = each<MatMul>([](MatMul& op, Op& use) {

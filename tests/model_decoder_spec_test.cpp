@@ -64,8 +64,8 @@ TEST_CASE("configs that describe no model of their type are refused") {
       {"olmoe", R"("clip_qkv": -1)", "c.json:2:13: clip_qkv: expected a number above 0, got -1"},
       {"olmoe", R"("num_experts_per_tok": 65)",
        "c.json:2:24: num_experts_per_tok: a token cannot choose 65 of 64 experts"},
-      {"gpt_oss", R"("num_key_value_heads": 2, "swiglu_limit": 5)",
-       "c.json:2:43: swiglu_limit: this model type's activation has other constants"},
+      {"gpt_oss", R"("num_key_value_heads": 2, "swiglu_alpha": 1.5)",
+       "c.json:2:43: swiglu_alpha: another factor than 1.702 is not supported yet"},
       {"deepseek_v2",
        R"("n_routed_experts": 8, "num_experts_per_tok": 2, "topk_method": "noaux_tc")",
        "c.json:2:65: topk_method: this model type selects experts by greedy or "

@@ -29,7 +29,7 @@ std::vector<GroupedMatMul> products(const GroupedFusedExperts& module, std::int6
   Trace trace(graph, {.phase = Phase::prefill, .batch = 1, .query_length = rows});
   const Value x = trace.input("token ids", {rows, hidden}, DType::bf16);
   const Value counts = trace.input("positions", {experts}, DType::i64);
-  module.run(trace, x, counts, {rows, experts});
+  module.run(trace, x, counts, {static_cast<double>(rows), experts});
   trace.finish();
   std::vector<GroupedMatMul> list;
   for (const Op& op : graph.regions[0].ops) {
@@ -62,7 +62,7 @@ std::string error_of_shards(std::int64_t tensor, std::int64_t expert) {
 TEST_CASE("fused experts: two products with biases, the second one's shared out over the ranks") {
   GroupedFusedExperts module = grouped();
   const GroupedMatMul gate_up{.experts = experts,
-                              .active_experts = experts,
+                              .distinct_experts = experts,
                               .rows = 10,
                               .n = 2 * width,
                               .k = hidden,

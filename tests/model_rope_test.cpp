@@ -13,7 +13,7 @@
 namespace {
 
 tcast::RopeParameters read(const std::string& json, const std::string& layer_type = "") {
-  return tcast::read_rope(tcast::HfConfig::parse(json, "config.json"), 10000, layer_type);
+  return tcast::read_rope(tcast::HfConfig::parse(json, "config.json"), layer_type);
 }
 
 std::string error_of(const std::string& json) {
@@ -65,11 +65,9 @@ TEST_CASE("what rope scaling lacks is named") {
       {R"({"rope_scaling": {"type": "linear", "factor": "4"}})",
        "config.json:1:47: rope_scaling.factor: expected a number, got the string \"4\""},
       {R"({"rope_scaling": {"type": "dynamic", "factor": 2}})",
-       "config.json: max_position_embeddings: required key is missing; it may also be called "
-       "n_positions, n_ctx, max_seq_len, seq_length"},
+       "config.json: max_position_embeddings: required key is missing"},
       {R"({"rope_scaling": {"type": "yarn"}})",
-       "config.json: max_position_embeddings: required key is missing; it may also be called "
-       "n_positions, n_ctx, max_seq_len, seq_length"},
+       "config.json: max_position_embeddings: required key is missing"},
       {R"({"rope_scaling": {"type": "longrope", "factor": 2, "short_factor": [1, 2],
  "original_max_position_embeddings": 8}})",
        "config.json: rope_scaling.long_factor: longrope needs a factor for each frequency"},

@@ -6,6 +6,7 @@
 #include "tcast/base/error.h"
 #include "tcast/report/assertion.h"
 
+#include "error_of.h"
 #include "report_samples.h"
 
 namespace tcast {
@@ -17,17 +18,20 @@ TEST_CASE("assertion: comparisons") {
     bool passed;
     std::string text;
   };
+  // Where it failed: device, batch and layout.
+  const std::string place =
+      " on h200, batch_size 4, input_length 512, output_length 128, num_devices 2, tp 2";
   const std::vector<Row> rows = {
       {"tpot_s<0.02", true, "passed: latency.tpot_s < 0.02 (it is 0.0031)"},
-      {"tpot_s<0.0031", false, "failed: latency.tpot_s < 0.0031 (it is 0.0031)"},
+      {"tpot_s<0.0031", false, "failed: latency.tpot_s < 0.0031 (it is 0.0031)" + place},
       {"tpot_s<=0.0031", true, "passed: latency.tpot_s <= 0.0031 (it is 0.0031)"},
       {"latency.tpot_s > 3e-3", true, "passed: latency.tpot_s > 0.003 (it is 0.0031)"},
-      {" tpot_s\t>=\t1 ", false, "failed: latency.tpot_s >= 1 (it is 0.0031)"},
+      {" tpot_s\t>=\t1 ", false, "failed: latency.tpot_s >= 1 (it is 0.0031)" + place},
       {"min_devices==1", true, "passed: memory.min_devices == 1 (it is 1)"},
-      {"min_devices!=1", false, "failed: memory.min_devices != 1 (it is 1)"},
-      {"total_bytes<-5", false, "failed: memory.total_bytes < -5 (it is 9295626240)"},
+      {"min_devices!=1", false, "failed: memory.min_devices != 1 (it is 1)" + place},
+      {"total_bytes<-5", false, "failed: memory.total_bytes < -5 (it is 9295626240)" + place},
       {"memory.fits==true", true, "passed: memory.fits == true (it is true)"},
-      {"fits == 0", false, "failed: memory.fits == false (it is true)"},
+      {"fits == 0", false, "failed: memory.fits == false (it is true)" + place},
       {"fits>0.5", true, "passed: memory.fits > 0.5 (it is true)"},
       {"schema==1", true, "passed: schema == 1 (it is 1)"},
       {"inputs.batch_size==4", true, "passed: inputs.batch_size == 4 (it is 4)"},
@@ -133,6 +137,36 @@ TEST_CASE("assertion: fields that cannot be compared") {
       CHECK(error.hint() == row.hint);
     }
   }
+}
+
+TEST_CASE("assertion: a name that no report has is known before the run") {
+  struct Row {
+    std::string assertion;
+    std::string error;
+  };
+  const std::vector<Row> rows = {
+      {"tpot_s<1", ""},
+      {"latency.tpot_s<1", ""},
+      {"fits==1", ""},
+      {"tp==4", ""},
+      {"tpot<1", "assertion 'tpot<1': the report has no number 'tpot' | did you mean 'tpot_s'?"},
+      {"batchsize<1",
+       "assertion 'batchsize<1': the report has no number 'batchsize' | did you mean "
+       "'batch_size'?"},
+      {"device==1", "assertion 'device==1': device is not a number"},
+      {"ideal.tpot_s<1",
+       "assertion 'ideal.tpot_s<1': the report has no number 'ideal.tpot_s' | --ideal adds these "
+       "fields to a report"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.assertion);
+    CHECK(error_of([&] { require_field(parse_assertion(row.assertion), sample_report()); }) ==
+          row.error);
+  }
+  // What this run does not find is a field all the same.
+  CHECK(error_of([] {
+          require_field(parse_assertion("tpot_s<1"), single_phase_report("prefill"));
+        }) == "");
 }
 
 TEST_CASE("assertion: the absent phase has no numbers") {

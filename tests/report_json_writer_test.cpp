@@ -33,9 +33,9 @@ TEST_CASE("json: names and order of the fields") {
                   ReportStep{.step = "patch_moe", .figures = StepFigures{}}};
   const Json json = read_back(report);
   using Names = std::vector<std::string>;
-  CHECK(names_of(json) == Names{"schema", "inputs", "model", "device", "pipeline", "memory",
-                                "latency", "throughput", "ideal", "ops", "steps", "assumptions",
-                                "warnings"});
+  CHECK(names_of(json) == Names{"schema", "inputs", "model", "device", "pipeline", "provenance",
+                                "memory", "latency", "throughput", "ideal", "ops", "steps",
+                                "assumptions", "warnings"});
   CHECK(names_of(json["inputs"]) == Names{"config", "batch_size", "input_length", "output_length",
                                           "num_devices", "tp", "quantize_linear",
                                           "quantize_kv_cache", "reuse_layers", "dtype"});
@@ -43,8 +43,8 @@ TEST_CASE("json: names and order of the fields") {
   CHECK(names_of(json["memory"]) ==
         Names{"weights_bytes", "kv_cache_bytes", "activation_peak_bytes", "activation_peak_at",
               "workspace_bytes", "reserved_bytes", "total_bytes", "capacity_bytes", "fits",
-              "max_batch_size", "max_context_length", "max_position_embeddings", "min_devices",
-              "min_devices_tp", "min_devices_ep"});
+              "max_batch_size", "max_context_length", "context_limit", "max_position_embeddings",
+              "min_devices", "min_devices_tp", "min_devices_ep"});
   const Names latency = {"prefill_s", "ttft_s", "decode_step_s", "tpot_s", "end_to_end_s"};
   CHECK(names_of(json["latency"]) == latency);
   CHECK(names_of(json["ideal"]) == latency);
@@ -61,6 +61,27 @@ TEST_CASE("json: names and order of the fields") {
               "warnings", "regions", "traced_ops", "called_ops", "weights_bytes", "kv_cache_bytes",
               "prefill_flops", "prefill_bytes", "decode_flops", "decode_bytes",
               "activation_peak_bytes", "prefill_s", "decode_step_s"});
+}
+
+TEST_CASE("json: expected experts of a model that has some") {  // S6, D17
+  Report report = sample_report();
+  CHECK(!read_back(report).contains("experts"));
+  report.experts = ReportExperts{128, 8, 16, std::nullopt, 10.302813912771};
+  const Json json = read_back(report);
+  CHECK(names_of(json["experts"]) ==
+        std::vector<std::string>{"num_experts", "per_token", "per_device",
+                                 "expected_distinct_prefill", "expected_distinct_decode"});
+  CHECK(json["experts"]["num_experts"] == 128);
+  CHECK(json["experts"]["per_token"] == 8);
+  CHECK(json["experts"]["per_device"] == 16);
+  CHECK(json["experts"]["expected_distinct_prefill"].is_null());
+  CHECK(json["experts"]["expected_distinct_decode"] == 10.302813912771);
+  // Expected calls need not be whole; whole ones are written as such.
+  report.ops[0].calls = 82.5;
+  report.ops[1].calls = 36;
+  const std::string text = write_json(report, true);
+  CHECK(text.find("\"calls\":82.5,") != std::string::npos);
+  CHECK(text.find("\"calls\":36,") != std::string::npos);
 }
 
 TEST_CASE("json: values") {
@@ -157,6 +178,7 @@ TEST_CASE("json: the whole text") {
   },
   "device": "",
   "pipeline": "",
+  "provenance": [],
   "memory": {
     "weights_bytes": 0,
     "kv_cache_bytes": 0,
@@ -169,6 +191,7 @@ TEST_CASE("json: the whole text") {
     "fits": false,
     "max_batch_size": null,
     "max_context_length": null,
+    "context_limit": null,
     "max_position_embeddings": null,
     "min_devices": null,
     "min_devices_tp": null,
@@ -251,7 +274,8 @@ TEST_CASE("json: the steps") {
   report.steps = {{}, {.step = "wrap_model", .expected = 1, .changed = {{"", "A", "B"}}}};
   const Json json = Json::parse(write_steps_json(report));
   CHECK(names_of(json) == std::vector<std::string>{"schema", "inputs", "model", "device",
-                                                   "pipeline", "steps", "assumptions", "warnings"});
+                                                   "pipeline", "provenance", "steps", "assumptions",
+                                                   "warnings"});
   CHECK(json["steps"].size() == 2);
   CHECK(json["steps"][0]["expected"].is_null());
   CHECK(json["steps"][1]["expected"] == 1);

@@ -128,6 +128,9 @@ all steps together
   decode step time             5.00 ms   3.00 ms   -2.00 ms  -40.0 %
   executed operators            2.00 K    1.50 K       -500  -25.0 %
 
+assumptions
+  - key 'foo' of the config is not read
+
 warnings
   - the profile is generic
 )");

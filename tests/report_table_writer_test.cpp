@@ -319,7 +319,7 @@ TEST_CASE("table: limits of memory") {
   struct Row {
     std::optional<std::int64_t> batch;
     std::optional<std::int64_t> context;
-    std::optional<std::int64_t> positions;  // that the config is made for
+    std::optional<std::int64_t> limit;  // that the config is made for
     std::string lines;
   };
   const std::vector<Row> rows = {
@@ -340,12 +340,17 @@ TEST_CASE("table: limits of memory") {
        "\n  largest batch      not limited by memory\n"
        "  longest context    not limited by memory; the config is made for 4,096 "
        "(max_position_embeddings)\n\n"},
+      {1, 8001, 8000,
+       "\n  largest batch      1 with these lengths\n"
+       "  longest context    8,001 tokens with this batch; the config is made for 8,000 (with its "
+       "scaling of\n                     positions)\n\n"},
   };
   for (const Row& row : rows) {
     Report report = sample_report();
     report.memory.max_batch_size = row.batch;
     report.memory.max_context_length = row.context;
-    report.memory.max_position_embeddings = row.positions;
+    report.memory.context_limit = row.limit;
+    if (row.limit != 8000) report.memory.max_position_embeddings = row.limit;
     const std::string text = write_table(report);
     CAPTURE(text);
     CHECK(text.find(row.lines) != std::string::npos);
@@ -356,6 +361,20 @@ TEST_CASE("table: a single output token has no time per further token") {
   Report report = sample_report();
   report.latency.tpot_s = 0;
   CHECK(write_table(report).find("TPOT") == std::string::npos);
+}
+
+TEST_CASE("table: expected distinct experts of a model that has some") {  // S6, D17
+  Report report = sample_report();
+  CHECK(write_table(report).find("experts read") == std::string::npos);
+  report.experts = ReportExperts{128, 8, 16, 16, 10.302813912771};
+  CHECK(join(block(write_table(report), "experts read"), "\n") ==
+        "experts read, of each layer  expected  held\n"
+        "  prefill                          16    16  a token chooses 8 of 128\n"
+        "  decode step                    10.3    16  a token chooses 8 of 128");
+  report.experts = ReportExperts{256, 8, 4, std::nullopt, 0.125};
+  CHECK(join(block(write_table(report), "experts read"), "\n") ==
+        "experts read, of each layer  expected  held\n"
+        "  decode step                   0.125     4  a token chooses 8 of 256");
 }
 
 TEST_CASE("table: a part of the run that is neither prefill nor decode") {
@@ -409,7 +428,7 @@ TEST_CASE("table: shown parts add up to shown totals") {
         report.ops.push_back({.phase = phase,
                               .name = "op",
                               .module = module.empty() && round % 2 == 0 ? "x" : module,
-                              .calls = round,
+                              .calls = static_cast<double>(round),
                               .total_s = std::pow(10, exponent(random)),
                               .bound = "memory",
                               .source = "datasheet"});
@@ -574,7 +593,7 @@ TEST_CASE("table: nasty numbers") {
                    .max_batch_size = most,
                    .max_context_length = most,
                    .min_devices = most};
-  for (ReportOp& op : report.ops) op.calls = most;
+  for (ReportOp& op : report.ops) op.calls = static_cast<double>(most);
   text = write_table(report);
   CHECK(longest_line(text) <= 100);
 

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -138,6 +139,32 @@ TEST_CASE("layer reuse changes no op and no count") {
   }
 }
 
+TEST_CASE("layers are told apart by what they compute, and by nothing else") {  // S1
+  // Dense and expert layers, windows, layers without rotary positions.
+  const std::set<std::string> two_kinds = {"deepseek-v2-lite", "deepseek-v2", "deepseek-v3",
+                                           "gemma-2-9b",       "gemma-3-1b",  "glm-4.5-air",
+                                           "gpt-oss-20b-bf16", "kimi-k2",     "smollm3-3b"};
+  std::vector<ModelOptions> variants(3);
+  variants[1].quantize_linear = tcast::LinearScheme::w8a8_dynamic;
+  variants[1].quantize_kv_cache = tcast::KvScheme::int8;
+  variants[2].parallel.tp = 2;
+  for (const std::string& name : all_models()) {
+    CAPTURE(name);
+    for (const ModelOptions& options : variants) {
+      const TransformerModel model = transformed(name, options);
+      std::int64_t distinct = 0;
+      walk(model.root(), [&](const tcast::Module& module, const tcast::ModulePath&) {
+        const auto* list = dynamic_cast<const tcast::LayerList*>(&module);
+        if (list == nullptr) return;
+        for (std::size_t i = 0; i < list->equal_to().size(); ++i) {
+          distinct += list->equal_to()[i] == i ? 1 : 0;
+        }
+      });
+      CHECK(distinct == (two_kinds.count(name) > 0 ? 2 : 1));
+    }
+  }
+}
+
 TEST_CASE("an ignore-list may name one layer of many, or one expert of one layer") {
   struct Row {
     const char* model;
@@ -265,7 +292,7 @@ TEST_CASE("a padded slice of tokens routes no more rows than there are tokens") 
       if (matmul == nullptr) continue;
       ++grouped;
       CHECK(matmul->rows == 1);  // one token, eight experts, eight ranks
-      CHECK(matmul->active_experts == 1);
+      CHECK(matmul->distinct_experts == 1);
     }
   }
   CHECK(grouped == 3);

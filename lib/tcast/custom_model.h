@@ -15,9 +15,11 @@
 #include "tcast/base/plugin.h"
 #include "tcast/base/text.h"
 #include "tcast/config/arguments.h"
+#include "tcast/config/config_class.h"
 #include "tcast/config/exchange.h"
 #include "tcast/cost/device_cost.h"
 #include "tcast/device/device_profile.h"
+#include "tcast/exec/input_filler.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/graph/trace.h"
 #include "tcast/model/attention.h"
@@ -28,6 +30,7 @@
 #include "tcast/model/layers.h"
 #include "tcast/model/module.h"
 #include "tcast/model/moe.h"
+#include "tcast/model/requirements.h"
 #include "tcast/model/rope.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/plugin_context.h"
@@ -79,6 +82,17 @@
   TCAST_REGISTER_FUNCTION("architecture", ::tcast::ArchitectureFunction, \
                           std::unique_ptr<::tcast::Module>,              \
                           (const ::tcast::ArchitectureContext& context), __VA_ARGS__)
+
+/// Registers the config class of the given model types: the keys that the architecture's function
+/// reads, with what absent ones mean, other names, and keys that are harmless. `config_class` is a
+/// constexpr tcast::ConfigClass of static lifetime. Without one, keys are known when they are read:
+///
+///     TCAST_REGISTER_CONFIG_CLASS(my_config_class, "my_model");
+#define TCAST_REGISTER_CONFIG_CLASS(config_class, ...)             \
+  namespace {                                                      \
+  TCAST_REGISTER_VALUE("config_class", config_class, __VA_ARGS__); \
+  }                                                                \
+  static_assert(true)
 
 /// Registers when a config whose model_type nobody knows is one of the given, registered type:
 ///
@@ -178,6 +192,16 @@
 #define TCAST_REGISTER_OPERATOR_OPERANDS(...)                                                      \
   TCAST_REGISTER_FUNCTION("operator_operands", ::tcast::OperatorOperands, ::tcast::KernelOperands, \
                           (const ::tcast::CustomOp& op), __VA_ARGS__)
+
+/// Registers how an input of a model's own (Trace::input) is filled before a pass is executed,
+/// under its name:
+///
+///     TCAST_REGISTER_INPUT("pixel values")
+///     (const tcast::InputContext& context, const tcast::Buffer& buffer) { ... }
+#define TCAST_REGISTER_INPUT(...)                                                                \
+  TCAST_REGISTER_FUNCTION("input_filler", ::tcast::InputFiller, void,                            \
+                          (const ::tcast::InputContext& context, const ::tcast::Buffer& buffer), \
+                          __VA_ARGS__)
 
 /// Registers what an operator costs, on all devices ("matmul") or on one ("matmul@h200"):
 ///

@@ -1,37 +1,30 @@
 #include "tcast/plugin_context.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <system_error>
 
 #include <fmt/format.h>
 
-#include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
-#include "tcast/base/text.h"
+#include "tcast/base/file.h"
 
 namespace tcast {
 
 bool PluginContext::is_taken(std::string_view group, std::string_view name) const {
   if (setup_.is_taken(group, name)) return true;
-  const auto has = [name](const auto& list) {
-    return std::any_of(list.begin(), list.end(),
-                       [name](const auto& one) { return one.key == name; });
+  const auto has = [name](const auto& entries) {
+    return std::any_of(entries.begin(), entries.end(),
+                       [name](const auto& entry) { return entry.pattern == name; });
   };
-  if (group == "profile") return has(embedded_profiles());
   if (group == "device") {
-    const auto devices = embedded_devices();
+    const auto devices = core_devices();
     return std::any_of(devices.begin(), devices.end(),
-                       [name](const EmbeddedFile& one) { return same_device(one.key, name); });
+                       [name](const auto& entry) { return same_device(entry.pattern, name); });
   }
-  if (group == "step") {
-    const auto steps = standard_steps();
-    return std::any_of(steps.begin(), steps.end(),
-                       [name](const StepInfo& step) { return step.name == name; });
-  }
-  return false;
+  if (group == "profile") return has(core_profiles());
+  if (group == "step") return has(core_steps());
+  if (group == "activation") return has(core_activations());
+  if (group == "report_writer") return has(core_report_writers());
+  return group == "input_filler" && has(core_input_fillers());
 }
 
 void PluginContext::add_profile(const std::string& pattern, std::string yaml, const char* file,
@@ -42,24 +35,17 @@ void PluginContext::add_profile(const std::string& pattern, std::string yaml, co
 }
 
 void PluginContext::add_profiles(const std::string& folder, const char* file, int line) {
-  namespace fs = std::filesystem;
-  std::error_code failure;
   std::vector<std::string> paths;
-  for (const auto& entry : fs::directory_iterator(folder, failure)) {
-    if (entry.path().extension() == ".yaml") paths.push_back(entry.path().string());
+  try {
+    paths = list_files(folder, ".yaml");
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}:{}: the folder {}", file, line, error.what()));
   }
-  if (failure) {
-    throw Error(fmt::format("{}:{}: the folder {} cannot be read: {}", file, line,
-                            printable(folder, 4096), failure.message()));
-  }
-  // A folder has no order of its own.
-  std::sort(paths.begin(), paths.end());
   for (const std::string& path : paths) {
     const Node model_type = Node::load_yaml(path).at("model_type");
     const std::string pattern = model_type.as_string();
     add("profile", {pattern}, ProfileFunction([path] {
-          std::ifstream stream(path, std::ios::binary);
-          return ProfileText{{std::istreambuf_iterator<char>(stream), {}}, path};
+          return ProfileText{read_file(path, max_yaml_bytes), path};
         }),
         false, path.c_str(), model_type.line());
   }

@@ -12,6 +12,7 @@
 #include "tcast/config/exchange.h"
 #include "tcast/cost/device_cost.h"
 #include "tcast/device/device_profile.h"
+#include "tcast/exec/input_filler.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report_writers.h"
@@ -105,6 +106,11 @@ class TCAST_API PluginContext {
   void add_executor(const std::string& name, KernelMaker make, const char* file = __builtin_FILE(),
                     int line = __builtin_LINE()) {
     add("executor", {name}, std::move(make), false, file, line);
+  }
+  /// Fills the input of this name of a model's own before a pass is executed.
+  void add_input_filler(const std::string& input, InputFiller fill,
+                        const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    add("input_filler", {input}, std::move(fill), false, file, line);
   }
   void add_report_writer(const std::string& name, ReportWriter write,
                          const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

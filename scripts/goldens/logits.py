@@ -127,6 +127,27 @@ VARIANTS = {
             "long_factor": [1.2, 1.9, 3.1, 4.0],
         },
     },
+    # layer_types gives a layer its window, use_sliding_window or not.
+    "smollm3-layer_types": {
+        **CONFIGS["smollm3-plain"],
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 5,
+    },
+    # The first files say gelu and mean its tanh form.
+    "gemma-gelu": {**CONFIGS["gemma-plain"], "hidden_act": "gelu"},
+    # mscale_all_dim counts for every kind of scaling.
+    "deepseek_v3-rope_linear": {
+        **CONFIGS["deepseek_v3-plain"],
+        "rope_theta": 100.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0, "mscale_all_dim": 1.0},
+    },
+    # rope_scaling beside rope_parameters: the former counts.
+    "llama-rope_both": {
+        **{key: value for key, value in ROPE.items() if key != "rope_theta"},
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    },
+    "gpt_oss-limit": {**CONFIGS["gpt_oss-plain"], "swiglu_limit": 0.5},
     "deepseek_v2-yarn": {
         **CONFIGS["deepseek_v2-plain"],
         "rope_theta": 100.0,
@@ -138,7 +159,16 @@ VARIANTS = {
 QUANTIZED = ("llama-plain", "qwen3_moe-plain", "deepseek_v3-plain")
 
 # Goldens that releases before the given one compute otherwise: README.md says why.
-KNOWN_OTHERWISE = {"deepseek_v2-yarn": "5"}
+KNOWN_OTHERWISE = {
+    name: "5"
+    for name in (
+        "deepseek_v2-yarn",
+        "deepseek_v3-rope_linear",
+        "gemma-gelu",
+        "gpt_oss-limit",
+        "llama-rope_both",
+    )
+}
 
 
 def config_of(name):

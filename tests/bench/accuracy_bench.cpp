@@ -27,7 +27,7 @@
 #include "tcast/exec/threads.h"
 #include "tcast/transform/pipeline.h"
 
-#include "app/comparison.h"
+#include "app/expert_counts.h"
 #include "app/generation.h"
 #include "app/host_calibration.h"
 #include "app/options.h"
@@ -264,6 +264,7 @@ int bench(const Arguments& args) {
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   std::unique_ptr<TransformerModel> model;
   std::unique_ptr<Executor> executor;
+  ExpertCounts counts;  // of the executed passes, which are what is predicted
   std::string held;
   for (const Cell& cell : cells(args.full)) {
     const std::string name = name_of_cell(cell);
@@ -284,10 +285,11 @@ int bench(const Arguments& args) {
       }
       ExecutorOptions options;
       options.max_sequence_length = 2049;
-      options.on_route = choose_evenly;
+      options.on_route = [&counts](const RoutingCall& call) { counts.add(call); };
       executor = std::make_unique<Executor>(ParameterPaths(model->root()), options);
       held = wanted;
     }
+    counts.clear();
     Measured measured(*model, cell.work, *executor);
     SimulationRequest request;
     request.phase = cell.work;
@@ -298,6 +300,7 @@ int bench(const Arguments& args) {
     for (int i = 0; i < args.pairs; ++i) {
       if (args.calibrate) calibrator.time_round();
       Simulation simulation(*model, request);
+      simulation.use(counts);
       HostTimingOptions timing;
       timing.timer.threads = cell.threads;
       timing.timer.memory_limit_bytes = std::int64_t{2} << 30;
@@ -307,6 +310,7 @@ int bench(const Arguments& args) {
     }
     if (args.calibrate) {
       Simulation simulation(*model, request);
+      simulation.use(counts);
       simulation.run(calibrator.fit().calibration.device, false);
       result.profile = phase_s(simulation, cell.work);
       profile.push_back(result.profile_error());

@@ -28,7 +28,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int plugin_count = 1000;
 
 const tcast::ArchitectureFunction architecture = [](const tcast::ArchitectureContext& context) {
-  return tcast::architectures().find("llama")->value(context);
+  return tcast::architectures().find("llama")->call(context);
 };
 const tcast::CustomModelHook hook{
     [](tcast::TransformerModel& model) { tcast::run_standard_steps(model); }, {}};

@@ -54,8 +54,8 @@ void read_config(std::string_view text) {
   expect_error_or_success([&] {
     if (const auto nested = config.nested("text_config")) nested->get<double>("rms_norm_eps");
   });
-  for (const std::string& key : config.unread_keys()) {
-    TCAST_CHECK(!key.empty() || text.find("\"\"") != std::string_view::npos, "key without a name");
+  for (const tcast::UnreadKey& key : config.unread()) {
+    TCAST_CHECK(!key.path.empty() || text.find("\"\"") != std::string_view::npos, "key without a name");
   }
 }
 

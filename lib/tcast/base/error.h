@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -22,6 +23,15 @@ class TCAST_API Error : public std::runtime_error {
  private:
   std::string hint_;
 };
+
+/// What was asked for needs more room or time than any answer is worth.
+class TCAST_API TooLarge : public Error {
+ public:
+  using Error::Error;
+};
+
+/// No failure: somebody asked for the end of the work. It goes through everything, unchanged.
+class TCAST_API Interruption : public std::exception {};
 
 /// A broken promise inside tcast itself: never reachable from input, reported with exit status 70.
 class TCAST_API InternalError : public std::logic_error {

@@ -6,6 +6,7 @@
 #include <exception>
 #include <limits>
 #include <list>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <tuple>
@@ -342,9 +343,13 @@ Host& made_host() {
   return all;
 }
 
+std::string message_of(const std::exception& error) {
+  return error.what() == nullptr ? "it gave no reason" : error.what();
+}
+
 /// "where: what", then what caused it, and so on.
 void add_causes(const std::exception& error, std::vector<std::string>& trace) {
-  std::string text = error.what();
+  std::string text = message_of(error);
   if (const auto* known = dynamic_cast<const Error*>(&error); known != nullptr) {
     if (!known->hint().empty()) text += fmt::format(" ({})", known->hint());
   }
@@ -366,11 +371,19 @@ void run_setup(Host& all, std::size_t at) {
       all.contexts.emplace_back(all.setups[at].plugin, std::string(record.name), node);
   std::string reason;
   std::vector<std::string> trace;
+  Registered callee;
+  callee.pattern = record.name;
+  callee.origin = record.origin;
+  callee.line = node.line;
+  callee.file = LastingText(std::string_view(node.file));
+  callee.plugin = record.name;
+  callee.noun = "set-up function";
   try {
+    const internal::ActiveCall active(callee);
     (*static_cast<const SetupFunction*>(node.value))(context);
   } catch (const std::exception& error) {
     add_causes(error, trace);
-    reason = error.what();
+    reason = message_of(error);
   } catch (...) {
     trace.emplace_back("something that is no std::exception");
     reason = trace.back();
@@ -393,8 +406,6 @@ bool announces(const RegistrationNode& node, std::string_view group) {
 }
 
 }  // namespace
-
-std::string_view name_of(Origin origin) { return origin == Origin::custom ? "custom" : "builtin"; }
 
 std::string_view name_of(PluginState state) {
   constexpr std::string_view names[] = {"loaded", "disabled", "failed"};
@@ -522,9 +533,19 @@ bool is_valid_name(const char* name, Origin origin) {
 }
 
 std::string noun_of(std::string_view group) {
+  if (group == "custom_model") return "hook";  // as users know it
   std::string noun(group);
   std::replace(noun.begin(), noun.end(), '_', ' ');
   return noun;
+}
+
+LastingText lasting_noun_of(std::string_view group) {
+  // Never destroyed, as what refers to it.
+  static auto* const nouns = new std::map<std::string, std::string, std::less<>>;  // NOLINT
+  const std::lock_guard lock(host().mutex);
+  const auto known = nouns->find(group);
+  if (known != nouns->end()) return known->second;
+  return nouns->emplace(std::string(group), noun_of(group)).first->second;
 }
 
 std::uint64_t registrations_version() {

@@ -119,6 +119,8 @@ TCAST_API std::vector<LiveRegistration> live_registrations(std::string_view grou
 TCAST_API bool is_valid_name(const char* name, Origin origin);
 /// "custom model" for "custom_model".
 TCAST_API std::string noun_of(std::string_view group);
+/// The same for the rest of the program.
+TCAST_API LastingText lasting_noun_of(std::string_view group);
 TCAST_API void add_setup_registration(SetupRegistration registration);
 /// Remembers that a group holds names that are registered twice.
 TCAST_API void note_duplicates(const std::vector<std::string>& messages);
@@ -171,7 +173,8 @@ using SetupFunction = void (*)(SetupContext& context);
 
 /// Everything of a group that takes part, as far as known: runs the set-up functions announced for
 /// it first. `core` gives what tcast itself has there. A registry that was handed out stays as it
-/// is; ask again to see what was registered meanwhile.
+/// is; ask again to see what was registered meanwhile. Throws Error for a value that cannot be
+/// copied.
 template <class T>
 const Registry<T>& registry_of(const char* group,
                                std::vector<RegistryEntry<T>> (*core)() = nullptr) {
@@ -185,6 +188,7 @@ const Registry<T>& registry_of(const char* group,
   const auto at = groups.find(std::string_view(group));
   if (at != groups.end() && at->second.version == version) return *at->second.registries.back();
 
+  const LastingText noun = internal::lasting_noun_of(group);
   std::vector<RegistryEntry<T>> entries;
   if (core != nullptr) entries = core();
   const std::vector<internal::LiveRegistration> live =
@@ -196,18 +200,19 @@ const Registry<T>& registry_of(const char* group,
       if (!internal::is_valid_name(one.names[i].text, one.origin)) continue;
       RegistryEntry<T>& entry = entries.emplace_back();
       entry.pattern = one.names[i].text;
-      entry.value = *static_cast<const T*>(one.value);
+      entry.noun = noun;
       entry.origin = one.origin;
       entry.file = one.file;
       entry.line = one.line;
       entry.plugin = one.plugin;
       entry.overrides = one.names[i].overrides;
       entry.failure = one.failure;
+      const auto copy = [&one] { return *static_cast<const T*>(one.value); };
+      entry.value = guarded(entry, "copying the value", copy);
     }
   }
   Made& made = groups[group];
-  made.registries.push_back(
-      std::make_unique<const Registry<T>>(internal::noun_of(group), std::move(entries)));
+  made.registries.push_back(std::make_unique<const Registry<T>>(noun, std::move(entries)));
   made.version = version;
   internal::note_duplicates(made.registries.back()->duplicates());
   return *made.registries.back();

@@ -21,7 +21,7 @@ inline constexpr int plugin_interface = 1;
 enum class Origin : unsigned char { custom, builtin };
 
 /// A name or pattern under which something is registered. "scope::name" puts it into a scope of its
-/// own, which only "scope::name" and the scope's own plugins look into.
+/// own, where only "scope::name" finds it.
 struct RegisteredName {
   // Implicit, so that a plain literal is a name.
   constexpr RegisteredName(const char* literal) : text(literal) {}  // NOLINT

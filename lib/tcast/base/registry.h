@@ -2,76 +2,100 @@
 
 #include <algorithm>
 #include <compare>
+#include <concepts>
 #include <cstddef>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
-#include "tcast/base/export.h"
-#include "tcast/base/registration.h"
+#include "tcast/base/guard.h"
+#include "tcast/base/provenance.h"
 #include "tcast/base/text.h"
 
 namespace tcast {
 
-/// "custom" or "builtin"; the name of that origin's scope too.
-TCAST_API std::string_view name_of(Origin origin);
-
-/// A view of a text that lives as long as the program: a literal, or what plugins are known by.
-class LastingText : public std::string_view {
- public:
-  using std::string_view::string_view;
-  // Implicit, as literals are meant.
-  constexpr LastingText(std::string_view text) : std::string_view(text) {}  // NOLINT
-  LastingText(const std::string& text) : std::string_view(text) {}          // NOLINT
-  LastingText(std::string&& text) = delete;                                 // NOLINT
-};
-
-/// One name or pattern of a registry, with the place and the plugin that registered it. There may
-/// be thousands at every start: they own no text.
+/// Whether values of a type are called: functions, std::function and classes with one operator().
 template <class T>
-struct RegistryEntry {
-  LastingText pattern{};
-  T value{};
-  Origin origin = Origin::builtin;
-  bool overrides = false;
-  int line = 0;
-  LastingText file{};
-  LastingText plugin{};
-  LastingText scope{};    ///< empty: that of the origin
-  LastingText failure{};  ///< why it cannot be used: the plugin failed; empty: it can
-
-  std::string place() const {
-    return line > 0 ? fmt::format("{}:{}", file, line) : std::string(file);
-  }
-  std::string_view scope_name() const {
-    return scope.empty() ? name_of(origin) : std::string_view(scope);
-  }
+inline constexpr bool is_callback = requires {
+  &T::operator();
 };
+template <class Result, class... Arguments>
+inline constexpr bool is_callback<Result (*)(Arguments...)> = true;
+template <class Result, class... Arguments>
+inline constexpr bool is_callback<Result (*)(Arguments...) noexcept> = true;
+
+/// A registered value. Nothing but its entry reaches it, so that no caller can forget the guard.
+template <class T>
+class Sealed {
+ public:
+  Sealed() : value_() {}
+  Sealed(T value) : value_(std::move(value)) {}  // NOLINT: implicit, as in a list of entries
+
+  friend bool operator==(const Sealed& a, const Sealed& b) requires std::equality_comparable<T> {
+    return a.value_ == b.value_;
+  }
+
+ private:
+  template <class>
+  friend struct RegistryEntry;
+  T value_{};
+};
+
+/// One name or pattern of a registry with what is registered under it: call() a callback, read the
+/// data() of anything else.
+template <class T>
+struct RegistryEntry : Registered {
+  Sealed<T> value{};
+
+  /// Calls it through guarded(), and Checked for what it returns. Throws Error that names the
+  /// plugin for whatever a plugin throws, and for a result that cannot be used.
+  template <class... Arguments>
+  decltype(auto) call(Arguments&&... arguments) const requires(is_callback<T>) {
+    using Result = std::invoke_result_t<const T&, Arguments...>;
+    return guarded(*this, "", [&]() -> Result {
+      if constexpr (std::is_void_v<Result> || std::is_reference_v<Result>) {
+        return value.value_(std::forward<Arguments>(arguments)...);
+      } else {
+        return Checked<Result>::of(*this, value.value_(std::forward<Arguments>(arguments)...));
+      }
+    });
+  }
+
+  const T& data() const requires(!is_callback<T>) { return value.value_; }
+};
+
+/// "scope::name" in its two parts; the first is empty for a plain name.
+constexpr std::pair<std::string_view, std::string_view> split_scope(std::string_view name) {
+  const std::size_t at = name.find("::");
+  if (at == std::string_view::npos || at == 0) return {{}, name};
+  return {name.substr(0, at), name.substr(at + 2)};
+}
 
 /// Names and patterns of one group with what they stand for. A plain value: registry_of() makes one
 /// from what was linked in, tests make their own by hand.
 ///
 /// Precedence: custom before builtin, exact name before pattern, more literal letters before fewer;
 /// the order of linking never shows. Scopes: "builtin::name" looks into that scope alone, a plain
-/// name into custom and then into its parent, builtin; from within a scope of one's own, into that
-/// first.
+/// name into custom and then into its parent, builtin; what is in a scope of its own is found as
+/// "scope::name" only.
 template <class T>
 class Registry {
  public:
   using Entry = RegistryEntry<T>;
 
   /// `noun` ("custom model", "architecture") appears in messages.
-  explicit Registry(std::string noun) : noun_(std::move(noun)) {}
+  explicit Registry(LastingText noun) : noun_(noun) {}
 
   /// Of entries whose duplicates and ties are reported when somebody asks for their names: one bad
   /// pair leaves the rest working.
-  Registry(std::string noun, std::vector<Entry> entries)
-      : noun_(std::move(noun)), entries_(std::move(entries)) {
+  Registry(LastingText noun, std::vector<Entry> entries)
+      : noun_(noun), entries_(std::move(entries)) {
     for (Entry& entry : entries_) check(entry);
     compare_names();
   }
@@ -85,7 +109,7 @@ class Registry {
     if (!duplicates_.empty()) throw Error(duplicates_.front(), duplicate_hint);
   }
 
-  const std::string& noun() const { return noun_; }
+  std::string_view noun() const { return noun_; }
 
   bool empty() const { return entries_.empty(); }
 
@@ -101,9 +125,8 @@ class Registry {
   /// Entries that an override of the same name took the place of.
   const std::vector<Entry>& overridden() const { return overridden_; }
 
-  /// Entries that match `name`, in order of precedence: the first one wins. `from` is the scope
-  /// that asks.
-  std::vector<const Entry*> candidates(std::string_view name, std::string_view from = {}) const {
+  /// Entries that match `name`, in order of precedence: the first one wins.
+  std::vector<const Entry*> candidates(std::string_view name) const {
     const auto [scope, rest] = split_scope(name);
     std::vector<const Entry*> found;
     for (const Entry& entry : entries_) {
@@ -112,23 +135,17 @@ class Registry {
       const bool wildcard = first == '*' || first == '?' || first == '[';
       if (!wildcard && (rest.empty() || rest.front() != first)) continue;
       if (!matches_pattern(rest, entry.pattern)) continue;
-      const bool open = entry.scope.empty() || (!from.empty() && entry.scope == from);
-      if (scope.empty() ? open : entry.scope_name() == scope) found.push_back(&entry);
+      if (scope.empty() ? entry.scope.empty() : entry.scope_name() == scope) {
+        found.push_back(&entry);
+      }
     }
     arrange(found);
-    if (!from.empty()) {
-      std::stable_sort(found.begin(), found.end(), [from](const Entry* a, const Entry* b) {
-        return (a->scope_name() == from) > (b->scope_name() == from);
-      });
-    }
     return found;
   }
 
   /// The winner for `name`, or null. Throws Error naming both places when two match equally well,
   /// and saying so when the winner's plugin failed.
-  const Entry* find(std::string_view name, std::string_view from = {}) const {
-    return best(candidates(name, from), name);
-  }
+  const Entry* find(std::string_view name) const { return best(candidates(name), name); }
 
   /// The entry that a reference means: a registered name or pattern in any case of letters,
   /// "plugin:name" or "plugin.name", else what find() finds. Throws Error naming the closest when
@@ -144,16 +161,22 @@ class Registry {
       std::erase_if(named, [&](const Entry* entry) { return entry->pattern != named[0]->pattern; });
     }
     if (const Entry* found = best(named, reference)) return *found;
+    if (const Entry* found = find_of_plugin(reference)) return *found;
+    if (const Entry* found = find(reference)) return *found;
+    throw Error(fmt::format("no {} '{}' is registered", noun_, printable(reference)),
+                did_you_mean(reference, references(), known_text()));
+  }
+
+  /// The entry that "plugin:name" or "plugin.name" means in any case of letters, or null.
+  const Entry* find_of_plugin(std::string_view reference) const {
     for (std::size_t i = 0; i < reference.size(); ++i) {
       if (reference[i] != ':' && reference[i] != '.') continue;
       const std::string_view plugin = reference.substr(0, i);
       const std::string_view name = reference.substr(i + 1);
       if (plugin.empty() || name.empty()) continue;
-      if (const Entry* found = best(same_name(plugin, name), reference)) return *found;
+      if (const Entry* found = best(same_name(plugin, name), reference)) return found;
     }
-    if (const Entry* found = find(reference)) return *found;
-    throw Error(fmt::format("no {} '{}' is registered", noun_, printable(reference)),
-                did_you_mean(reference, references(), known_text()));
+    return nullptr;
   }
 
   /// Whether a name is registered literally, or a pattern as such, in the scope that it names
@@ -167,8 +190,31 @@ class Registry {
     return false;
   }
 
-  /// The entry whose value accepts something by its own rule: the best of those for which
-  /// `accepts(value)` holds, or null. Custom wins over builtin; two of one origin that both accept
+  /// Where an entry comes from, and whether it takes the place of a builtin one: of one whose name
+  /// `same(name, its own)` calls the same.
+  template <class Same>
+  Provenance provenance(const Entry& entry, Same same) const {
+    Provenance result;
+    result.kind = noun_;
+    result.name = entry.pattern;
+    result.file = entry.file;
+    result.line = entry.line;
+    if (entry.origin == Origin::builtin) return result;
+    result.from = Provenance::From::plugin;
+    result.plugin = entry.plugin;
+    const auto replaced = [&](const Entry& other) {
+      return other.origin == Origin::builtin && other.scope.empty() &&
+             same(other.pattern, entry.pattern);
+    };
+    result.replaces_builtin =
+        entry.scope.empty() && (std::any_of(entries_.begin(), entries_.end(), replaced) ||
+                                std::any_of(overridden_.begin(), overridden_.end(), replaced));
+    return result;
+  }
+  Provenance provenance(const Entry& entry) const { return provenance(entry, same_letters); }
+
+  /// The entry that accepts something by its own rule: the best of those for which
+  /// `accepts(entry)` holds, or null. Custom wins over builtin; two of one origin that both accept
   /// are an Error naming both, with `what` for the thing that they accept.
   template <class Accepts>
   const Entry* match(Accepts accepts, std::string_view what) const {
@@ -176,7 +222,7 @@ class Registry {
     for (const Entry* entry : entries()) {
       if (!entry->scope.empty() || (winner != nullptr && winner->origin != entry->origin)) continue;
       if (winner != nullptr && winner->file == entry->file && winner->line == entry->line) continue;
-      if (!accepts(entry->value)) continue;
+      if (!accepts(*entry)) continue;
       if (winner != nullptr) {
         throw Error(fmt::format("{} is recognised by {} '{}' ({}) and by '{}' ({})", what, noun_,
                                 winner->pattern, winner->place(), entry->pattern, entry->place()),
@@ -206,7 +252,6 @@ class Registry {
 
   /// Why `winner` comes before `other`, as a clause: "custom comes before builtin".
   static std::string reason(const Entry& winner, const Entry& other) {
-    if (winner.scope != other.scope) return "the scope that asks comes first";
     if (winner.origin != other.origin) return "custom comes before builtin";
     if (is_literal_pattern(winner.pattern) != is_literal_pattern(other.pattern)) {
       return "an exact name comes before a pattern";
@@ -233,13 +278,6 @@ class Registry {
 
   static bool same_key(const Entry& a, const Entry& b) {
     return a.pattern == b.pattern && a.origin == b.origin && a.scope == b.scope;
-  }
-
-  /// "scope::name" in its two parts; the first is empty for a plain name.
-  static std::pair<std::string_view, std::string_view> split_scope(std::string_view name) {
-    const std::size_t at = name.find("::");
-    if (at == std::string_view::npos || at == 0) return {{}, name};
-    return {name.substr(0, at), name.substr(at + 2)};
   }
 
   static bool same_letters(std::string_view a, std::string_view b) {
@@ -310,6 +348,7 @@ class Registry {
 
   /// Takes the scope off the name and complains about what cannot be a name.
   void check(Entry& entry) const {
+    entry.noun = noun_;
     if (const auto [scope, rest] = split_scope(entry.pattern); !scope.empty()) {
       if (scope != name_of(Origin::custom) && scope != name_of(Origin::builtin)) {
         entry.scope = scope;
@@ -389,7 +428,7 @@ class Registry {
     }
   }
 
-  std::string noun_;
+  LastingText noun_;
   std::vector<Entry> entries_;
   std::vector<Entry> overridden_;
   std::vector<std::string> duplicates_;

@@ -104,12 +104,47 @@ std::string three_digits(double value) {
   return fmt::format("{:.{}f}", value, decimals);
 }
 
-/// Whether a terminal would not simply show the character: controls, and the marks that reorder
-/// or separate lines. `sequence` is well-formed UTF-8 of one character.
+/// Whether a terminal would not simply show the character: control characters, and what Unicode
+/// calls format characters, which reorder, join or hide text (general categories Cc, Cf, Zl, Zp of
+/// Unicode 15, without the marks of scripts that nobody names models in). `sequence` is well-formed
+/// UTF-8 of one character.
 bool hidden(std::string_view sequence) {
+  struct Range {
+    std::uint32_t first;
+    std::uint32_t last;
+  };
+  constexpr Range ranges[] = {
+      {0x00, 0x1F},        // C0: escape, bell, carriage return, ...
+      {0x7F, 0x9F},        // delete, C1: the one-byte forms of escape sequences
+      {0xAD, 0xAD},        // soft hyphen
+      {0x61C, 0x61C},      // Arabic letter mark
+      {0x180E, 0x180E},    // Mongolian vowel separator
+      {0x200B, 0x200F},    // zero width, left-to-right and right-to-left marks
+      {0x2028, 0x202E},    // line and paragraph separator, embeddings and overrides
+      {0x2060, 0x206F},    // word joiner, invisible operators, isolates
+      {0xFEFF, 0xFEFF},    // byte order mark
+      {0xFFF9, 0xFFFB},    // interlinear annotations
+      {0xE0000, 0xE007F},  // tags
+  };
   const std::uint32_t point = take_code_point(sequence);
-  return point < 0x20 || (point >= 0x7F && point < 0xA0) || (point >= 0x2028 && point <= 0x202E) ||
-         (point >= 0x2066 && point <= 0x2069) || point == 0xFEFF;
+  return std::any_of(std::begin(ranges), std::end(ranges), [point](const Range& range) {
+    return range.first <= point && point <= range.last;
+  });
+}
+
+/// Appends the character (or the byte that begins no character) at the front of a text that is not
+/// empty, as printable() shows it; returns how many bytes of the text that was.
+std::size_t append_printable(std::string& out, std::string_view text) {
+  const std::size_t length = utf8_length(text);
+  const std::string_view sequence = text.substr(0, std::max<std::size_t>(length, 1));
+  if (length > 0 && !hidden(sequence)) {
+    out += sequence;
+  } else {
+    for (std::size_t i = 0; i < sequence.size(); ++i) {
+      fmt::format_to(std::back_inserter(out), "\\x{:02x}", byte_at(sequence, i));
+    }
+  }
+  return sequence.size();
 }
 
 }  // namespace
@@ -270,19 +305,27 @@ std::vector<std::string> split(std::string_view text, char separator) {
 std::string printable(std::string_view text, std::size_t max_bytes) {
   std::string result;
   while (!text.empty()) {
-    const std::size_t length = utf8_length(text);
-    const std::string_view sequence = text.substr(0, std::max<std::size_t>(length, 1));
-    std::string shown;
-    if (length > 0 && !hidden(sequence)) {
-      shown = sequence;
-    } else {
-      for (std::size_t i = 0; i < sequence.size(); ++i) {
-        shown += fmt::format("\\x{:02x}", byte_at(sequence, i));
-      }
+    const std::size_t before = result.size();
+    const std::size_t taken = append_printable(result, text);
+    if (result.size() > max_bytes) {
+      result.resize(before);
+      return result + "...";
     }
-    if (result.size() + shown.size() > max_bytes) return result + "...";
-    result += shown;
-    text.remove_prefix(sequence.size());
+    text.remove_prefix(taken);
+  }
+  return result;
+}
+
+std::string printable_lines(std::string_view text) {
+  std::string result;
+  result.reserve(text.size());
+  while (!text.empty()) {
+    if (text.front() == '\n') {
+      result += '\n';
+      text.remove_prefix(1);
+    } else {
+      text.remove_prefix(append_printable(result, text));
+    }
   }
   return result;
 }

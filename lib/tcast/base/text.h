@@ -51,6 +51,9 @@ TCAST_API std::vector<std::string> split(std::string_view text, char separator);
 /// hostile input.
 TCAST_API std::string printable(std::string_view text, std::size_t max_bytes = 80);
 
+/// The same for a text of several lines: line feeds stay, and nothing is cut.
+TCAST_API std::string printable_lines(std::string_view text);
+
 /// Bytes (1 to 4) of the well-formed UTF-8 sequence that the text begins with; 0 when it is empty
 /// or malformed (truncated, overlong, a surrogate, beyond U+10FFFF).
 TCAST_API std::size_t utf8_length(std::string_view text);

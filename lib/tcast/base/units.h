@@ -28,6 +28,9 @@ enum class DType : std::uint8_t {
 /// Number of DType values; a table indexed by DType has this many entries.
 inline constexpr int dtype_count = 11;
 
+/// Whether it is one of them: a number that somebody converted may not be.
+constexpr bool is_dtype(DType dtype) { return static_cast<int>(dtype) < dtype_count; }
+
 /// Size of one element in bits.
 constexpr int bits_of(DType dtype) {
   constexpr int bits[dtype_count] = {32, 16, 16, 8, 8, 8, 8, 4, 32, 64, 8};

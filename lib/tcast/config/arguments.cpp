@@ -99,7 +99,7 @@ std::any Arguments::convert(const Node& node, const std::type_info& type) {
     node.fail(fmt::format("no value converter is registered for the type '{}'", name),
               missing_plugin_hint("value_converter", name));
   }
-  return entry->value(node);
+  return entry->call(node);
 }
 
 void Arguments::fail_conversion(const Node& node, const std::type_info& type) {

@@ -127,13 +127,14 @@ template <class T>
 std::pair<const RegistryEntry<T>*, Arguments> find_to_build(const Registry<T>& registry,
                                                             const Node& node) {
   if (!node.is_map() && !node.is_string()) {
-    node.fail_expected("the name of a " + registry.noun() + ", or a map with its name as 'type'");
+    node.fail_expected(
+        fmt::format("the name of a {}, or a map with its name as 'type'", registry.noun()));
   }
   const Node name = node.is_map() ? node.at("type") : node;
   const RegistryEntry<T>* const entry = registry.find(name.as_string());
   if (entry == nullptr) {
     const std::vector<std::string> known = registry.names();
-    name.fail("unknown " + registry.noun() + " '" + printable(name.as_string()) + "'",
+    name.fail(fmt::format("unknown {} '{}'", registry.noun(), printable(name.as_string())),
               did_you_mean(name.as_string(), known, "known are " + join(known, ", ")));
   }
   return {entry, node.is_map() ? Arguments(node) : Arguments(node.place())};
@@ -164,7 +165,7 @@ decltype(auto) build(const Registry<T>& registry, const Node& node, Context&&...
   return build_with(
       registry, node,
       [&](const RegistryEntry<T>& entry, const Arguments& arguments) -> decltype(auto) {
-        return entry.value(std::forward<Context>(context)..., arguments);
+        return entry.call(std::forward<Context>(context)..., arguments);
       });
 }
 

@@ -58,6 +58,10 @@ std::uint32_t DocumentBuilder::store(std::string_view text) {
 
 std::uint32_t DocumentBuilder::add(Element element) {
   std::vector<Element>& elements = document_->elements;
+  if (elements.size() == max_document_values) {
+    fail(element.mark,
+         fmt::format("expected at most {} values, got more", format_grouped(max_document_values)));
+  }
   const auto index = static_cast<std::uint32_t>(elements.size());
   if (is_open()) {
     Open& parent = open_.back();

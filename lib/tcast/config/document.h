@@ -13,9 +13,9 @@
 
 namespace tcast {
 
-/// Largest text of a config (the largest real one has 55 KB) and deepest nesting: enough for any
-/// real file, and what keeps hostile ones cheap (decision D10).
-inline constexpr std::size_t max_document_bytes = std::size_t{1} << 20;
+/// Most values of a document and deepest nesting: enough for any real file, and what keeps hostile
+/// ones cheap (decision D10). A value takes 44 bytes of memory beside its text.
+inline constexpr std::size_t max_document_values = std::size_t{1} << 20;
 inline constexpr std::size_t max_document_depth = 64;
 
 /// A place in a text; line and column count from 1, columns in bytes.
@@ -57,8 +57,8 @@ struct Document {
   }
 };
 
-/// Makes a Document from a parser's events. Throws Error for nesting that is too deep and for
-/// duplicate keys; relies on the parser for everything else about their order.
+/// Makes a Document from a parser's events. Throws Error for nesting that is too deep, for too many
+/// values and for duplicate keys; relies on the parser for everything else about their order.
 class DocumentBuilder {
  public:
   explicit DocumentBuilder(std::string_view file);

@@ -36,7 +36,11 @@ std::string resolve_name(const std::string& text) {
                                                             : "known are " + join(known, ", "))
                                : plugin);
   }
-  return resolver->value(text.substr(0, at));
+  std::string path = resolver->call(text.substr(0, at));
+  if (path.empty()) {
+    resolver->refuse(fmt::format("it returned no path for '{}'", printable(text.substr(0, at))));
+  }
+  return path;
 }
 
 std::string file_name_of(std::string_view path) {

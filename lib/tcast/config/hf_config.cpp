@@ -16,159 +16,25 @@
 namespace tcast {
 namespace {
 
-struct AliasGroup {
-  std::string_view names[8];  // unused ones are empty
-};
+/// Keys of the text model's config in the config of a model with more towers.
+constexpr std::string_view text_keys[] = {"text_config", "llm_config", "language_config"};
 
-/// Keys that mean the same thing in different families. Whichever is asked for is looked up first,
-/// then the others in this order. A name is in one group only, and only if it has this meaning
-/// wherever it occurs.
-constexpr AliasGroup alias_groups[] = {
-    {{"num_hidden_layers", "n_layer", "n_layers", "num_layers"}},
-    {{"hidden_size", "n_embd", "d_model", "dim"}},
-    {{"num_attention_heads", "n_head", "n_heads", "num_heads"}},
-    {{"num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv", "multi_query_group_num"}},
-    {{"head_dim", "attention_head_dim", "kv_channels", "d_kv"}},
-    {{"intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"}},
-    {{"max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"}},
-    {{"vocab_size", "padded_vocab_size"}},
-    {{"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon",
-      "norm_eps"}},
-    {{"hidden_act", "activation_function", "hidden_activation", "activation"}},
-    {{"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}},
-    {{"num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_top_k", "moe_topk",
-      "moe_k", "top_k_experts"}},
-    {{"moe_intermediate_size", "expert_ffn_hidden_size"}},
-    {{"n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"}},
-    {{"routed_scaling_factor", "moe_routed_scaling_factor"}},
-    {{"num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules"}},
-    {{"rope_theta", "rotary_emb_base"}},
-    {{"partial_rotary_factor", "rotary_pct", "rope_pct"}},
-    {{"torch_dtype", "dtype"}},
-    {{"quantization_config", "compression_config"}},
-    {{"text_config", "llm_config", "language_config"}},
-};
+/// Keys of other towers' configs.
+constexpr std::string_view tower_keys[] = {"vision_config", "visual", "audio_config",
+                                           "vision_tower"};
 
-/// Keys without influence on structure, memory or speed: labels, token ids, training, generation,
-/// and what the Python side needs to find its classes. Patterns as in matches_pattern().
-constexpr std::string_view irrelevant_keys[] = {
-    "_*",
-    "*_token_id",
-    "*_token_ids",
-    "*_token_index",
-    "*dropout*",
-    "*_pdrop",
-    "*aux_loss*",
-    "*z_loss*",
-    "initializer_*",
-    "init_*",
-    "architectures",
-    "attn_implementation",
-    "auto_map",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "chunk_size_feed_forward",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "drop_path_rate",
-    "dtype",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "ep_size",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "gradient_checkpointing",
-    "id2label",
-    "ignore_index",
-    "is_decoder",
-    "is_encoder_decoder",
-    "label2id",
-    "layerdrop",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "model_type",
-    "mtp_num_hidden_layers",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_mtp_modules",
-    "num_nextn_predict_layers",  // like its aliases: read when --num-mtp-tokens asks for them
-    "num_return_sequences",
-    "onnx_safe",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
-    "output_scores",
-    "prefix",
-    "pretraining_tp",
-    "problem_type",
-    "pruned_heads",
-    "quantization_status",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "rescale_prenorm_residual",
-    "return_dict",
-    "return_dict_in_generate",
-    "router_jitter_noise",
-    "seq_aux",
-    "summary_*",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "text-generation",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "tokenizer_class",
-    "top_p",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "typical_p",
-    "use_bfloat16",
-    "use_cache",
-};
+/// Sizes that every decoder has: absent, they say that a config is not of the class.
+constexpr std::string_view indispensable[] = {
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size"};
 
-/// Keys that mean nothing while another key of the same map is false.
-struct SwitchedKey {
-  std::string_view key;
-  std::string_view by;
-};
-constexpr SwitchedKey switched_keys[] = {
-    {"max_window_layers", "use_sliding_window"},
-    {"sliding_window", "use_sliding_window"},
-};
+constexpr std::size_t shown_bytes = 40;
 
 constexpr std::int64_t max_size = std::int64_t{1} << 40;
 
-/// All names of a key, itself first.
-std::vector<std::string_view> names_of(std::string_view key) {
-  TCAST_CHECK(!key.empty(), "a key has at least one letter");
-  std::vector<std::string_view> names = {key};
-  for (const AliasGroup& group : alias_groups) {
-    if (std::find(std::begin(group.names), std::end(group.names), key) == std::end(group.names)) {
-      continue;
-    }
-    for (const std::string_view name : group.names) {
-      if (!name.empty() && name != key) names.push_back(name);
-    }
-  }
-  return names;
-}
-
-bool is_irrelevant(std::string_view key) {
-  return std::any_of(std::begin(irrelevant_keys), std::end(irrelevant_keys),
-                     [&](std::string_view pattern) { return matches_pattern(key, pattern); });
-}
-
-/// Whether another key of the same map says that this one is not used.
-bool is_switched_off(const Node& map, std::string_view key) {
-  return std::any_of(std::begin(switched_keys), std::end(switched_keys), [&](const auto& entry) {
-    if (entry.key != key) return false;
-    const std::optional<Node> by = map.find(entry.by);
-    return by && by->description() == "false";
-  });
+/// Whether a value says "not there".
+bool is_off(std::string_view json) {
+  return json == "null" || json == "false" || json == "0" || json == "[]" || json == "{}" ||
+         json == "\"\"";
 }
 
 template <class T>
@@ -190,9 +56,11 @@ T convert(const Node& node) {
 
 }  // namespace
 
-/// Read marks by index of the node; shared by the config of a file and those nested in it.
+/// What is known of a file: read marks by index of the node, and defaults that took the place of
+/// absent keys; shared by the config of a file and those nested in it.
 struct HfConfig::State {
   std::vector<bool> read;
+  std::vector<std::string> defaults;
 };
 
 HfConfig::HfConfig(std::shared_ptr<State> state, Node root)
@@ -228,12 +96,43 @@ HfConfig HfConfig::from_root(Node root) {
   return {std::move(state), std::move(root)};
 }
 
+HfConfig HfConfig::as_class(const ConfigClass& config_class, bool sizes) const {
+  HfConfig config = *this;
+  config.class_ = std::make_shared<const ConfigClass>(config_class);
+  config.defaults_ = std::make_shared<const Node>(
+      Node::parse_json(config_class.defaults, std::string(config_class.name)));
+  config.has_sizes_ = sizes;
+  return config;
+}
+
+HfConfig HfConfig::as_written() const {
+  HfConfig config = *this;
+  config.class_ = nullptr;
+  config.defaults_ = nullptr;
+  return config;
+}
+
+HfConfig HfConfig::text_part() const {
+  std::optional<HfConfig> text;
+  for (const std::string_view key : text_keys) {
+    if (!text) text = nested(key);
+  }
+  const bool more = std::any_of(std::begin(tower_keys), std::end(tower_keys),
+                                [this](std::string_view key) { return root_.find(key); });
+  if (!text && !more) {
+    throw Error(fmt::format("{}: --text-only was given, but there is no text_config", file()),
+                "leave out --text-only");
+  }
+  // Some models keep the text model's sizes beside the config of the other towers.
+  if (!text) text = *this;
+  text->outer_ = std::make_shared<const HfConfig>(*this);
+  return *std::move(text);
+}
+
 std::string HfConfig::model_type() const {
   if (const std::optional<Node> found = lookup("model_type")) return found->as_string();
-  if (const std::optional<Node> class_name = lookup("_class_name")) {
-    throw Error(fmt::format("{}: '{}' is a diffusers class, which is not supported yet",
-                            class_name->place(), printable(class_name->as_string())));
-  }
+  if (outer_ != nullptr) return outer_->model_type();
+  if (const std::optional<Node> class_name = lookup("_class_name")) return class_name->as_string();
   fail("model_type", "expected the name of a model type, got nothing",
        "HuggingFace configs name it, as in \"model_type\": \"llama\"");
 }
@@ -243,8 +142,10 @@ const std::string& HfConfig::file() const { return root_.file(); }
 bool HfConfig::has(std::string_view key) const { return lookup(key).has_value(); }
 
 bool HfConfig::is_null(std::string_view key) const {
-  const std::optional<Node> found = root_.find(key);
-  return found && found->is_null();
+  const std::vector<std::string_view> names = names_of(key);
+  return reads(names.front()) && !lookup(key) &&
+         std::any_of(names.begin(), names.end(),
+                     [this](std::string_view name) { return root_.find(name).has_value(); });
 }
 
 template <class T>
@@ -292,22 +193,23 @@ std::optional<HfConfig> HfConfig::nested(std::string_view key) const {
   std::optional<Node> found = lookup(key);
   if (!found) return std::nullopt;
   if (!found->is_map()) found->fail_expected("a map");
-  HfConfig config(state_, *std::move(found));
+  // Of the whole model's config, which has read marks of its own.
+  const bool own = found->document_ == root_.document_;
+  HfConfig config(own ? state_ : outer_->state_, *std::move(found));
   config.folder_ = folder_;
-  return config;
-}
-
-HfConfig HfConfig::with_defaults_of(const HfConfig& outer, std::vector<std::string> keys) const {
-  HfConfig config = *this;
-  config.outer_ = std::make_shared<const HfConfig>(outer);
-  config.outer_keys_ = std::move(keys);
   return config;
 }
 
 std::optional<Node> HfConfig::node(std::string_view key) const {
   std::optional<Node> found = lookup(key);
   if (found) mark_all(*found);
-  return found;
+  return found ? found : default_of(key);
+}
+
+void HfConfig::know(std::initializer_list<std::string_view> keys) const {
+  for (const std::string_view key : keys) {
+    if (const std::optional<Node> found = lookup(key)) mark_all(*found);
+  }
 }
 
 HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
@@ -317,8 +219,9 @@ HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
   };
   std::vector<std::string> replaced;
   for (const auto& [key, size] : sizes) {
+    const std::vector<std::string_view> names = names_of(key);
     bool found = false;
-    for (const std::string_view name : names_of(key)) {
+    for (const std::string_view name : names) {
       const std::optional<Node> there = root_.find(name);
       if (!there || there->is_null()) continue;
       add(std::string(name), std::to_string(size));
@@ -326,8 +229,8 @@ HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
       found = true;
     }
     if (found) continue;
-    add(key, std::to_string(size));
-    replaced.push_back(key);
+    add(std::string(names.front()), std::to_string(size));
+    replaced.emplace_back(names.front());
   }
   for (const auto& [key, value] : root_.members()) {
     if (std::find(replaced.begin(), replaced.end(), key) != replaced.end()) continue;
@@ -335,73 +238,197 @@ HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
   }
   HfConfig config = parse(fmt::format("{{{}}}", text), file());
   config.folder_ = folder_;
+  config.class_ = class_;
+  config.defaults_ = defaults_;
+  config.has_sizes_ = has_sizes_;
   config.outer_ = outer_;
-  config.outer_keys_ = outer_keys_;
   return config;
 }
 
-std::optional<DType> HfConfig::checkpoint_dtype() const {
-  const std::optional<Node> found = node("torch_dtype");
-  if (!found) return std::nullopt;
-  const std::string text = found->as_string();
-  const std::optional<DType> dtype = parse_dtype(text);
-  if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) return dtype;
-  if (!dtype && text.find("float8") == std::string::npos) {
-    found->fail_expected("an element type", "as in \"bfloat16\", \"float16\" or \"float32\"");
+std::optional<CheckpointDtype> HfConfig::checkpoint_dtype() const {
+  std::vector<Node> found;
+  std::vector<const HfConfig*> configs;
+  const bool is_whole = outer_ == nullptr || (outer_->root_.document_ == root_.document_ &&
+                                              outer_->root_.index_ == root_.index_);
+  if (!is_whole) configs.push_back(outer_.get());
+  configs.push_back(this);
+  for (const HfConfig* config : configs) {
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      std::optional<Node> node = config->root_.find(key);
+      if (!node || node->is_null()) continue;
+      config->mark_all(*node);
+      found.push_back(*std::move(node));
+    }
   }
-  found->fail(
-      fmt::format("'{}' would be the dtype of norms, embeddings and activations, too",
-                  printable(text)),
-      "a quantized checkpoint has a 16-bit dtype here and says in quantization_config which "
-      "weights are stored otherwise; for quantized weights of your own use "
-      "--quantize-linear, and --dtype in place of this key");
+  if (found.empty()) return std::nullopt;
+  const auto dtype_of = [](const Node& node) {
+    const std::string text = node.as_string();
+    const std::optional<DType> dtype = parse_dtype(text);
+    if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) return *dtype;
+    if (!dtype && text.find("float8") == std::string::npos) {
+      node.fail_expected("an element type", "as in \"bfloat16\", \"float16\" or \"float32\"");
+    }
+    node.fail(fmt::format("'{}' would be the dtype of norms, embeddings and activations, too",
+                          printable(text)),
+              "a quantized checkpoint has a 16-bit dtype here and says in quantization_config which "
+              "weights are stored otherwise; for quantized weights of your own use "
+              "--quantize-linear, and --dtype in place of this key");
+  };
+  CheckpointDtype result;
+  result.dtype = dtype_of(found[0]);
+  for (std::size_t i = 1; i < found.size() && result.remark.empty(); ++i) {
+    const DType other = dtype_of(found[i]);
+    if (other == result.dtype) continue;
+    const bool same_level = (found[0].path().find('.') == std::string::npos) ==
+                            (found[i].path().find('.') == std::string::npos);
+    result.remark = fmt::format(
+        "{} {} counts, not {} {}{}", found[0].path(), tcast::name_of(result.dtype), found[i].path(),
+        tcast::name_of(other),
+        same_level ? ", as in transformers" : ", as in transformers 5 (4.57 reads the latter)");
+  }
+  return result;
 }
 
-std::vector<std::string> HfConfig::unread_keys() const {
+std::vector<UnreadKey> HfConfig::unread() const {
   const std::vector<Element>& elements = root_.document_->elements;
-  std::vector<std::string> unread;
+  std::vector<UnreadKey> unread;
   // Children stand behind their parents, so one pass sees a map before its members.
   std::vector<bool> open(elements.size());
-  open[root_.index_] = true;
-  for (std::uint32_t i = root_.index_ + 1; i < elements.size(); ++i) {
+  open[0] = true;
+  for (std::uint32_t i = 1; i < elements.size(); ++i) {
     const Element& element = elements[i];
     const Element& parent = elements[element.parent];
     if (!open[element.parent] || parent.kind != ElementKind::map) continue;
-    const std::string_view key = root_.document_->key_of(element);
-    if (is_irrelevant(key) || is_switched_off(Node(root_.document_, element.parent), key)) continue;
     if (state_->read[i]) {
       open[i] = true;
-    } else if (element.kind != ElementKind::null) {
-      unread.push_back(Node(root_.document_, i).path());
+      continue;
     }
+    const Node map(root_.document_, element.parent);
+    const Node value(root_.document_, i);
+    const std::string key(root_.document_->key_of(element));
+    if (value.is_null() || is_known(map, key, value)) continue;
+    UnreadKey& one = unread.emplace_back();
+    one.path = value.path();
+    one.key = printable(key, shown_bytes);
+    one.of_model = map.index_ == root_.index_;
+    one.value = value.is_scalar() ? printable(value.json_text(), shown_bytes) : "";
   }
   return unread;
 }
+
+std::string HfConfig::closest_unset(const UnreadKey& key) const {
+  if (class_ == nullptr || !key.of_model) return {};
+  std::vector<std::string> unset = defaults_->keys();
+  std::erase_if(unset, [this](const std::string& known) { return root_.find(known).has_value(); });
+  return closest(key.key, unset);
+}
+
+bool HfConfig::is_known(const Node& map, std::string_view key, const Node& value) const {
+  const std::string json = value.json_text();
+  if (find_harmless(harmless_everywhere(), key, json) != nullptr) return true;
+  const bool is_whole = map.index_ == 0;
+  const bool is_class = map.index_ == root_.index_;
+  if (is_whole || is_class) {
+    const std::span<const CommonKey> every = keys_of_every_class();
+    const bool known = std::any_of(every.begin(), every.end(), [key](const CommonKey& one) {
+      return one.key == key && one.on_demand;
+    });
+    if (known) return true;
+  }
+  if (is_whole && outer_ != nullptr) {
+    if (find_harmless(keys_of_other_towers(), key, json) != nullptr) return true;
+    // The text model's own key, said again.
+    const std::optional<Node> text = is_class ? std::nullopt : root_.find(key);
+    if (text && text->json_text() == json) return true;
+  }
+  if (!is_class || class_ == nullptr) return false;
+  const std::span<const ConfigKeyName> names = class_->attribute_map;
+  return defaults_->find(key) || find_harmless(class_->harmless, key, json) != nullptr ||
+         std::any_of(names.begin(), names.end(),
+                     [key](const ConfigKeyName& one) { return one.name == key; });
+}
+
+std::vector<std::string> HfConfig::defaults_read() const { return state_->defaults; }
 
 void HfConfig::fail(std::string_view key, std::string_view message, std::string hint) const {
   if (const std::optional<Node> found = lookup(key)) found->fail(message, std::move(hint));
   throw Error(fmt::format("{}: {}", place_of_missing(key), message), std::move(hint));
 }
 
+std::vector<std::string_view> HfConfig::names_of(std::string_view key) const {
+  TCAST_CHECK(!key.empty(), "a key has at least one letter");
+  if (class_ == nullptr) return {key};
+  std::string_view own = key;
+  for (const auto& list : {class_->asked_as, class_->attribute_map}) {
+    for (const ConfigKeyName& one : list) {
+      if (one.name == key) own = one.own;
+    }
+  }
+  std::vector<std::string_view> names = {own};
+  for (const ConfigKeyName& one : class_->attribute_map) {
+    if (one.own == own) names.push_back(one.name);
+  }
+  return names;
+}
+
+bool HfConfig::reads(std::string_view key) const {
+  const std::string_view own = names_of(key).front();
+  if (class_ == nullptr || defaults_->find(own)) return true;
+  const std::span<const CommonKey> every = keys_of_every_class();
+  return std::any_of(every.begin(), every.end(),
+                     [own](const CommonKey& one) { return one.key == own; });
+}
+
 std::optional<Node> HfConfig::lookup(std::string_view key) const {
+  const std::vector<std::string_view> names = names_of(key);
+  if (!reads(names.front())) return std::nullopt;
   std::optional<Node> found;
-  for (const std::string_view name : names_of(key)) {
+  for (const std::string_view name : names) {
     std::optional<Node> candidate = root_.find(name);
     if (!candidate) continue;
-    // An alias with another value is not what was read, and a report should show it.
-    const bool counts =
-        !found || candidate->is_null() ||
-        (candidate->is_scalar() && candidate->description() == found->description());
-    if (counts) state_->read[candidate->index_] = true;
-    if (!found && !candidate->is_null()) found = std::move(candidate);
+    state_->read[candidate->index_] = true;
+    if (candidate->is_null()) continue;
+    if (found && candidate->json_text() != found->json_text()) {
+      candidate->fail(fmt::format("{} contradicts {} {}: two names of one setting",
+                                  printable(candidate->json_text(), shown_bytes), found->path(),
+                                  printable(found->json_text(), shown_bytes)),
+                      "remove one of the two");
+    }
+    if (!found) found = std::move(candidate);
   }
-  if (!found && std::find(outer_keys_.begin(), outer_keys_.end(), key) != outer_keys_.end()) {
-    return outer_->lookup(key);
+  if (outer_ == nullptr) return found;
+  if (key == "quantization_config" || key == "compression_config") {
+    const std::optional<Node> whole = outer_->lookup(key);
+    if (!found) return whole;
+  }
+  if (key == "tie_word_embeddings") {
+    // Tied if either says so, as transformers 5 has it.
+    const std::optional<Node> whole = outer_->lookup(key);
+    if (!found || (whole && whole->json_text() == "true")) return whole ? whole : found;
+  }
+  return found;
+}
+
+std::optional<Node> HfConfig::default_of(std::string_view key) const {
+  if (defaults_ == nullptr || is_null(key)) return std::nullopt;
+  const std::string_view own = names_of(key).front();
+  const bool is_size =
+      std::find(std::begin(indispensable), std::end(indispensable), key) != std::end(indispensable);
+  if (is_size && !has_sizes_) return std::nullopt;
+  std::optional<Node> found = defaults_->find(own);
+  if (!found || found->is_null()) return std::nullopt;
+  const std::string json = found->json_text();
+  const std::string text = fmt::format("{} {}", own, json);
+  std::vector<std::string>& read = state_->defaults;
+  if (!is_off(json) && std::find(read.begin(), read.end(), text) == read.end()) {
+    read.push_back(text);
   }
   return found;
 }
 
 void HfConfig::mark_all(const Node& node) const {
+  const bool own = node.document_ == root_.document_;
+  if (!own) return outer_ == nullptr ? void() : outer_->mark_all(node);
   const std::vector<Element>& elements = node.document_->elements;
   state_->read[node.index_] = true;
   // What is below a node stands directly behind it.
@@ -417,15 +444,17 @@ std::string HfConfig::place_of_missing(std::string_view key) const {
 }
 
 void HfConfig::fail_missing(std::string_view key) const {
-  if (const std::optional<Node> null = root_.find(key)) null->fail_expected("a value");
-  std::vector<std::string> others;
-  for (const std::string_view name : names_of(key)) {
-    if (name != key) others.emplace_back(name);
+  const std::vector<std::string_view> names = names_of(key);
+  for (const std::string_view name : names) {
+    if (const std::optional<Node> null = root_.find(name)) null->fail_expected("a value");
   }
+  std::vector<std::string> others;
+  for (std::size_t i = 1; i < names.size(); ++i) others.emplace_back(names[i]);
   const std::string also =
       others.empty() ? "" : fmt::format("; it may also be called {}", join(others, ", "));
-  const std::string near = did_you_mean(key, root_.keys());
-  throw Error(fmt::format("{}: required key is missing{}", place_of_missing(key), also), near);
+  const std::string near = did_you_mean(names.front(), root_.keys());
+  throw Error(fmt::format("{}: required key is missing{}", place_of_missing(names.front()), also),
+              near);
 }
 
 }  // namespace tcast

@@ -42,7 +42,8 @@ void append_utf8(std::string& out, std::uint32_t point) {
 
 class JsonScanner {
  public:
-  JsonScanner(std::string_view text, DocumentBuilder& builder) : text_(text), builder_(builder) {}
+  JsonScanner(std::string_view text, DocumentBuilder& builder, int first_line)
+      : text_(text), builder_(builder), line_(static_cast<std::uint32_t>(first_line)) {}
 
   void scan() {
     constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
@@ -312,13 +313,13 @@ class JsonScanner {
   std::string buffer_;
   std::size_t at_ = 0;
   std::size_t line_begin_ = 0;
-  std::uint32_t line_ = 1;
+  std::uint32_t line_;
 };
 
 }  // namespace
 
-void scan_json(std::string_view text, DocumentBuilder& builder) {
-  JsonScanner(text, builder).scan();
+void scan_json(std::string_view text, DocumentBuilder& builder, int first_line) {
+  JsonScanner(text, builder, first_line).scan();
 }
 
 }  // namespace tcast

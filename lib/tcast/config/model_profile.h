@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <string>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "tcast/base/export.h"
+#include "tcast/base/provenance.h"
 #include "tcast/config/node.h"
 
 namespace tcast {
@@ -19,6 +21,8 @@ struct MoeFieldNames {
   std::string shared_experts_gate = "shared_experts_gate";
   std::string top_k = "top_k";
   std::string norm_topk_prob = "norm_topk_prob";
+
+  bool operator==(const MoeFieldNames&) const = default;
 };
 
 /// Names under which a multi-head latent attention keeps its parts (children and attributes).
@@ -37,6 +41,8 @@ struct MlaFieldNames {
   std::string kv_a_layernorm = "kv_a_layernorm";
   std::string kv_b_proj = "kv_b_proj";
   std::string o_proj = "o_proj";
+
+  bool operator==(const MlaFieldNames&) const = default;
 };
 
 /// One step of a profile's own pipeline.
@@ -74,11 +80,19 @@ struct TCAST_API ModelProfile {
   std::optional<std::string> custom_model;  ///< reference to the hook that transforms it
   std::optional<Node> custom_model_config;  ///< free-form map handed to the hook
   std::vector<std::string> sources;         ///< files that it was merged from, in order
+  std::vector<Provenance> provenance;       ///< the same, where load_profile() merged it
+  /// Of each key that a source has ("moe_field_names_override.gate"), the last such source.
+  std::map<std::string, std::size_t> set_by;
 
   /// Merges a YAML map over this profile and appends its file to `sources`: keys that are present
   /// replace, maps of names merge key by key, null takes an optional field back. Throws Error for
   /// unknown keys (with the closest known one) and wrong types.
   void merge(const Node& yaml);
+
+  /// The source that a key has its value from, as `sources` has it; "profile" where none has it.
+  std::string source_of(const std::string& key) const;
+  /// Whether a file or a plugin set a key, not a profile that tcast brings along.
+  bool is_users(const std::string& key) const;
 };
 
 }  // namespace tcast

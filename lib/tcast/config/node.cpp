@@ -1,17 +1,14 @@
 #include "tcast/config/node.h"
 
-#include <array>
-#include <cerrno>
 #include <charconv>
 #include <cmath>
-#include <cstdio>
-#include <filesystem>
 #include <limits>
 #include <system_error>
 
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/file.h"
 #include "tcast/base/text.h"
 #include "tcast/config/document.h"
 #include "tcast/config/json_scan.h"
@@ -23,52 +20,8 @@ namespace {
 /// Values in messages are cut after this many bytes.
 constexpr std::size_t shown_bytes = 60;
 
-void check_size(std::size_t bytes, const std::string& file) {
-  if (bytes <= max_document_bytes) return;
-  throw Error(fmt::format("{}: expected at most {} bytes, got {}", printable(file, 4096),
-                          format_grouped(max_document_bytes),
-                          format_grouped(static_cast<std::int64_t>(bytes))),
-              "a configuration is a small text file; weights are never read");
-}
-
-[[noreturn]] void fail_file(const std::string& path, std::string_view message,
-                            std::string hint = {}) {
-  throw Error(fmt::format("{}: {}", printable(path, 4096), message), std::move(hint));
-}
-
-/// Text of a regular file. Devices, pipes and sockets are refused: they may never end.
-std::string read_text(const std::string& path) {
-  std::error_code failure;
-  const std::filesystem::file_status status = std::filesystem::status(path, failure);
-  if (status.type() == std::filesystem::file_type::not_found) fail_file(path, "no such file");
-  if (status.type() == std::filesystem::file_type::none) {
-    fail_file(path, fmt::format("cannot be read: {}", failure.message()));
-  }
-  if (status.type() == std::filesystem::file_type::directory) {
-    fail_file(path, "expected a file, got a directory");
-  }
-  if (status.type() != std::filesystem::file_type::regular) {
-    fail_file(path, "expected a regular file, got a device, pipe or socket",
-              "save its contents to a file first");
-  }
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
-                                                             &std::fclose);
-  const auto fail_read = [&path] {
-    fail_file(path, fmt::format("cannot be read: {}", std::generic_category().message(errno)));
-  };
-  if (file == nullptr) fail_read();
-  const std::uintmax_t size = std::filesystem::file_size(path, failure);
-  if (!failure) check_size(size, path);
-  std::string text;
-  std::array<char, 16384> buffer{};
-  while (text.size() <= max_document_bytes) {
-    const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), file.get());
-    if (count == 0) break;
-    text.append(buffer.data(), count);
-  }
-  if (std::ferror(file.get()) != 0) fail_read();
-  return text;
-}
+constexpr std::string_view too_large_hint =
+    "a configuration is a small text file; weights are never read";
 
 /// A number as JSON and YAML write it; nothing when a double cannot hold it.
 std::optional<double> parse_number(std::string_view text) {
@@ -84,15 +37,15 @@ std::optional<double> parse_number(std::string_view text) {
 
 }  // namespace
 
-Node Node::parse_json(std::string_view text, const std::string& file) {
-  check_size(text.size(), file);
+Node Node::parse_json(std::string_view text, const std::string& file, int first_line) {
+  require_size(text.size(), max_json_bytes, file, too_large_hint);
   DocumentBuilder builder(file);
-  scan_json(text, builder);
+  scan_json(text, builder, first_line);
   return {builder.finish(), 0};
 }
 
 Node Node::parse_yaml(std::string_view text, const std::string& file) {
-  check_size(text.size(), file);
+  require_size(text.size(), max_yaml_bytes, file, too_large_hint);
   DocumentBuilder builder(file);
   read_yaml(text, builder);
   Node root(builder.finish(), 0);
@@ -100,9 +53,13 @@ Node Node::parse_yaml(std::string_view text, const std::string& file) {
   return root;
 }
 
-Node Node::load_json(const std::string& path) { return parse_json(read_text(path), path); }
+Node Node::load_json(const std::string& path) {
+  return parse_json(read_file(path, max_json_bytes, too_large_hint), path);
+}
 
-Node Node::load_yaml(const std::string& path) { return parse_yaml(read_text(path), path); }
+Node Node::load_yaml(const std::string& path) {
+  return parse_yaml(read_file(path, max_yaml_bytes, too_large_hint), path);
+}
 
 const Element& Node::element() const { return document_->elements[index_]; }
 
@@ -258,6 +215,18 @@ double Node::as_number() const {
   if (element().kind != ElementKind::number) fail_number("a number");
   if (const std::optional<double> value = parse_number(text())) return *value;
   fail_expected("a number in the range of 64-bit floating point");
+}
+
+std::int64_t Node::as_int(std::int64_t least, std::int64_t most) const {
+  const std::int64_t value = as_int();
+  if (value >= least && value <= most) return value;
+  fail_expected(fmt::format("a whole number from {} to {}", least, most));
+}
+
+double Node::as_number(double least, double most) const {
+  const double value = as_number();
+  if (value >= least && value <= most && std::isfinite(value)) return value;
+  fail_expected(fmt::format("a number from {} to {}", least, most));
 }
 
 std::string Node::as_string() const {

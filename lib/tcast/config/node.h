@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -15,16 +16,23 @@ namespace tcast {
 struct Document;
 struct Element;
 
+/// Most bytes of a JSON and of a YAML document (decision D10). The largest published config has 3.1
+/// MB (MiniMax-M3: a list of the modules that are not quantized). Profiles and devices have a few
+/// kilobytes of YAML, of which yaml-cpp 0.7 takes up to 240 bytes of memory for each byte.
+inline constexpr std::size_t max_json_bytes = std::size_t{16} << 20;
+inline constexpr std::size_t max_yaml_bytes = std::size_t{1} << 20;
+
 /// A place in a parsed JSON or YAML document, with typed access. Every error names
 /// file:line:column and the key path ("config.json:12:9: rope_scaling.factor: expected a number,
 /// got a list of 3"). Cheap to copy; keeps its document alive.
 class TCAST_API Node {
  public:
   /// Parses strict JSON (decision D10: one document, JSON grammar plus NaN and Infinity, no
-  /// duplicate keys, nesting <= 64, at most 1 MiB). `file` is used in messages only. Throws Error.
-  static Node parse_json(std::string_view text, const std::string& file);
+  /// duplicate keys, nesting <= 64, at most 16 MiB and 2^20 values). `file` is used in messages
+  /// only, and `first_line` is the number that the text's first line has in it. Throws Error.
+  static Node parse_json(std::string_view text, const std::string& file, int first_line = 1);
 
-  /// Parses YAML under the same limits, without aliases. Throws Error.
+  /// Parses YAML of at most 1 MiB, else under the same limits, without aliases. Throws Error.
   static Node parse_yaml(std::string_view text, const std::string& file);
 
   /// Reads and parses a file. Throws Error with the system's reason when it cannot be read.
@@ -69,7 +77,11 @@ class TCAST_API Node {
   /// true is not 1. Throws Error saying what was expected and what was found.
   bool as_bool() const;
   std::int64_t as_int() const;
+  /// From `least` to `most`.
+  std::int64_t as_int(std::int64_t least, std::int64_t most) const;
   double as_number() const;
+  /// Neither NaN nor infinite, from `least` to `most`.
+  double as_number(double least, double most) const;
   std::string as_string() const;
 
   /// The value as JSON on one line; numbers as they were written.

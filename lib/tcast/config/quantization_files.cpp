@@ -81,7 +81,8 @@ std::vector<QuantizationFile> quantization_files(const HfConfig& config) {
   return files;
 }
 
-std::string hinted_quantization(const HfConfig& config) {
+std::string hinted_quantization(const HfConfig& whole) {
+  const HfConfig config = whole.as_written();
   const fs::path file = config.file();
   // A config.json is named by its folder; "." and "" name nothing.
   const bool plain = file.filename() == "config.json";

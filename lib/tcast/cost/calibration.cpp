@@ -63,8 +63,8 @@ MatMul product(const ProductSize& size, DType dtype, DType output) {
 GroupedMatMul experts(std::int64_t active, std::int64_t rows, std::int64_t n, std::int64_t k,
                       DType dtype, DType output) {
   GroupedMatMul op{.experts = active,
-                   .active_experts = active,
-                   .rows = rows,
+                   .distinct_experts = static_cast<double>(active),
+                   .rows = static_cast<double>(rows),
                    .n = n,
                    .k = k,
                    .input = dtype,

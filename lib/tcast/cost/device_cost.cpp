@@ -21,7 +21,7 @@ class OperatorCosts final : public CostModel {
         for_all_.add(*entry);
       } else if (same_device(entry->pattern.substr(at + 1), device.name)) {
         RegistryEntry<OperatorCost> one = *entry;
-        one.pattern = one.pattern.substr(0, at);
+        one.pattern = std::string_view(one.pattern).substr(0, at);
         for_device_.add(std::move(one));
       }
     }
@@ -31,13 +31,7 @@ class OperatorCosts final : public CostModel {
     const OpEstimate fallback = below_.estimate(record);
     const auto* const entry = find(record);
     if (entry == nullptr) return fallback;
-    OpEstimate estimate = entry->value(record, {device_, fallback});
-    if (!(estimate.total_s >= 0) || estimate.total_s > 1e18) {
-      throw Error(fmt::format("the cost of '{}' ({}) is {} s", name_of(record), entry->place(),
-                              estimate.total_s),
-                  "a time is a number >= 0");
-    }
-    return estimate;
+    return entry->call(record, OperatorCostContext{device_, fallback});
   }
 
   std::string explain(const OpRecord& record) const override {
@@ -61,7 +55,56 @@ class OperatorCosts final : public CostModel {
   Registry<OperatorCost> for_all_{"operator cost"};
 };
 
+/// A plugin's cost model.
+class GuardedCostModel final : public CostModel {
+ public:
+  GuardedCostModel(const Registered& by, std::unique_ptr<CostModel> model)
+      : by_(by), model_(std::move(model)) {}
+
+  OpEstimate estimate(const OpRecord& record) const override {
+    return guarded(by_, "estimate",
+                   [&] { return Checked<OpEstimate>::of(by_, model_->estimate(record)); });
+  }
+
+  std::string explain(const OpRecord& record) const override {
+    return guarded(by_, "explain", [&] { return model_->explain(record); });
+  }
+
+ private:
+  Registered by_;
+  std::unique_ptr<CostModel> model_;
+};
+
 }  // namespace
+
+OpEstimate Checked<OpEstimate>::of(const Registered& by, OpEstimate estimate) {
+  constexpr double most_s = 1e18;
+  const auto sensible = [](double seconds) { return seconds >= 0 && seconds <= most_s; };
+  // Once for each operator: what is wrong is looked for when something is.
+  if (!(sensible(estimate.total_s) && sensible(estimate.compute_s) && sensible(estimate.memory_s) &&
+        sensible(estimate.network_s) && sensible(estimate.overhead_s))) {
+    const std::pair<const char*, double> times[] = {
+        {"total_s", estimate.total_s},       {"compute_s", estimate.compute_s},
+        {"memory_s", estimate.memory_s},     {"network_s", estimate.network_s},
+        {"overhead_s", estimate.overhead_s},
+    };
+    for (const auto& [name, seconds] : times) {
+      if (sensible(seconds)) continue;
+      by.refuse(fmt::format("its estimate has {} = {}", name, seconds), "a time is a number >= 0");
+    }
+  }
+  if (estimate.bound > Bound::launch || estimate.source > Source::assumed) {
+    by.refuse("its estimate has a bound or a source that there is none of");
+  }
+  Checked<OpWork>::require(by, estimate.work);
+  return estimate;
+}
+
+std::unique_ptr<CostModel> Checked<std::unique_ptr<CostModel>>::of(
+    const Registered& by, std::unique_ptr<CostModel> model) {
+  if (model == nullptr) by.refuse("it made nothing", "return a CostModel");
+  return std::make_unique<GuardedCostModel>(by, std::move(model));
+}
 
 const Registry<OperatorCost>& operator_costs() {
   return registry_of<OperatorCost>("operator_cost");
@@ -85,11 +128,8 @@ DeviceCost::DeviceCost(const DeviceProfile& device, RooflineOptions options,
                                                               : "known are " + join(known, ", "))
                                  : plugin);
     }
-    runner_ = entry->value(device, *top_);
-    if (runner_ == nullptr) {
-      throw Error(
-          fmt::format("the cost model '{}' ({}) made nothing", entry->pattern, entry->place()));
-    }
+    runner_ = entry->call(device, *top_);
+    runner_provenance_ = cost_models().provenance(*entry);
     top_ = runner_.get();
   }
   if (operator_costs().empty()) return;

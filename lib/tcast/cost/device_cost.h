@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "tcast/base/export.h"
@@ -22,6 +23,12 @@ using OperatorCost =
     std::function<OpEstimate(const OpRecord& record, const OperatorCostContext& context)>;
 TCAST_API const Registry<OperatorCost>& operator_costs();
 
+/// A cost model whose functions are called guarded.
+template <>
+struct TCAST_API Checked<std::unique_ptr<CostModel>> {
+  static std::unique_ptr<CostModel> of(const Registered& by, std::unique_ptr<CostModel> model);
+};
+
 /// Makes a cost model in place of the roofline, which is handed to it and outlives it. Registered
 /// under what --runner calls it.
 using CostModelFunction = std::function<std::unique_ptr<CostModel>(const DeviceProfile& device,
@@ -39,9 +46,13 @@ class TCAST_API DeviceCost {
   /// The uppermost of them. No plugins: the roofline itself, so that nobody pays for them.
   const CostModel& model() const { return *top_; }
 
+  /// Where the cost model in place of the roofline comes from; nothing: there is none.
+  const std::optional<Provenance>& runner() const { return runner_provenance_; }
+
  private:
   std::unique_ptr<RooflineModel> roofline_;
   std::unique_ptr<CostModel> runner_;
+  std::optional<Provenance> runner_provenance_;
   std::unique_ptr<CostModel> operators_;
   const CostModel* top_ = nullptr;
 };

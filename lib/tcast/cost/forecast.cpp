@@ -1,6 +1,7 @@
 #include "tcast/cost/forecast.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include <fmt/format.h>
 
@@ -15,6 +16,15 @@ constexpr std::size_t most_intervals = 64;
 
 /// With more chunks than this a single one does not show.
 constexpr std::int64_t most_chunks = 10'000;
+
+/// An operator whose sizes mean nothing (a negative number of rows) has work and time that do not.
+void require_sensible(const OpEstimate& estimate, const OpRecord& record) {
+  const auto sensible = [](double value) { return value >= 0 && std::isfinite(value); };
+  TCAST_CHECK(
+      sensible(estimate.total_s) && sensible(estimate.work.flops()) &&
+          sensible(estimate.work.bytes()),
+      fmt::format("the work of {} ({}) is a number >= 0", name_of(record), describe(record)));
+}
 
 /// Tokens of all requests together that a forecast is made for: far beyond any use, and small
 /// enough that sizes of single operators stay within 64 bits.
@@ -50,14 +60,16 @@ Workload prefill_workload(const ForecastRequest& request) {
   return {.phase = Phase::prefill,
           .batch = request.batch,
           .query_length = request.input_length,
-          .context_length = 0};
+          .context_length = 0,
+          .requests = request.requests};
 }
 
 Workload decode_workload(const ForecastRequest& request, std::int64_t context_length) {
   return {.phase = Phase::decode,
           .batch = request.batch,
           .query_length = 1,
-          .context_length = context_length};
+          .context_length = context_length,
+          .requests = request.requests};
 }
 
 /// The largest 1 <= x <= limit for which bytes(x), which never falls, is within `capacity`; 0 when
@@ -145,9 +157,10 @@ void Forecaster::price(const Workload& workload, PhaseForecast& phase) {
       OpRow& row = phase.ops.emplace_back();
       row.region = r;
       row.op = i;
-      row.calls = calls_of_region_[r];
+      row.calls = static_cast<double>(calls_of_region_[r]) * ops[i].runs;
       row.estimate = cost_.estimate(ops[i].record);
-      phase.total_s += static_cast<double>(row.calls) * row.estimate.total_s;
+      require_sensible(row.estimate, ops[i].record);
+      phase.total_s += row.calls * row.estimate.total_s;
     }
   }
   phase.activation = planner_.peak_of(graph);
@@ -162,7 +175,9 @@ double Forecaster::step_seconds(const ForecastRequest& request, std::int64_t con
   double seconds = 0;
   for (std::uint32_t r = 0; r < scratch_.region_count; ++r) {
     double region_s = 0;
-    for (const Op& op : scratch_.regions[r].ops) region_s += cost_.estimate(op.record).total_s;
+    for (const Op& op : scratch_.regions[r].ops) {
+      region_s += op.runs * cost_.estimate(op.record).total_s;
+    }
     seconds += static_cast<double>(calls_of_region_[r]) * region_s;
   }
   return seconds;
@@ -280,6 +295,7 @@ std::optional<std::int64_t> Forecaster::largest_batch(ForecastRequest request) {
   require_valid(request);
   const std::int64_t length = request.input_length + request.output_length;
   const std::int64_t limit = std::clamp<std::int64_t>(most_tokens / length, 1, search_limit);
+  request.requests = 0;  // all replicas have the largest batch
   return largest(limit, device_.memory_bytes, [&](std::int64_t batch) {
     request.batch = batch;
     return memory_of(request).total_bytes();

@@ -41,13 +41,15 @@ struct ForecastRequest {
   std::int64_t input_length = 512;
   std::int64_t output_length = 128;
   std::int64_t reserved_bytes = 0;  ///< of the device's memory, for others
+  /// Of all data-parallel replicas together (Workload::requests); 0: `batch` on each.
+  std::int64_t requests = 0;
 };
 
 /// An operator of a phase's graph, its cost, and how often it runs in the phase.
 struct OpRow {
   std::uint32_t region = 0;
-  std::uint32_t op = 0;  ///< index into Region::ops
-  std::int64_t calls = 0;
+  std::uint32_t op = 0;   ///< index into Region::ops
+  double calls = 0;       ///< calls of the region times Op::runs, so not always whole
   OpEstimate estimate{};  ///< of one call
 };
 

@@ -48,7 +48,7 @@ class TCAST_API MemoryPlanner {
     std::int32_t last_use = never;
     bool operator==(const DyingInput&) const = default;
   };
-  using DyingInputs = std::array<DyingInput, 6>;
+  using DyingInputs = std::array<DyingInput, max_operands>;
 
   /// What does not depend on the call: memory taken at each op by the region's own activations,
   /// and how long each input is needed. And the last answer, for calls that look the same.

@@ -46,6 +46,7 @@ struct Counter {
     work.cold_bytes += bytes_written;
   }
   void add(const OpWork& other) { work = other; }
+  void routing(const GroupedMatMul&) {}
 
   OpWork work;
 };
@@ -54,8 +55,10 @@ struct Counter {
 
 std::string number_text(double value) {
   constexpr double largest_exact = 9007199254740992.0;  // 2^53
-  if (value == std::floor(value) && std::abs(value) < largest_exact) {
-    return format_grouped(static_cast<std::int64_t>(value));
+  // Of a large number, what is behind the point says nothing.
+  constexpr double large = 1e6;
+  if ((value == std::floor(value) || std::abs(value) >= large) && std::abs(value) < largest_exact) {
+    return format_grouped(std::llround(value));
   }
   return fmt::format("{:.6g}", value);
 }
@@ -111,6 +114,36 @@ struct Writer {
   void write_cold(const char* what, const Number& bytes_written) { write(what, bytes_written); }
   void add(const OpWork&) {
     lines.emplace_back("the definition of the operator", "gives its work");
+  }
+
+  /// Where the expected rows and distinct experts come from.
+  void routing(const GroupedMatMul& op) {
+    const ExpertRouting& by = op.routing;
+    if (by.num_experts <= 0) return;
+    const std::string tokens = number_text(by.tokens);
+    const std::string held = number_text(static_cast<double>(op.experts));
+    lines.emplace_back("tokens of a pass (T)",
+                       fmt::format("{}, on all ranks that share the experts", tokens));
+    std::string rows;
+    std::string distinct;
+    if (by.skew <= 0) {
+      const std::string p = number_text(expert_probability(by, 0));
+      lines.emplace_back("chosen by a token (p)", fmt::format("top_k / num_experts = {} / {} = {}",
+                                                              by.top_k, by.num_experts, p));
+      rows = fmt::format("experts * p * T = {} * {} * {}", held, p, tokens);
+      distinct = fmt::format("experts * (1 - (1 - p)^T) = {} * (1 - (1 - {})^{})", held, p, tokens);
+    } else {
+      lines.emplace_back(
+          "chosen by a token (p_i)",
+          fmt::format("min(1, c * i^-{}) for number i of {} in popularity, {} together; p_1 = {}",
+                      number_text(by.skew), by.num_experts, by.top_k,
+                      number_text(expert_probability(by, 0))));
+      rows = fmt::format("sum over {} experts of p_i * T", held);
+      distinct = fmt::format("sum over {} experts of 1 - (1 - p_i)^{}", held, tokens);
+    }
+    lines.emplace_back("expected rows", fmt::format("{} = {}", rows, number_text(op.rows)));
+    lines.emplace_back("expected distinct experts",
+                       fmt::format("{} = {}", distinct, number_text(op.distinct_experts)));
   }
 
   void line(std::string what, const Number& term, const char* unit) {
@@ -176,32 +209,34 @@ void work(Form& f, const MatMul& op) {
 template <class Form>
 void work(Form& f, const GroupedMatMul& op) {
   if (op.rows <= 0 || op.n <= 0 || op.k <= 0) return;
-  const auto rows = f.size("rows", static_cast<double>(op.rows));
-  const auto active = f.size("active_experts", static_cast<double>(op.active_experts));
+  f.routing(op);
+  const auto rows = f.size("rows", op.rows);
+  const auto distinct = f.size("distinct_experts", op.distinct_experts);
   const auto n = f.size("n", static_cast<double>(op.n));
   const auto k = f.size("k", static_cast<double>(op.k));
   f.matrix("multiply-adds", 2.0 * rows * n * k, op.compute);
   f.read("x", rows * k * f.bytes(op.input));
-  f.read_cold("weights of experts with tokens", active * n * k * f.bytes(op.weight));
+  f.read_cold("weights of experts with tokens", distinct * n * k * f.bytes(op.weight));
   if (op.weight_scales > 0) {
-    f.read("weight scales", active *
+    f.read("weight scales", distinct *
                                 f.size("weight_scales", static_cast<double>(op.weight_scales)) *
                                 f.bytes(DType::f32));
   }
+  const auto held_rows = static_cast<double>(op.row_count());
   if (op.activation_scales > 0) {
     f.read("activation scales",
-           f.size("activation_scales", static_cast<double>(op.activation_scales)) *
+           rows * f.size("scales_per_row", static_cast<double>(op.activation_scales) / held_rows) *
                f.bytes(DType::f32));
   }
   if (needs_dequantization(op.weight, op.compute)) {
-    f.vector("dequantize the weights", active * n * k);
+    f.vector("dequantize the weights", distinct * n * k);
   } else if (op.weight_scales > 0 || op.activation_scales > 0) {
-    f.vector("apply scales", 2.0 * rows * n *
-                                 f.size("scale_groups", scale_groups(static_cast<double>(op.rows),
-                                                                     op.activation_scales)));
+    f.vector(
+        "apply scales",
+        2.0 * rows * n * f.size("scale_groups", scale_groups(held_rows, op.activation_scales)));
   }
   if (op.bias) {
-    f.read("biases", active * n * f.bytes(op.output));
+    f.read("biases", distinct * n * f.bytes(op.output));
     f.vector("add the biases", rows * n);
   }
   f.write("y", rows * n * f.bytes(op.output));
@@ -281,10 +316,11 @@ void work(Form& f, const Norm& op) {
 
 /// Operations per element.
 double elementwise_flops(ElementwiseKind kind) {
-  constexpr double silu = 4;       // -x, exp, 1 +, x /
-  constexpr double gelu = 5;       // x / sqrt(2), erf, 1 +, x *, / 2
-  constexpr double gelu_tanh = 9;  // x^3 in two, * a, + x, * b, tanh, 1 +, x *, / 2
-  constexpr double clamped = 10;   // min, two clamps, 1 +, * alpha, sigmoid in three, two products
+  constexpr double silu = 4;        // -x, exp, 1 +, x /
+  constexpr double gelu = 5;        // x / sqrt(2), erf, 1 +, x *, / 2
+  constexpr double gelu_tanh = 9;   // x^3 in two, * a, + x, * b, tanh, 1 +, x *, / 2
+  constexpr double quick_gelu = 5;  // * alpha, and silu's
+  constexpr double clamped = 10;    // min, two clamps, 1 +, * alpha, sigmoid in three, two products
   switch (kind) {
     case ElementwiseKind::add:
     case ElementwiseKind::multiply:
@@ -295,7 +331,12 @@ double elementwise_flops(ElementwiseKind kind) {
     case ElementwiseKind::tanh:
       return 1;
     case ElementwiseKind::clamp:
+    case ElementwiseKind::relu2:
+    case ElementwiseKind::relu_mul:
+    case ElementwiseKind::tanh_mul:
       return 2;
+    case ElementwiseKind::relu2_mul:
+      return 3;
     case ElementwiseKind::sigmoid:
     case ElementwiseKind::silu:
       return silu;
@@ -303,8 +344,13 @@ double elementwise_flops(ElementwiseKind kind) {
       return gelu;
     case ElementwiseKind::gelu_tanh:
       return gelu_tanh;
+    case ElementwiseKind::quick_gelu:
+      return quick_gelu;
+    case ElementwiseKind::sigmoid_mul:
     case ElementwiseKind::silu_mul:
       return silu + 1;
+    case ElementwiseKind::quick_gelu_mul:
+      return quick_gelu + 1;
     case ElementwiseKind::gelu_mul:
       return gelu + 1;
     case ElementwiseKind::gelu_tanh_mul:
@@ -509,9 +555,9 @@ void work(Form& f, const Collective& op) {
 
 template <class Form>
 void work(Form& f, const CustomOp& op) {
-  TCAST_CHECK(op.definition != nullptr && op.definition->work != nullptr,
+  TCAST_CHECK(op.definition != nullptr && !(op.definition->work.value == nullptr),
               "a custom operator has a definition with a cost");
-  f.add(op.definition->work(op));
+  f.add(op.definition->work.call(op));
 }
 
 }  // namespace

@@ -28,6 +28,12 @@ struct OpEstimate {
   Source source = Source::assumed;
 };
 
+/// What a plugin says of an operator: times of 0 to 1e18 s. Throws Error.
+template <>
+struct TCAST_API Checked<OpEstimate> {
+  static OpEstimate of(const Registered& by, OpEstimate estimate);
+};
+
 /// Says what an operator costs. Implementations are immutable and may be shared by threads.
 class TCAST_API CostModel {
  public:

@@ -248,13 +248,6 @@ std::string normalized(std::string_view name) {
   return result;
 }
 
-bool is_path(std::string_view text) {
-  const auto ends_with = [text](std::string_view end) {
-    return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
-  };
-  return text.find('/') != std::string_view::npos || ends_with(".yaml") || ends_with(".yml");
-}
-
 }  // namespace
 
 EffectivePeak DeviceProfile::matrix_peak(DType dtype) const {
@@ -374,54 +367,180 @@ std::string to_yaml(const DeviceProfile& device) {
   return text;
 }
 
-const Registry<DeviceFunction>& registered_devices() {
-  return registry_of<DeviceFunction>("device");
+// --- devices by name -----------------------------------------------------------------------------
+
+namespace {
+
+/// The entry that a name means, or null.
+const RegistryEntry<DeviceFunction>* find_device(std::string_view name) {
+  const auto [scope, rest] = split_scope(name);
+  for (const auto* entry : devices().entries()) {
+    if (scope.empty() ? !entry->scope.empty() : entry->scope_name() != scope) continue;
+    if (!is_literal_pattern(entry->pattern) || !same_device(entry->pattern, rest)) continue;
+    // Whether it is there twice, or belongs to a plugin that failed.
+    return devices().find(fmt::format("{}::{}", entry->scope_name(), entry->pattern));
+  }
+  return devices().find_of_plugin(name);
 }
 
-bool same_device(std::string_view a, std::string_view b) { return normalized(a) == normalized(b); }
-
-std::vector<std::string> device_names() {
-  std::vector<std::string> names = registered_devices().names();
-  for (const EmbeddedFile& file : embedded_devices()) names.emplace_back(file.key);
-  std::sort(names.begin(), names.end());
-  names.erase(std::unique(names.begin(), names.end()), names.end());
-  return names;
-}
-
-DeviceProfile load_device(std::string_view name_or_path) {
-  if (is_path(name_or_path)) {
-    const std::string path(name_or_path);
-    DeviceProfile device = read_device(Node::load_yaml(path));
-    device.file = path;
-    return device;
-  }
-  const std::string wanted = normalized(name_or_path);
-  for (const std::string& name : registered_devices().names()) {
-    if (normalized(name) != wanted) continue;
-    const auto& entry = *registered_devices().find(name);
-    DeviceProfile device = entry.value();
-    device.file = fmt::format("{} (plugin {})", entry.place(), entry.plugin);
-    return device;
-  }
-  for (const EmbeddedFile& file : embedded_devices()) {
-    if (normalized(file.key) != wanted) continue;
-    DeviceProfile device =
-        read_device(Node::parse_yaml(std::string_view(file.text, file.size), file.name));
-    device.file = file.name;
-    return device;
-  }
+[[noreturn]] void fail_unknown_device(std::string_view name) {
   // Compared as people compare them, shown as they are written.
-  const Names names = device_names();
+  const Names names = devices().names();
   Names comparable;
-  for (const std::string& name : names) comparable.push_back(normalized(name));
-  const std::string near = closest(wanted, comparable);
-  const std::string plugin = missing_plugin_hint("device", name_or_path);
+  for (const std::string& known : names) comparable.push_back(normalized(known));
+  const std::string near = closest(normalized(name), comparable);
+  const std::string plugin = missing_plugin_hint("device", name);
   std::string hint = fmt::format("{}{}known devices: {}; or give the path of a device YAML", plugin,
                                  plugin.empty() ? "" : "; ", join(names, ", "));
   for (std::size_t i = 0; i < names.size() && !near.empty(); ++i) {
     if (comparable[i] == near) hint = fmt::format("did you mean '{}'? {}", names[i], hint);
   }
-  throw Error(fmt::format("unknown device '{}'", printable(name_or_path)), hint);
+  throw Error(fmt::format("unknown device '{}'", printable(name)), hint);
+}
+
+// --- devices of plugins --------------------------------------------------------------------------
+
+/// Refuses numbers of a device that nothing can be computed with.
+class DeviceCheck {
+ public:
+  explicit DeviceCheck(const Registered& by) : by_(by) {}
+
+  void rate(std::string_view name, double value) const {
+    require(name, value, value > 0 && value <= 1e24, "a rate above 0");
+  }
+  void share(std::string_view name, double value) const {
+    require(name, value, value > 0 && value <= 1, "a share above 0 and at most 1");
+  }
+  void duration(std::string_view name, double value) const {
+    require(name, value, value >= 0 && value <= 1, "a time of 0 to 1 seconds");
+  }
+  void require(std::string_view name, double value, bool holds, std::string_view expected) const {
+    if (!holds) by_.refuse(fmt::format("its {} is {}, expected {}", name, value, expected));
+  }
+  void source(Source basis) const {
+    if (basis > Source::assumed) by_.refuse("it has a basis that there is none of");
+  }
+
+  void peaks(std::string_view unit, const PeakFlops& peaks) const {
+    source(peaks.basis);
+    for (int i = 0; i < dtype_count; ++i) {
+      const auto dtype = static_cast<DType>(i);
+      if (peaks[dtype] != 0) rate(fmt::format("{} peak of {}", unit, name_of(dtype)), peaks[dtype]);
+    }
+  }
+
+  void efficiency(OpClass op_class, const ClassEfficiency& values) const {
+    const std::string_view name = name_of(op_class);
+    source(values.basis);
+    share(fmt::format("{} compute efficiency", name), values.compute);
+    share(fmt::format("{} memory efficiency", name), values.memory);
+    duration(fmt::format("{} overhead_s", name), values.overhead_s);
+    require(fmt::format("{} smooth_max", name), values.smooth_max, values.smooth_max >= 1,
+            "an exponent of at least 1");
+    for (const auto& product : values.products) {
+      if (!product) continue;
+      share(fmt::format("{} compute efficiency", name), product->compute);
+      share(fmt::format("{} memory efficiency", name), product->memory);
+    }
+  }
+
+  void interconnect(const Interconnect& levels) const {
+    if (levels.levels.size() > Interconnect::max_levels) {
+      by_.refuse(fmt::format("it has {} levels of interconnect, expected at most {}",
+                             levels.levels.size(), Interconnect::max_levels));
+    }
+    std::int64_t inner = 1;
+    for (const InterconnectLevel& level : levels.levels) {
+      source(level.basis);
+      const std::string name = fmt::format("interconnect '{}'", printable(level.name));
+      if (level.kind > LinkKind::crossbar) by_.refuse(name + " has a kind that there is none of");
+      require(name + " size", static_cast<double>(level.devices),
+              level.devices > inner && level.devices % inner == 0 && level.devices <= 1'000'000'000,
+              fmt::format("a multiple of the {} device(s) inside it", inner));
+      rate(name + " bandwidth_bytes_per_s", level.bandwidth_bytes_per_s);
+      share(name + " efficiency", level.efficiency);
+      duration(name + " latency_s", level.latency_s);
+      inner = level.devices;
+    }
+  }
+
+ private:
+  const Registered& by_;
+};
+
+}  // namespace
+
+DeviceProfile Checked<DeviceProfile>::of(const Registered& by, DeviceProfile device) {
+  const DeviceCheck check(by);
+  if (normalized(device.name).empty()) by.refuse("it has no name", "set DeviceProfile::name");
+  check.peaks("matrix", device.matrix);
+  check.peaks("vector", device.vector);
+  check.rate("vector peak of float32", device.vector[DType::f32]);
+  check.require("memory_bytes", static_cast<double>(device.memory_bytes), device.memory_bytes > 0,
+                "a size above 0");
+  check.rate("memory_bandwidth_bytes_per_s", device.memory_bandwidth_bytes_per_s);
+  check.source(device.memory_basis);
+  check.require("cache_bytes", static_cast<double>(device.cache_bytes), device.cache_bytes >= 0,
+                "a size of at least 0");
+  check.source(device.cache_basis);
+  if (device.cache_bytes > 0) {
+    check.rate("cache_bandwidth_bytes_per_s", device.cache_bandwidth_bytes_per_s);
+    check.require("cache_bandwidth_bytes_per_s", device.cache_bandwidth_bytes_per_s,
+                  device.cache_bandwidth_bytes_per_s >= device.memory_bandwidth_bytes_per_s,
+                  "at least the bandwidth of the memory");
+  }
+  for (int i = 0; i < op_class_count; ++i) {
+    const auto op_class = static_cast<OpClass>(i);
+    check.efficiency(op_class, device.efficiency_of(op_class));
+  }
+  check.interconnect(device.interconnect);
+  return device;
+}
+
+std::vector<RegistryEntry<DeviceFunction>> core_devices() {
+  std::vector<RegistryEntry<DeviceFunction>> entries;
+  for (const EmbeddedFile& file : embedded_devices()) {
+    const auto read = [&file] {
+      return read_device(Node::parse_yaml(std::string_view(file.text, file.size), file.name));
+    };
+    entries.push_back(
+        {{std::string_view(file.key), Origin::builtin, false, 0, std::string_view(file.name)},
+         DeviceFunction(read)});
+  }
+  return entries;
+}
+
+const Registry<DeviceFunction>& devices() {
+  return registry_of<DeviceFunction>("device", core_devices);
+}
+
+std::vector<std::string> device_names() { return devices().names(); }
+
+bool same_device(std::string_view a, std::string_view b) { return normalized(a) == normalized(b); }
+
+DeviceProfile make_device(const RegistryEntry<DeviceFunction>& entry) {
+  DeviceProfile device = entry.call();
+  device.provenance = devices().provenance(entry, same_device);
+  return device;
+}
+
+bool is_device_path(std::string_view text) {
+  const auto ends_with = [text](std::string_view end) {
+    return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
+  };
+  return text.find('/') != std::string_view::npos || ends_with(".yaml") || ends_with(".yml");
+}
+
+DeviceProfile load_device(std::string_view name_or_path) {
+  if (is_device_path(name_or_path)) {
+    const std::string path(name_or_path);
+    DeviceProfile device = read_device(Node::load_yaml(path));
+    device.provenance = {"device", device.name, Provenance::From::file, {}, path};
+    return device;
+  }
+  const auto* const entry = find_device(name_or_path);
+  if (entry == nullptr) fail_unknown_device(name_or_path);
+  return make_device(*entry);
 }
 
 }  // namespace tcast

@@ -62,10 +62,10 @@ struct ClassEfficiency {
 
 /// Everything that a cost model knows about a device. Plain data, read from YAML
 /// (configs/devices/*.yaml); every number belongs to a group that names its source.
-struct DeviceProfile {
+struct TCAST_API DeviceProfile {
   std::string name{};
   std::string description{};
-  std::string file{};  ///< where it was read
+  Provenance provenance{};  ///< who described it
 
   PeakFlops matrix{};
   PeakFlops vector{};
@@ -105,19 +105,35 @@ TCAST_API DeviceProfile read_device(const Node& root);
 /// The profile as YAML that read_device() reads back to the same profile.
 TCAST_API std::string to_yaml(const DeviceProfile& device);
 
-/// Makes a device that a plugin registered under its name.
+/// A device that can be computed with: it has a name, and every number is in the range that
+/// read_device() asks for. Throws Error.
+template <>
+struct TCAST_API Checked<DeviceProfile> {
+  static DeviceProfile of(const Registered& by, DeviceProfile device);
+};
+
+/// Makes a device. Registered under its name; the ones that are compiled in are, too.
 using DeviceFunction = std::function<DeviceProfile()>;
-TCAST_API const Registry<DeviceFunction>& registered_devices();
+TCAST_API const Registry<DeviceFunction>& devices();
+/// What tcast itself has there.
+TCAST_API std::vector<RegistryEntry<DeviceFunction>> core_devices();
 
 /// Whether two names mean the same device: compared without regard to case, '-', '_' and blanks.
 TCAST_API bool same_device(std::string_view a, std::string_view b);
 
-/// Names of the devices that are compiled in or registered, sorted.
+/// Names of all registered devices, sorted.
 TCAST_API std::vector<std::string> device_names();
 
-/// The device of that name (see same_device(); registered ones come first, "a100-80g");
-/// a text with a '/' or ending in .yaml or .yml is the path of a file instead. Throws Error that
-/// names the closest device and all of them.
+/// A registered device with where it comes from.
+TCAST_API DeviceProfile make_device(const RegistryEntry<DeviceFunction>& entry);
+
+/// Whether load_device() takes a text for the path of a file: it has a '/', or ends in .yaml or
+/// .yml.
+TCAST_API bool is_device_path(std::string_view text);
+
+/// The device of that name (see same_device(); a plugin's comes before a builtin one, which
+/// "builtin::a100-80g" means all the same; "plugin:name" that of one plugin), or of the file with
+/// that path. Throws Error that names the closest device and all of them.
 TCAST_API DeviceProfile load_device(std::string_view name_or_path);
 
 }  // namespace tcast

@@ -11,7 +11,9 @@
 
 #include "tcast/base/clock.h"
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 #include "tcast/exec/bf16.h"
+#include "tcast/exec/input_filler.h"
 #include "tcast/exec/kernels.h"
 #include "tcast/exec/memory.h"
 #include "tcast/exec/op_check.h"
@@ -99,6 +101,9 @@ struct PreparedRegion {
   std::vector<std::int64_t> offsets;  ///< of each tensor's storage in the arena; -1: elsewhere
 };
 
+/// An op's operands, and the scales that are known when it runs only.
+using OpInputs = std::array<Buffer, max_operands + 2>;
+
 /// Buffers of all tensors of a call on one rank.
 using CallBuffers = std::vector<Buffer>;
 
@@ -109,7 +114,9 @@ struct Program {
   /// Fixed scales of activations, as calibrated_scale() gave them: [call][rank][tensor].
   std::vector<std::vector<std::map<TensorId, float>>> scales;
   std::vector<std::int64_t> value_offsets;
-  std::int64_t weight_bytes_per_pass = 0;
+  std::int64_t weight_bytes_per_pass = 0;  ///< without experts
+  double expert_bytes = 0;                 ///< read by all passes since times were reset
+  std::int64_t passes = 0;                 ///< since then
 };
 
 const void* data_of(const Buffer& buffer) { return buffer.data; }
@@ -237,6 +244,7 @@ class Executor::Impl {
     set_token_ids(graph, program, 0, token_ids);
     for (std::int64_t rank = 0; rank < options_.ranks; ++rank) set_inputs(graph, program, rank);
     graph_ = &graph;
+    ++program.passes;
     // The memory of the others is used again.
     std::erase_if(logits_, [&graph](const auto& known) {
       return std::none_of(graph.outputs.begin(), graph.outputs.end(),
@@ -261,7 +269,9 @@ class Executor::Impl {
   };
   const Logits& logits(std::int64_t depth) const {
     const auto found = logits_.find(depth);
-    if (found == logits_.end()) throw InternalError(fmt::format("no logits of depth {}", depth));
+    if (found == logits_.end()) {
+      throw Error(fmt::format("the model has no logits of depth {}", depth));
+    }
     return found->second;
   }
 
@@ -270,7 +280,13 @@ class Executor::Impl {
     for (const auto& [key, time] : times_) list.push_back(time);
     return list;
   }
-  void reset_times() { times_.clear(); }
+  void reset_times() {
+    times_.clear();
+    for (Program& program : programs_) {
+      program.expert_bytes = 0;
+      program.passes = 0;
+    }
+  }
   const WorstOp& worst_op() const { return worst_; }
 
   ExecutorMemory memory() const {
@@ -288,14 +304,19 @@ class Executor::Impl {
   }
 
   const std::vector<std::string>& notes() const { return notes_; }
-  std::int64_t weight_bytes_per_pass() const {
-    return last_ == nullptr ? 0 : last_->weight_bytes_per_pass;
+  double weight_bytes_per_pass() const {
+    if (last_ == nullptr) return 0;
+    const double experts =
+        last_->passes > 0 ? last_->expert_bytes / static_cast<double>(last_->passes) : 0;
+    return static_cast<double>(last_->weight_bytes_per_pass) + experts;
   }
 
  private:
   /// Places for the values of a graph. No memory yet: only `bound` programs have it.
   Program& plan_memory(const Graph& graph) {
     TCAST_CHECK(graph.workload.executes, "a graph that is executed was traced for that");
+    require_fillers(graph);
+    require_logits(graph);
     Program& program = programs_[static_cast<std::size_t>(graph.workload.phase)];
     bool same = program.regions.size() == graph.region_count &&
                 program.value_offsets.size() == graph.values.size();
@@ -309,6 +330,25 @@ class Executor::Impl {
     }
     value_bytes_ = std::max(value_bytes_, plan_values(graph, program));
     return program;
+  }
+
+  static bool is_logits(const NamedValue& output) { return output.name == "logits"; }
+
+  static void require_logits(const Graph& graph) {
+    for (const NamedValue& output : graph.outputs) {
+      const DType dtype = graph.values[output.value].dtype;
+      if (!is_logits(output) || is_float(dtype)) continue;
+      throw Error(fmt::format("the model's logits are of dtype {}, expected a floating-point one",
+                              name_of(dtype)));
+    }
+    if (graph.outputs.empty() ||
+        std::any_of(graph.outputs.begin(), graph.outputs.end(), is_logits)) {
+      return;
+    }
+    std::vector<std::string> names;
+    for (const NamedValue& output : graph.outputs) names.push_back(printable(output.name));
+    throw Error(fmt::format("the model has no result named 'logits', only {}", join(names, ", ")),
+                "name it in forward: trace.output(\"logits\", value)");
   }
 
   void make_kernels(const Graph& graph, Program& program) {
@@ -343,7 +383,7 @@ class Executor::Impl {
         const Tensor& tensor = region.tensors[op.inputs[i]];
         if (tensor.kind == TensorKind::cache) {
           const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
-          const DType dtype = cache_dtype(ready.record);
+          const DType dtype = host_dtype(spec.dtype);
           const std::int64_t bytes =
               blocks_of(graph, spec) * layout_of(spec, dtype).bytes_per_block();
           foreseen_.caches[cache_key(graph, call, tensor, rank)] = bytes;
@@ -424,6 +464,10 @@ class Executor::Impl {
     std::string note;
     ready.record = host_substitute(op.record, host_, &note);
     add_note(note);
+    const auto caches = std::count_if(op.inputs.begin(), op.inputs.end(), [&](TensorId id) {
+      return region.tensors[id].kind == TensorKind::cache;
+    });
+    if (caches > 1) fail(region, op, fmt::format("it takes {} caches, not one", caches));
     ready.dequantized = false;
     ready.static_scale = false;
     ready.inputs.clear();
@@ -625,23 +669,35 @@ class Executor::Impl {
     for (std::size_t i = 0; i < region.ops.size(); ++i) {
       for (const TensorId id : region.ops[i].inputs) {
         if (region.tensors[id].kind != TensorKind::cache) continue;
-        cache_of(graph, index, region.tensors[id], rank, cache_dtype(prepared.ops[i].record));
+        cache_of(graph, index, region.tensors[id], rank);
       }
       bind_weights(region, region.ops[i], prepared.ops[i], call.member, rank, buffers);
-      program.weight_bytes_per_pass += bytes_read(region, region.ops[i], buffers);
+      const OpRecord& record = region.ops[i].record;
+      if (std::holds_alternative<Gather>(record) || std::holds_alternative<GroupedMatMul>(record)) {
+        continue;  // do not read all of their weights
+      }
+      program.weight_bytes_per_pass += parameter_bytes(region, region.ops[i], buffers);
     }
   }
 
-  /// Bytes of weights that an op reads: of experts, as many as the rows can choose.
-  static std::int64_t bytes_read(const Region& region, const Op& op, const CallBuffers& buffers) {
-    if (std::holds_alternative<Gather>(op.record)) return 0;
+  static std::int64_t parameter_bytes(const Region& region, const Op& op,
+                                      const CallBuffers& buffers) {
     std::int64_t bytes = 0;
     for (const TensorId id : op.inputs) {
       if (region.tensors[id].kind == TensorKind::parameter) bytes += buffers[id].bytes;
     }
-    const auto* grouped = std::get_if<GroupedMatMul>(&op.record);
-    if (grouped == nullptr) return bytes;
-    return bytes / grouped->experts * std::min(grouped->experts, grouped->rows);
+    return bytes;
+  }
+
+  /// Bytes of the experts to which tokens went.
+  static double expert_bytes(const Region& region, const Op& op, const GroupedMatMul& product,
+                             const CallBuffers& buffers) {
+    std::int64_t chosen = 0;
+    for (std::int64_t i = 0; i < product.experts; ++i) {
+      chosen += index_at(buffers[op.inputs[2]], product.first_expert + i) > 0 ? 1 : 0;
+    }
+    return static_cast<double>(parameter_bytes(region, op, buffers)) * static_cast<double>(chosen) /
+           static_cast<double>(product.experts);
   }
 
   // --- weights -----------------------------------------------------------------------------------
@@ -838,12 +894,12 @@ class Executor::Impl {
                                                       layout_of(spec, spec.dtype).block_tokens));
   }
 
-  Cache& cache_of(const Graph& graph, std::size_t call, const Tensor& tensor, std::int64_t rank,
-                  DType dtype) {
+  Cache& cache_of(const Graph& graph, std::size_t call, const Tensor& tensor, std::int64_t rank) {
     const Region& region = graph.regions[graph.calls[call].region];
+    const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
+    const DType dtype = host_dtype(spec.dtype);
     Cache& cache = caches_[cache_key(graph, call, tensor, rank)];
     if (cache.bytes == 0) {
-      const CacheSpec& spec = region.caches.at(static_cast<std::size_t>(tensor.index));
       const CacheLayout& layout = cache.view.layout = layout_of(spec, dtype);
       cache.view.batch = graph.workload.batch;
       const std::int64_t blocks = blocks_of(graph, spec);
@@ -864,12 +920,6 @@ class Executor::Impl {
     return cache;
   }
 
-  static DType cache_dtype(const OpRecord& record) {
-    if (const auto* append = std::get_if<CacheAppend>(&record)) return append->cache;
-    if (const auto* read = std::get_if<CacheRead>(&record)) return read->cache;
-    return std::get<Attention>(record).cache;
-  }
-
   // --- inputs and outputs ------------------------------------------------------------------------
 
   Buffer value_buffer(const Graph& graph, const Program& program, ValueId id,
@@ -882,7 +932,7 @@ class Executor::Impl {
 
   static const NamedValue* token_ids_of(const Graph& graph, std::int64_t depth) {
     for (const NamedValue& input : graph.inputs) {
-      if (input.name == "token ids" && input.depth == depth) return &input;
+      if (input.name == token_ids_input && input.depth == depth) return &input;
     }
     return nullptr;
   }
@@ -909,42 +959,12 @@ class Executor::Impl {
   }
 
   void set_inputs(const Graph& graph, const Program& program, std::int64_t rank) const {
-    const Workload& work = graph.workload;
     for (const NamedValue& input : graph.inputs) {
-      if (input.name == "token ids") continue;
-      const Buffer buffer = value_buffer(graph, program, input.value, rank);
-      if (input.name == "positions") {
-        for (std::int64_t i = 0; i < work.tokens(); ++i) {
-          set_index(buffer, i, work.context_length + i % work.query_length);
-        }
-      } else if (input.name == "last rows") {
-        for (std::int64_t i = 0; i < work.batch; ++i) {
-          set_index(buffer, i, (i + 1) * work.query_length - 1);
-        }
-      } else if (input.name == "attention mask") {
-        set_mask(buffer, work, input.span);
-      } else {
-        throw InternalError(fmt::format("nobody knows the input '{}'", input.name));
-      }
-    }
-  }
-
-  static void set_mask(const Buffer& buffer, const Workload& work, const AttentionSpan& span) {
-    void* data = buffer.data;
-    for (std::int64_t query = 0; query < work.query_length; ++query) {
-      const std::int64_t position = work.context_length + query;
-      for (std::int64_t key = 0; key < work.sequence_length(); ++key) {
-        const bool seen = !span.causal ||
-                          (key <= position && (span.window == 0 || position - key < span.window) &&
-                           (span.chunk == 0 || key / span.chunk == position / span.chunk));
-        const float value = seen ? 0.0f : -std::numeric_limits<float>::infinity();
-        const std::int64_t i = query * work.sequence_length() + key;
-        if (buffer.dtype == DType::bf16) {
-          static_cast<Bf16*>(data)[i] = to_bf16(value);
-        } else {
-          static_cast<float*>(data)[i] = value;
-        }
-      }
+      if (input.name == token_ids_input) continue;
+      const auto* const filler = input_fillers().find(input.name);
+      TCAST_CHECK(filler != nullptr, "inputs were looked at before");
+      filler->call(InputContext{graph.workload, input.span, rank},
+                   value_buffer(graph, program, input.value, rank));
     }
   }
 
@@ -954,7 +974,7 @@ class Executor::Impl {
       if (std::find(call.outputs.begin(), call.outputs.end(), named.value) == call.outputs.end()) {
         continue;
       }
-      TCAST_CHECK(named.name == "logits", "a model's results are logits");
+      if (!is_logits(named)) continue;
       Logits& logits = logits_[named.depth];
       logits.shape = graph.values[named.value].shape;
       logits.values.resize(static_cast<std::size_t>(options_.ranks));
@@ -983,6 +1003,11 @@ class Executor::Impl {
         }
       }
       note_time(region, call.region, i, op, ready, now_s() - start);
+      if (const auto* product = std::get_if<GroupedMatMul>(&op.record)) {
+        for (const CallBuffers& buffers : program.calls[index]) {
+          program.expert_bytes += expert_bytes(region, op, *product, buffers);
+        }
+      }
     }
     // What a region hands on without having made it.
     for (int i = 0; i < call.outputs.count; ++i) {
@@ -1000,7 +1025,7 @@ class Executor::Impl {
               PreparedOp& ready, std::int64_t rank) {
     const auto r = static_cast<std::size_t>(rank);
     CallBuffers& buffers = program.calls[call][r];
-    std::array<Buffer, 8> inputs;
+    OpInputs inputs;
     std::size_t used = 0;
     CacheView* view = nullptr;
     Cache* cache = nullptr;
@@ -1008,7 +1033,7 @@ class Executor::Impl {
       const TensorId id = op.inputs[i];
       const Tensor& tensor = region.tensors[id];
       if (tensor.kind == TensorKind::cache) {
-        cache = &cache_of(*graph_, call, tensor, rank, cache_dtype(ready.record));
+        cache = &cache_of(*graph_, call, tensor, rank);
         view = &cache->view;
         inputs[used] = {view->data, cache->bytes, view->layout.dtype, {}};
       } else {
@@ -1016,7 +1041,7 @@ class Executor::Impl {
       }
       ++used;
     }
-    std::array<Buffer, 4> outputs;
+    std::array<Buffer, max_operands> outputs;
     std::size_t results = 0;
     for (const TensorId id : op.outputs) outputs[results++] = buffers[id];
 
@@ -1056,7 +1081,8 @@ class Executor::Impl {
     if (const auto* route = std::get_if<Route>(&ready.record); route && options_.on_route) {
       options_.on_route({*route, path_of(region, op.scope), graph_->calls[call].member, rank,
                          first_token(region, op, route->tokens, rank), route->tokens, inputs[0],
-                         route->correction_bias ? inputs[1] : Buffer{}, outputs[0], outputs[1]});
+                         route->correction_bias ? inputs[1] : Buffer{}, outputs[0], outputs[1],
+                         graph_->workload.phase});
     }
   }
 
@@ -1104,7 +1130,7 @@ class Executor::Impl {
   }
 
   /// Integers of a cache mean multiples of a scale that leaves the first tokens some headroom.
-  static void set_cache_scale(Cache& cache, const std::array<Buffer, 8>& inputs, std::size_t used) {
+  static void set_cache_scale(Cache& cache, const OpInputs& inputs, std::size_t used) {
     float most = 0;
     for (std::size_t i = 0; i + 1 < used; ++i) most = std::max(most, largest_magnitude(inputs[i]));
     constexpr float headroom = 1.25f;
@@ -1422,6 +1448,6 @@ void Executor::reset_times() { impl_->reset_times(); }
 const WorstOp& Executor::worst_op() const { return impl_->worst_op(); }
 ExecutorMemory Executor::memory() const { return impl_->memory(); }
 const std::vector<std::string>& Executor::notes() const { return impl_->notes(); }
-std::int64_t Executor::weight_bytes_per_pass() const { return impl_->weight_bytes_per_pass(); }
+double Executor::weight_bytes_per_pass() const { return impl_->weight_bytes_per_pass(); }
 
 }  // namespace tcast

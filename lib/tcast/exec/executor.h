@@ -39,6 +39,7 @@ struct RoutingCall {
   Buffer bias;  ///< without data when there is none
   Buffer weights;
   Buffer experts;
+  Phase phase = Phase::prefill;  ///< of the pass
 };
 
 struct ExecutorOptions {
@@ -112,6 +113,7 @@ class Executor {
   Shape logits_shape(std::int64_t depth = 0) const;
 
   std::vector<OpTime> times() const;
+  /// Forgets times(), and what weight_bytes_per_pass() has counted.
   void reset_times();
   /// With Arithmetic::checked, over all runs.
   const WorstOp& worst_op() const;
@@ -119,9 +121,9 @@ class Executor {
   /// Dtypes that were replaced, such as "f8_e4m3 -> bf16"; each once.
   const std::vector<std::string>& notes() const;
 
-  /// Bandwidth-bound floor of a decode step: bytes of weights that one pass of the last graph
-  /// reads.
-  std::int64_t weight_bytes_per_pass() const;
+  /// Bytes of weights that one pass of the last graph's phase reads, which bound a decode step: of
+  /// experts those to which tokens went, on average over the passes.
+  double weight_bytes_per_pass() const;
 
  private:
   class Impl;

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "tcast/base/export.h"
+
 namespace tcast {
 
 /// Instruction sets that our own kernels are written for, each including those before it.
@@ -16,10 +18,10 @@ enum class Isa : std::uint8_t {
 inline constexpr int isa_count = 5;
 
 /// "baseline", "avx2", ..., as they appear in names of implementations.
-std::string_view name_of(Isa isa);
+TCAST_API std::string_view name_of(Isa isa);
 
 /// The best one that this processor and its operating system support. The first call asks the
 /// system for permission to use tiles.
-Isa host_isa();
+TCAST_API Isa host_isa();
 
 }  // namespace tcast

@@ -121,6 +121,10 @@ struct Substitute {
 
 }  // namespace
 
+void Buffers::fail_missing(std::size_t i) const {
+  throw InternalError(fmt::format("operand {} of {} was asked for", i, size()));
+}
+
 void Kernel::pack_weight(const Buffer&, const Buffer&) {
   TCAST_CHECK(false, "this kernel uses its weight as it is");
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tcast/base/export.h"
 #include "tcast/base/units.h"
 #include "tcast/exec/isa.h"
 #include "tcast/graph/op.h"
@@ -29,6 +30,21 @@ struct Buffer {
   /// Needed only by operators whose record does not say it all (broadcasting, Copy); a kernel that
   /// misses it takes the buffer as flat.
   Shape shape;
+};
+
+/// A few buffers in their order.
+class TCAST_API Buffers : public std::span<const Buffer> {
+ public:
+  using std::span<const Buffer>::span;
+
+  /// Throws InternalError when there are fewer.
+  const Buffer& operator[](std::size_t i) const {
+    if (i >= size()) fail_missing(i);
+    return data()[i];
+  }
+
+ private:
+  [[noreturn]] void fail_missing(std::size_t i) const;
 };
 
 /// How a layer's cache lies in memory: blocks of `block_tokens` tokens, and in a block, head after
@@ -65,17 +81,17 @@ struct CacheView {
 /// packed weight in the place of the plain one. An output may be the same memory as an input of the
 /// same size and dtype for softmax, norm, elementwise, rotary; else they must not overlap.
 struct KernelArgs {
-  std::span<const Buffer> inputs;
-  std::span<const Buffer> outputs;
+  Buffers inputs;
+  Buffers outputs;
   /// At least Kernel::scratch_bytes(), aligned to 64 bytes; contents do not matter.
   std::span<std::byte> scratch;
-  /// For paged Attention, CacheAppend and CacheRead: the cache that stands among the inputs, in
-  /// full.
+  /// For paged Attention, CacheAppend, CacheRead and registered operators: the cache that stands
+  /// among the inputs, in full.
   const CacheView* cache = nullptr;
 };
 
 /// One operator made ready for this processor.
-class Kernel {
+class TCAST_API Kernel {
  public:
   Kernel() = default;
   Kernel(const Kernel&) = delete;
@@ -134,7 +150,7 @@ struct KernelResult {
 /// Makes the kernel for a record. "Unsupported" (a collective in one process, a dtype that this
 /// processor lacks, a shape for which oneDNN has only its reference code) is a result; an Error is
 /// thrown only for sizes that no machine can hold.
-KernelResult make_kernel(const OpRecord& record, const KernelContext& context = {});
+TCAST_API KernelResult make_kernel(const OpRecord& record, const KernelContext& context = {});
 
 /// What the host is able to compute: see host_substitute.
 struct HostDTypes {
@@ -143,13 +159,14 @@ struct HostDTypes {
 };
 
 /// What a dtype becomes on such a host; the same when it is fine.
-DType substitute_dtype(DType dtype, const HostDTypes& host);
+TCAST_API DType substitute_dtype(DType dtype, const HostDTypes& host);
 
 /// The record with dtypes that this host lacks replaced (decision D9): 8-bit floats by bf16 after
 /// dequantization, 4-bit integers by 8-bit ones (and these like 8-bit floats where there are none),
 /// f16 by bf16, and bf16 by f32 where the processor has no bf16. `note`, if not null, receives what
 /// was replaced ("f8_e4m3 -> bf16"), or nothing.
-OpRecord host_substitute(const OpRecord& record, const HostDTypes& host, std::string* note);
+TCAST_API OpRecord host_substitute(const OpRecord& record, const HostDTypes& host,
+                                   std::string* note);
 
 /// How a timer or a test has to fill an operand.
 enum class OperandRole : std::uint8_t {
@@ -177,9 +194,9 @@ struct KernelOperands {
 };
 
 /// Operands of a record for which make_kernel gives a kernel.
-KernelOperands operands_of(const OpRecord& record);
+TCAST_API KernelOperands operands_of(const OpRecord& record);
 
 /// "2.6.3".
-std::string onednn_version();
+TCAST_API std::string onednn_version();
 
 }  // namespace tcast

@@ -756,9 +756,11 @@ class GroupedKernel final : public Kernel {
     expert_bytes_ = usual->packed_bytes();
     packed_layout_ = usual->packed_layout();
     packed_bytes_ = checked_mul(expert_bytes_, op_.experts, "grouped matmul");
-    const std::int64_t active = std::max<std::int64_t>(1, op_.active_experts);
-    for (const std::int64_t rows : {op_.rows / active, ceil_div(op_.rows, active)}) {
-      const Expert expert = expert_for(std::max<std::int64_t>(1, rows), reason);
+    // Those that most experts will want; others are made when they are needed.
+    const double usual_rows = op_.rows / std::max(1.0, op_.distinct_experts);
+    for (const double rows : {std::floor(usual_rows), std::ceil(usual_rows)}) {
+      const Expert expert =
+          expert_for(std::max<std::int64_t>(1, static_cast<std::int64_t>(rows)), reason);
       if (expert.kernel == nullptr) return reason;
       implementation_ = expert.kernel->implementation();
     }
@@ -781,7 +783,7 @@ class GroupedKernel final : public Kernel {
   /// One expert may get all rows.
   std::int64_t held_bytes() override {
     std::string reason;
-    const std::int64_t m = round_up(std::max<std::int64_t>(1, op_.rows), padding);
+    const std::int64_t m = round_up(std::max<std::int64_t>(1, op_.row_count()), padding);
     // What no kernel can be made for is refused for its size by whoever asks.
     const Kernel* const largest = kernel_for(m, reason);
     return working_bytes(largest == nullptr ? 0 : largest->scratch_bytes(), m, m);
@@ -816,7 +818,8 @@ class GroupedKernel final : public Kernel {
       row += count;
     }
     // Rows of other experts, and those of nobody.
-    if (row < op_.rows) std::fill_n(y.data + row * y_row, (op_.rows - row) * y_row, std::byte{0});
+    const std::int64_t rows = op_.row_count();
+    if (row < rows) std::fill_n(y.data + row * y_row, (rows - row) * y_row, std::byte{0});
   }
 
  private:

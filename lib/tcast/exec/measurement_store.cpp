@@ -7,17 +7,18 @@
 #include <cstring>
 #include <ctime>
 #include <filesystem>
+#include <system_error>
 #include <thread>
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 #include <sqlite3.h>
-#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tcast/base/clock.h"
 #include "tcast/base/error.h"
+#include "tcast/base/file.h"
 #include "tcast/base/text.h"
 
 namespace tcast {
@@ -26,9 +27,9 @@ namespace {
 namespace fs = std::filesystem;
 
 /// "tcas": how a file tells that it is a store.
-constexpr int application_id = 0x74636173;
-/// Of the tables below; a file with another one is set aside.
-constexpr int layout_version = 1;
+constexpr std::int32_t application_id = 0x74636173;
+/// Of the tables below.
+constexpr std::int32_t layout_version = 1;
 /// Other processes hold the file for milliseconds only.
 constexpr int busy_ms = 10'000;
 /// What a kill may cost at most, in time of measuring.
@@ -46,17 +47,109 @@ constexpr const char* tables[] = {
 };
 
 constexpr const char* store_hint = "choose another file with --store, or --no-store";
+/// How often a store is opened anew while other processes rename it.
+constexpr int most_attempts = 10;
 
-/// Why a file cannot serve as a store although it could be opened.
+[[noreturn]] void fail_store(const std::string& path, std::string_view reason) {
+  throw Error(fmt::format("{}: {}", printable(path, 4096), reason), store_hint);
+}
+
+[[noreturn]] void fail_system(const std::string& path, int reason) {
+  fail_store(path, std::generic_category().message(reason));
+}
+
+/// A store of this program that cannot serve: damaged, or older.
 struct Unusable {
   std::string reason;
 };
+
+/// The name of the open file now belongs to another one, or to none.
+struct Moved {};
+
+bool has_moved(sqlite3* db) {
+  int moved = 0;
+  return sqlite3_file_control(db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK &&
+         moved != 0;
+}
+
+/// An open file, closed at the end.
+class Descriptor {
+ public:
+  explicit Descriptor(int descriptor = -1) : descriptor_(descriptor) {}
+  Descriptor(Descriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(descriptor_, other.descriptor_);
+    return *this;
+  }
+  ~Descriptor() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  int number() const { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
+/// What processes agree on by locks on single bytes of the file that stands beside a store, because
+/// those on the store itself are SQLite's.
+enum class Agreement : std::uint8_t {
+  turn,  ///< exclusive: times ops
+  name,  ///< shared: uses the store under its name; exclusive: gives the name to another file
+};
+
+/// The system releases a lock when its holder ends, or closes the file. False: somebody else has
+/// it, or, with errno other than EAGAIN and EACCES, the file system has no locks.
+bool lock_byte(int file, Agreement what, short type, bool waits) {
+  struct flock lock {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = static_cast<off_t>(what);
+  lock.l_len = 1;
+  int result = 0;
+  do {
+    // Of the open file, not of the process: another store of this process has its own.
+    result = fcntl(file, waits ? F_OFD_SETLKW : F_OFD_SETLK, &lock);
+  } while (result != 0 && errno == EINTR);
+  return result == 0;
+}
+
+/// Holds a lock on the name of a store. Without a lock file there is none: the folder cannot be
+/// written, and nobody renames anything there.
+class NameLock {
+ public:
+  NameLock(const Descriptor& file, short type) : file_(file.number()) {
+    is_refused_ = file_ >= 0 && !lock_byte(file_, Agreement::name, type, true) && errno == EBADF;
+  }
+  NameLock(const NameLock&) = delete;
+  NameLock& operator=(const NameLock&) = delete;
+  ~NameLock() {
+    if (file_ >= 0) lock_byte(file_, Agreement::name, F_UNLCK, false);
+  }
+
+  /// An exclusive lock on a file that this user must not write.
+  bool is_refused() const { return is_refused_; }
+
+ private:
+  int file_;
+  bool is_refused_;
+};
+
+std::string lock_file_of(const std::string& path) { return path + ".lock"; }
+
+std::int32_t big_endian(const unsigned char* bytes) {
+  std::uint32_t value = 0;
+  for (int i = 0; i < 4; ++i) value = value << 8 | bytes[i];
+  return static_cast<std::int32_t>(value);
+}
 
 /// A prepared statement, bound and stepped through in order.
 class Statement {
  public:
   Statement(sqlite3* db, const std::string& sql) : db_(db) {
-    check(sqlite3_prepare_v2(db, sql.c_str(), -1, &statement_, nullptr));
+    const int result = sqlite3_prepare_v2(db, sql.c_str(), -1, &statement_, nullptr);
+    // Our own SQL is right: it is the tables that are not those of a store.
+    if (result == SQLITE_ERROR) throw Unusable{sqlite3_errmsg(db)};
+    check(result);
   }
   Statement(const Statement&) = delete;
   Statement& operator=(const Statement&) = delete;
@@ -100,8 +193,9 @@ class Statement {
   void check(int result) const {
     if (result == SQLITE_OK || result == SQLITE_DONE || result == SQLITE_ROW) return;
     if (result == SQLITE_NOTADB || result == SQLITE_CORRUPT) throw Unusable{sqlite3_errmsg(db_)};
-    throw Error(fmt::format("{}: {}", sqlite3_db_filename(db_, "main"), sqlite3_errmsg(db_)),
-                store_hint);
+    const std::string reason = sqlite3_errmsg(db_);
+    if (has_moved(db_)) throw Moved{};
+    fail_store(sqlite3_db_filename(db_, "main"), reason);
   }
 
   sqlite3* db_;
@@ -137,7 +231,12 @@ std::optional<StoredSession> session_of(const Statement& row, int column) {
   session.speed.bf16_flops_per_s = row.real(column + 2);
   session.canary_drift = row.real(column + 3);
   session.others_cpu_share = row.real(column + 4);
-  return session;
+  const auto is_rate = [](double value) { return value >= 0 && std::isfinite(value); };
+  const HostSpeed& speed = session.speed;
+  const bool sound = speed.read_bytes_per_s > 0 && is_rate(speed.read_bytes_per_s) &&
+                     is_rate(speed.f32_flops_per_s) && is_rate(speed.bf16_flops_per_s) &&
+                     is_rate(session.canary_drift) && is_rate(session.others_cpu_share);
+  return sound ? std::optional(session) : std::nullopt;
 }
 
 /// What measurement_of() reads, in its order.
@@ -147,55 +246,117 @@ const std::string columns =
 
 }  // namespace
 
+std::string unsound(const StoredMeasurement& stored) {
+  const Measurement& m = stored.measurement;
+  constexpr double longest_s = 1e9;
+  constexpr std::int64_t latest = 253402300799;  // the end of the year 9999
+  const auto within = [](double value, double least, double most) {
+    return value >= least && value <= most;  // and so no NaN
+  };
+  if (stored.host.empty() || stored.op.empty()) return "it has no host or no op";
+  const bool timed = m.unsupported.empty();
+  if (!within(m.seconds, 0, longest_s) || (timed && m.seconds == 0)) {
+    return fmt::format("{} seconds are no time", m.seconds);
+  }
+  if (!within(m.share, 0, 1) || m.share == 0) {
+    return fmt::format("share is above 0 and at most 1, got {}", m.share);
+  }
+  if (!within(m.spread, 0, longest_s) || !within(m.error, 0, longest_s) ||
+      !within(m.budget_s, 0, longest_s)) {
+    return fmt::format("spread {}, error {} and budget_s {} are 0 to 1e9", m.spread, m.error,
+                       m.budget_s);
+  }
+  if (m.samples < 0 || m.threads < 0) return "it has less than no samples or threads";
+  if (stored.taken_at < 0 || stored.taken_at > latest) {
+    return fmt::format("{} is no second of the years 1970 to 9999", stored.taken_at);
+  }
+  return {};
+}
+
+StoreState state_of_store(const std::string& path) {
+  // Of a database's first page: https://www.sqlite.org/fileformat2.html#the_database_header
+  constexpr std::size_t header_bytes = 100;
+  constexpr std::string_view magic("SQLite format 3\0", 16);
+  constexpr std::size_t version_at = 60;
+  constexpr std::size_t application_at = 68;
+
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) {
+    if (errno == ENOENT) return StoreState::absent;
+    fail_system(path, errno);
+  }
+  if (!S_ISREG(status.st_mode)) return StoreState::foreign;
+  // Closing it gives up this process's locks on the file: nobody holds one across a call.
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (file.number() < 0) {
+    if (errno == ENOENT) return StoreState::absent;
+    fail_system(path, errno);
+  }
+  unsigned char header[header_bytes];
+  const ssize_t size = pread(file.number(), header, header_bytes, 0);
+  if (size < 0) fail_system(path, errno);
+  if (size == 0) return StoreState::absent;
+  if (static_cast<std::size_t>(size) < header_bytes ||
+      std::memcmp(header, magic.data(), magic.size()) != 0 ||
+      big_endian(header + application_at) != application_id) {
+    return StoreState::foreign;
+  }
+  const std::int32_t version = big_endian(header + version_at);
+  if (version == layout_version) return StoreState::usable;
+  if (version <= 0) return StoreState::damaged;
+  return version > layout_version ? StoreState::newer : StoreState::older;
+}
+
 class MeasurementStore::Impl {
  public:
-  explicit Impl(std::string path) : path_(std::move(path)) {}
+  /// What stands beside the file is beside what a link leads to, as SQLite has it.
+  Impl(const std::string& path, Use use) : path_(follow_links(path)), use_(use) {}
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
+  const std::string& path() const { return path_; }
+
+  /// Runs a body; when the file turns out to be broken on the way, once more with a new file, and
+  /// when another process has put one in its place, once more with that.
+  template <class Body>
+  auto use(const Body& body) {
+    for (int attempt = 0; attempt < most_attempts; ++attempt) {
+      try {
+        prepare();
+        const NameLock lock(lock_file_, F_RDLCK);
+        open_file();
+        if (has_moved(db_)) throw Moved{};
+        return body();
+      } catch (const Moved&) {
+        close();
+      } catch (const Unusable& found) {
+        begin_anew(found.reason);
+      }
+    }
+    fail_store(path_, "other processes rename or remove it again and again");
+  }
+
   ~Impl() {
     try {
-      if (db_ != nullptr) flush();
+      if (!pending_.empty()) use([this] { flush(); });
     } catch (...) {
       // Measurements can be taken again.
     }
     close();
   }
 
-  const std::string& path() const { return path_; }
-
-  /// Runs a body; when SQLite finds the file broken on the way, once more with a new file.
-  template <class Body>
-  auto use(const Body& body) {
-    try {
-      try {
-        return body();
-      } catch (const Unusable& found) {
-        renew(found.reason);
-        return body();
-      }
-    } catch (const Unusable& found) {
-      throw Error(fmt::format("{}: {}", printable(path_), found.reason), store_hint);
-    }
-  }
-
   void open() {
-    std::error_code error;
-    const fs::path folder = fs::path(path_).parent_path();
-    if (!folder.empty()) fs::create_directories(folder, error);
-    if (error) {
-      throw Error(fmt::format("{}: {}", printable(folder.string()), error.message()), store_hint);
-    }
-    use([this] { open_file(); });
+    use([] {});
   }
 
   const std::string& warning() const { return warning_; }
 
   void close() {
-    if (db_ == nullptr) return;
     find_.reset();
     put_.reset();
     sqlite3_close(db_);
     db_ = nullptr;
+    // The folder may have been removed, and be made again with another one.
+    lock_file_ = Descriptor();
   }
 
   std::optional<Measurement> find(std::string_view host, std::string_view op) {
@@ -210,9 +371,10 @@ class MeasurementStore::Impl {
     }
     find_->bind(host, op);
     if (!find_->step()) return std::nullopt;
-    Measurement found = measurement_of(*find_, 0);
+    const StoredMeasurement found{std::string(host), std::string(op), measurement_of(*find_, 0), 0};
     find_->step();  // to its end, so that it holds no lock
-    return found;
+    if (!unsound(found).empty()) return std::nullopt;
+    return found.measurement;
   }
 
   /// Keeps it in memory until the next flush: the file is never locked while something is timed.
@@ -282,32 +444,79 @@ class MeasurementStore::Impl {
 
   sqlite3* db() const { return db_; }
 
+  /// Begins a new file in the place of one that is not usable.
+  void begin_anew(const std::string& reason) {
+    if (use_ == Use::look) fail_damaged(reason);
+    // A new file that is broken at once says something of the disk.
+    if (!warning_.empty()) fail_store(path_, printable(reason));
+    const std::string aside = set_aside();
+    close();
+    if (aside.empty()) return;  // another process was faster
+    warning_ =
+        fmt::format("{} is no sound measurement store of this version ({}); it was renamed to {}",
+                    printable(path_, 4096), printable(reason), printable(aside, 4096));
+  }
+
+  [[noreturn]] void fail_damaged(const std::string& reason) const {
+    throw Error(fmt::format("{} is damaged: {}", printable(path_, 4096), printable(reason)),
+                "'tcast store clear' begins anew; what was measured is lost");
+  }
+
  private:
+  /// Before anything is made: whether the file is, or may become, a store.
+  void prepare() {
+    if (db_ != nullptr) return;
+    switch (state_of_store(path_)) {
+      case StoreState::foreign:
+        refuse_foreign();
+      case StoreState::newer:
+        fail_store(path_, fmt::format("it was written by a newer tcast, whose stores this one "
+                                      "(layout {}) cannot read",
+                                      layout_version));
+      case StoreState::absent:
+        if (use_ == Use::look) fail_store(path_, "no such store");
+        make_folders();
+        break;
+      case StoreState::usable:
+      case StoreState::damaged:
+      case StoreState::older:
+        break;
+    }
+    const std::string lock_file = lock_file_of(path_);
+    constexpr int flags = O_CLOEXEC | O_NONBLOCK;
+    int file = use_ == Use::keep ? ::open(lock_file.c_str(), O_RDWR | O_CREAT | flags, 0666) : -1;
+    if (file < 0) file = ::open(lock_file.c_str(), O_RDONLY | flags);
+    lock_file_ = Descriptor(file);
+  }
+
   void open_file() {
-    if (db_ != nullptr) return;  // renew() has done it
-    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    if (db_ != nullptr) return;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX;
+    if (use_ == Use::keep) flags |= SQLITE_OPEN_CREATE;
     const int result = sqlite3_open_v2(path_.c_str(), &db_, flags, nullptr);
     if (result != SQLITE_OK) {
       const std::string reason = db_ != nullptr ? sqlite3_errmsg(db_) : "no memory";
       sqlite3_close(db_);
       db_ = nullptr;
-      throw Error(fmt::format("{}: {}", printable(path_), reason), store_hint);
+      fail_store(path_, reason);
     }
     sqlite3_busy_timeout(db_, busy_ms);
     if (is_store()) return;
+    if (use_ == Use::look) require_known();
     change([this] {
       if (is_store()) return;  // another process was faster
-      if (number("PRAGMA application_id") == application_id) {
-        throw Unusable{"it was made by another version"};
-      }
-      if (number("SELECT count(*) FROM sqlite_schema") > 0 ||
-          number("PRAGMA application_id") != 0) {
-        throw Unusable{"it is another program's database"};
-      }
+      require_known();
       for (const char* table : tables) run(table);
       run(fmt::format("PRAGMA application_id = {}", application_id));
       run(fmt::format("PRAGMA user_version = {}", layout_version));
     });
+  }
+
+  void make_folders() const {
+    std::error_code error;
+    const fs::path folder = fs::path(path_).parent_path();
+    if (!folder.empty()) fs::create_directories(folder, error);
+    if (error) fail_store(folder.string(), error.message());
   }
 
   bool is_store() {
@@ -315,38 +524,56 @@ class MeasurementStore::Impl {
            number("PRAGMA user_version") == layout_version;
   }
 
-  /// Begins a new file in the place of one that is not usable.
-  void renew(const std::string& reason) {
-    close();
-    const std::string aside = set_aside();
-    warning_ =
-        fmt::format("{} is no sound measurement store of this version ({}); it was renamed to {}",
-                    printable(path_), reason, printable(aside));
-    open_file();
+  /// Throws for what is not empty and no store of this version.
+  void require_known() {
+    if (number("PRAGMA application_id") == application_id) {
+      throw Unusable{number("PRAGMA user_version") > 0 ? "it was made by an older version"
+                                                       : "it has lost its version"};
+    }
+    if (number("PRAGMA application_id") != 0 || number("SELECT count(*) FROM sqlite_schema") > 0) {
+      refuse_foreign();
+    }
   }
 
-  /// Renames the file, and what SQLite keeps beside it; returns the new name.
-  std::string set_aside() const {
-    std::string name;
-    for (int i = 1;; ++i) {
-      name = fmt::format("{}.set-aside-{}", path_, i);
-      if (!fs::exists(name)) break;
-    }
+  [[noreturn]] void refuse_foreign() {
+    close();
+    throw Error(fmt::format("{} is no measurement store of tcast, and is left as it is",
+                            printable(path_, 4096)),
+                store_hint);
+  }
+
+  /// Renames the open file, and what SQLite keeps beside it; returns the new name. Nothing, when
+  /// another process has done so: the name then belongs to another file, which must stay.
+  std::string set_aside() {
+    // Nobody is within a call meanwhile. SQLite finds a journal by the name of its database: who
+    // went on with the old file would take the new one's journal for its own.
+    const NameLock lock(lock_file_, F_WRLCK);
+    if (db_ == nullptr || has_moved(db_)) return {};
+    if (lock.is_refused()) fail_store(path_, "it is damaged, and belongs to another user");
+    const std::string name = free_name();
     std::error_code error;
-    fs::rename(path_, name, error);
-    if (error) {
-      throw Error(fmt::format("{} is no measurement store, and cannot be renamed: {}",
-                              printable(path_), error.message()),
-                  store_hint);
-    }
     for (const char* suffix : {"-journal", "-wal", "-shm"}) {
       fs::rename(path_ + suffix, name + suffix, error);
+    }
+    fs::rename(path_, name, error);
+    if (error) {
+      fail_store(path_, fmt::format("it is damaged, and cannot be renamed: {}", error.message()));
     }
     return name;
   }
 
+  std::string free_name() const {
+    for (int i = 1;; ++i) {
+      const std::string name = fmt::format("{}.set-aside-{}", path_, i);
+      struct stat status {};
+      if (lstat(name.c_str(), &status) != 0) return name;
+    }
+  }
+
   std::string path_;
+  Use use_;
   std::string warning_;
+  Descriptor lock_file_;
   sqlite3* db_ = nullptr;
   std::unique_ptr<Statement> find_;
   std::unique_ptr<Statement> put_;
@@ -354,7 +581,8 @@ class MeasurementStore::Impl {
   double flushed_s_ = now_s();
 };
 
-MeasurementStore::MeasurementStore(const std::string& path) : impl_(std::make_unique<Impl>(path)) {
+MeasurementStore::MeasurementStore(const std::string& path, Use use)
+    : impl_(std::make_unique<Impl>(path, use)) {
   impl_->open();
 }
 MeasurementStore::~MeasurementStore() = default;
@@ -425,81 +653,22 @@ void MeasurementStore::for_each(const std::function<void(const StoredMeasurement
   });
 }
 
-std::string MeasurementStore::export_text() const {
-  std::string text;
-  for_each([&text](const StoredMeasurement& stored) {
-    const Measurement& m = stored.measurement;
-    nlohmann::ordered_json line;
-    line["host"] = stored.host;
-    line["op"] = stored.op;
-    line["taken_at"] = stored.taken_at;
-    line["seconds"] = m.seconds;
-    line["spread"] = m.spread;
-    line["samples"] = m.samples;
-    line["threads"] = m.threads;
-    line["implementation"] = m.implementation;
-    line["onednn"] = m.onednn_version;
-    line["share"] = m.share;
-    line["error"] = m.error;
-    line["budget_s"] = m.budget_s;
-    line["substituted"] = m.substituted;
-    line["unsupported"] = m.unsupported;
-    text += line.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
-  });
-  return text;
-}
-
-std::int64_t MeasurementStore::import_text(std::string_view text, std::string_view source) {
-  std::vector<StoredMeasurement> list;
-  std::int64_t number = 0;
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = text.substr(begin, end - begin);
-    begin = end + 1;
-    ++number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    try {
-      const auto json = nlohmann::json::parse(line, nullptr, false);
-      if (json.is_discarded()) throw Error("it is not JSON");
-      StoredMeasurement& stored = list.emplace_back();
-      stored.host = json.at("host").get<std::string>();
-      stored.op = json.at("op").get<std::string>();
-      stored.taken_at = json.at("taken_at").get<std::int64_t>();
-      Measurement& m = stored.measurement;
-      m.seconds = json.at("seconds").get<double>();
-      m.spread = json.at("spread").get<double>();
-      m.samples = json.at("samples").get<int>();
-      m.threads = json.at("threads").get<int>();
-      m.implementation = json.at("implementation").get<std::string>();
-      m.onednn_version = json.at("onednn").get<std::string>();
-      m.share = json.at("share").get<double>();
-      m.error = json.at("error").get<double>();
-      m.budget_s = json.at("budget_s").get<double>();
-      m.substituted = json.at("substituted").get<std::string>();
-      m.unsupported = json.at("unsupported").get<std::string>();
-      const bool timed = m.unsupported.empty();
-      if (stored.host.empty() || stored.op.empty()) throw Error("it has no host or no op");
-      if (!std::isfinite(m.seconds) || !(timed ? m.seconds > 0 : m.seconds >= 0)) {
-        throw Error(fmt::format("{} seconds are no time", m.seconds));
-      }
-      if (!(m.share > 0 && m.share <= 1)) {
-        throw Error(fmt::format("share is above 0 and at most 1, got {}", m.share));
-      }
-    } catch (const std::exception& error) {
-      throw Error(fmt::format("{}:{}: expected a measurement as 'tcast store export' writes it: {}",
-                              printable(source), number, printable(error.what())),
-                  "nothing was imported");
-    }
-  }
+void MeasurementStore::put_all(const std::vector<StoredMeasurement>& list) {
   impl_->use([&] {
     impl_->change([&] {
       for (const StoredMeasurement& stored : list) impl_->write(stored);
     });
   });
-  return static_cast<std::int64_t>(list.size());
+}
+
+void MeasurementStore::require_writable() {
+  impl_->use([&] {
+    impl_->change([&] { impl_->run(fmt::format("PRAGMA user_version = {}", layout_version)); });
+  });
 }
 
 std::int64_t MeasurementStore::clear() {
+  if (const std::string broken = check(); !broken.empty()) impl_->begin_anew(broken);
   return impl_->use([&] {
     impl_->flush();
     std::int64_t measurements = 0;
@@ -521,19 +690,21 @@ std::string MeasurementStore::check() const {
   });
 }
 
+void MeasurementStore::require_sound() const {
+  if (const std::string broken = check(); !broken.empty()) impl_->fail_damaged(broken);
+}
+
 MeasurementStore::Turn::~Turn() {
   if (file_ >= 0) ::close(file_);
 }
 
 MeasurementStore::Turn MeasurementStore::take_turn(const std::function<void()>& waits) const {
-  const std::string name = path() + ".turn";
-  const int file = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (file < 0) {
-    throw Error(fmt::format("{}: {}", printable(name), std::strerror(errno)), store_hint);
-  }
+  const std::string name = lock_file_of(path());
+  const int file = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
+  if (file < 0) fail_system(name, errno);
   Turn turn(file);
-  while (::flock(file, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) break;  // no locks here: then there are no turns
+  while (!lock_byte(file, Agreement::turn, F_WRLCK, false)) {
+    if (errno != EAGAIN && errno != EACCES) break;  // no locks here: then there are no turns
     if (waits) waits();
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }

@@ -37,14 +37,39 @@ struct StoredHost {
   std::optional<StoredSession> session;
 };
 
+/// Whether a measurement may stand for a time: finite numbers in their ranges, and a name of what
+/// was timed where. Empty, or what is wrong with it.
+std::string unsound(const StoredMeasurement& stored);
+
+/// What a file is for somebody who wants to use it as a store.
+enum class StoreState {
+  absent,   ///< nothing there, or an empty file
+  usable,   ///< a store of this version; that it is sound shows when it is read
+  damaged,  ///< a store that has lost its version
+  older,    ///< of a version that is not read any more
+  newer,    ///< of a version that this program does not know yet
+  foreign,  ///< something else: a database of another program, another file, a folder, a pipe
+};
+
+/// Looks at the file's first bytes, and changes nothing. Throws Error when it cannot be read.
+StoreState state_of_store(const std::string& path);
+
 /// Measurements that outlive the process: one SQLite file, used by any number of processes at a
 /// time. Every change is a transaction, so that a process killed at any moment leaves a sound file.
-/// All members throw Error, with the file's name, when the file cannot be read or written.
+/// All members throw Error, with the file's name, when the file cannot be read or written. A file
+/// that is renamed or removed by another process meanwhile is opened, or made, anew.
 class MeasurementStore {
  public:
-  /// Opens the file, or makes it with the folders above it. A file that is something else, or
-  /// broken, also when that shows only later, is renamed ("FILE.set-aside-1") and a new one made.
-  explicit MeasurementStore(const std::string& path);
+  enum class Use {
+    look,  ///< only reads; the file must be there, and a damaged one is an Error
+    keep,  ///< also writes
+  };
+
+  /// With Use::keep the file is made, with the folders above it, when it is absent, and a store
+  /// that is damaged (also when that shows only later) or older is renamed ("FILE.set-aside-1") and
+  /// a new one made: by one process, whatever many find the damage. Everything else stays
+  /// untouched: it is an Error, and so is a newer store.
+  explicit MeasurementStore(const std::string& path, Use use = Use::keep);
   MeasurementStore(const MeasurementStore&) = delete;
   MeasurementStore& operator=(const MeasurementStore&) = delete;
   ~MeasurementStore();
@@ -53,6 +78,11 @@ class MeasurementStore {
   /// What was set aside and why, or nothing.
   const std::string& warning() const;
 
+  /// Writes a page for nothing: throws Error when measurements could not be kept. Called before
+  /// they are taken.
+  void require_writable();
+
+  /// Nothing for a measurement that is unsound().
   std::optional<Measurement> find(std::string_view host, std::string_view op) const;
   /// Keeps a measurement in the place of an older one. Written for good by flush(), which is also
   /// called now and then, and by the destructor.
@@ -65,14 +95,14 @@ class MeasurementStore {
   std::vector<StoredHost> hosts() const;
   /// In the order of host and op.
   void for_each(const std::function<void(const StoredMeasurement&)>& visit) const;
-  /// Everything as JSON, a line each, and back. A line that is no measurement is an Error that
-  /// names it, and then nothing is changed. Returns how many there were.
-  std::string export_text() const;
-  std::int64_t import_text(std::string_view text, std::string_view source);
-  /// Forgets everything; returns how many measurements that were.
+  /// Keeps all of them, or none.
+  void put_all(const std::vector<StoredMeasurement>& list);
+  /// Forgets everything; returns how many measurements that were. A damaged store is set aside.
   std::int64_t clear();
   /// Reads the whole file; what SQLite finds wrong with it, or nothing.
   std::string check() const;
+  /// Throws Error when check() finds something.
+  void require_sound() const;
 
   /// Held while ops are timed, by one process at a time, so that processes do not measure each
   /// other. The system releases it when its process ends, however it ends.

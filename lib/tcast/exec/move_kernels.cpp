@@ -267,7 +267,9 @@ class CopyKernel final : public MoveKernel {
   void move(const CopyPart& part, const Buffer& x, const Buffer& y) const {
     const std::int64_t element = bytes_of(1, op_.to);
     const std::int64_t bytes = fixed_bytes > 0 ? fixed_bytes : part.run * element;
-    const auto& [outer, middle, inner] = part.sizes;
+    const std::int64_t outer = part.sizes[0];
+    const std::int64_t middle = part.sizes[1];
+    const std::int64_t inner = part.sizes[2];
     const std::int64_t source_step = part.source_strides[2] * element;
     const std::int64_t target_step = part.target_strides[2] * element;
     parallel_ranges(

@@ -31,9 +31,10 @@ struct Describe {
   }
   KernelOperands operator()(const GroupedMatMul& op) const {
     KernelOperands result;
-    result.inputs = {activation({op.rows, op.k}, op.input),
+    const std::int64_t rows = op.row_count();
+    result.inputs = {activation({rows, op.k}, op.input),
                      weight({op.experts, op.n, op.k}, op.weight),
-                     {OperandRole::counts, {op.first_expert + op.experts}, DType::i64, op.rows}};
+                     {OperandRole::counts, {op.first_expert + op.experts}, DType::i64, rows}};
     if (op.weight_scales > 0) {
       result.inputs.push_back(parameter({op.experts, op.weight_scales}, DType::f32));
     }
@@ -41,7 +42,7 @@ struct Describe {
     if (op.activation_scales > 0) {
       result.inputs.push_back(activation({op.activation_scales}, DType::f32));
     }
-    result.outputs = {activation({op.rows, op.n}, op.output)};
+    result.outputs = {activation({rows, op.n}, op.output)};
     return result;
   }
   KernelOperands operator()(const Attention& op) const {
@@ -181,7 +182,7 @@ struct Describe {
   KernelOperands operator()(const Collective&) const { return none(); }
   KernelOperands operator()(const CustomOp& op) const {
     const auto* const entry = operator_operands().find(op.definition->name);
-    return entry == nullptr ? none() : entry->value(op);
+    return entry == nullptr ? none() : entry->call(op);
   }
 
  private:

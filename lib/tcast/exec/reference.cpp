@@ -117,7 +117,7 @@ struct Reference {
     std::size_t next = 3;
     const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
     const std::size_t biases = op.bias ? next++ : 0;
-    for (int64_t i = 0; i < op.rows * op.n; ++i) put(y(0), i, 0);
+    for (int64_t i = 0; i < op.row_count() * op.n; ++i) put(y(0), i, 0);
     int64_t row = 0;
     for (int64_t expert = 0; expert < op.first_expert; ++expert) row += whole(x(2), expert);
     for (int64_t expert = 0; expert < op.experts; ++expert) {
@@ -275,6 +275,7 @@ struct Reference {
   }
 
   static double apply(const Elementwise& op, double a, double b) {
+    const auto sigmoid = [](double v) { return 1 / (1 + std::exp(-v)); };
     const auto silu = [](double v) { return v / (1 + std::exp(-v)); };
     const auto gelu = [](double v) { return 0.5 * v * (1 + std::erf(v / std::sqrt(2.0))); };
     const auto gelu_tanh = [](double v) {
@@ -297,14 +298,28 @@ struct Reference {
         return gelu_tanh(a);
       case ElementwiseKind::relu:
         return std::max(a, 0.0);
+      case ElementwiseKind::relu2:
+        return std::max(a, 0.0) * std::max(a, 0.0);
       case ElementwiseKind::sigmoid:
-        return 1 / (1 + std::exp(-a));
+        return sigmoid(a);
+      case ElementwiseKind::quick_gelu:
+        return a * sigmoid(quick_gelu_alpha * a);
       case ElementwiseKind::silu_mul:
         return silu(a) * b;
       case ElementwiseKind::gelu_mul:
         return gelu(a) * b;
       case ElementwiseKind::gelu_tanh_mul:
         return gelu_tanh(a) * b;
+      case ElementwiseKind::relu_mul:
+        return std::max(a, 0.0) * b;
+      case ElementwiseKind::relu2_mul:
+        return std::max(a, 0.0) * std::max(a, 0.0) * b;
+      case ElementwiseKind::sigmoid_mul:
+        return sigmoid(a) * b;
+      case ElementwiseKind::quick_gelu_mul:
+        return a * sigmoid(quick_gelu_alpha * a) * b;
+      case ElementwiseKind::tanh_mul:
+        return std::tanh(a) * b;
       case ElementwiseKind::negate:
         return -a;
       case ElementwiseKind::tanh:

@@ -143,8 +143,10 @@ class NormKernel final : public OwnKernel {
 struct Broadcast {
   std::int64_t width = 1;
   bool one_value = false;
-  std::array<std::int64_t, 4> sizes{1, 1, 1, 1};
-  std::array<std::int64_t, 4> strides{};
+  /// Of the dimensions in front of the last one, innermost first.
+  std::size_t outer = 0;
+  std::array<std::int64_t, Shape::max_rank> sizes{};
+  std::array<std::int64_t, Shape::max_rank> strides{};
 
   static Broadcast from_shapes(const Shape& a, const Shape& b) {
     Broadcast result;
@@ -160,6 +162,7 @@ struct Broadcast {
       TCAST_CHECK(size == 1 || size == result.sizes[place],
                   fmt::format("{} does not stretch to {}", to_string(b), to_string(a)));
       stride *= size;
+      result.outer = place + 1;
     }
     TCAST_CHECK(b.rank() <= a.rank() && (result.one_value || b[b.rank() - 1] == result.width),
                 fmt::format("{} does not stretch to {}", to_string(b), to_string(a)));
@@ -174,7 +177,7 @@ struct Broadcast {
 
   std::int64_t offset(std::int64_t row) const {
     std::int64_t result = 0;
-    for (std::size_t i = 0; i < sizes.size(); ++i) {
+    for (std::size_t i = 0; i < outer; ++i) {
       result += row % sizes[i] * strides[i];
       row /= sizes[i];
     }

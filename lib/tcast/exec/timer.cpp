@@ -69,9 +69,9 @@ std::int64_t part_of(std::int64_t size, double share, std::int64_t multiple = 1)
   return std::clamp<std::int64_t>(round_up(std::max<std::int64_t>(1, wanted), multiple), 1, size);
 }
 
-double ratio(std::int64_t part, std::int64_t whole) {
-  return static_cast<double>(part) / static_cast<double>(whole);
-}
+double real(std::int64_t value) { return static_cast<double>(value); }
+
+double ratio(std::int64_t part, std::int64_t whole) { return real(part) / real(whole); }
 
 // --- making operators smaller --------------------------------------------------------------------
 
@@ -103,13 +103,15 @@ struct Shrink {
   ShrunkOp operator()(GroupedMatMul op) const {
     double done = 1;
     const std::int64_t n = op.n;
-    const std::int64_t active = std::max<std::int64_t>(1, op.active_experts);
-    op.active_experts = active;
-    const double left = cut(op.active_experts, share, 1, done);
-    op.experts = std::max(op.active_experts, op.experts * op.active_experts / active);
-    const std::int64_t rows = op.rows;
-    op.rows = std::max(op.active_experts, op.rows * op.active_experts / active);
-    if (op.activation_scales == rows) op.activation_scales = op.rows;
+    const std::int64_t all = std::max<std::int64_t>(1, std::llround(op.distinct_experts));
+    std::int64_t distinct = all;
+    const double left = cut(distinct, share, 1, done);
+    const std::int64_t rows = op.row_count();
+    const std::int64_t fewer = std::max(distinct, rows * distinct / all);
+    op.distinct_experts = real(distinct);
+    op.experts = std::max(distinct, op.experts * distinct / all);
+    op.rows = real(fewer);
+    if (op.activation_scales == rows) op.activation_scales = fewer;
     cut(op.n, left, 256, done);
     op.weight_scales = scales(op.weight_scales, n, op.n, op.k);
     return {op, done};
@@ -228,8 +230,6 @@ struct RoughWork {
   double bytes = 0;
 };
 
-double real(std::int64_t value) { return static_cast<double>(value); }
-
 struct Rough {
   RoughWork operator()(const MatMul& op) const {
     return {2.0 * real(op.batch) * real(op.m) * real(op.n) * real(op.k), op.compute,
@@ -237,8 +237,8 @@ struct Rough {
                               real(op.m) * real(op.n) * bits_of(op.output) / 8)};
   }
   RoughWork operator()(const GroupedMatMul& op) const {
-    return {2.0 * real(op.rows) * real(op.n) * real(op.k), op.compute,
-            real(op.active_experts) * real(op.n) * real(op.k) * bits_of(op.weight) / 8};
+    return {2.0 * op.rows * real(op.n) * real(op.k), op.compute,
+            op.distinct_experts * real(op.n) * real(op.k) * bits_of(op.weight) / 8};
   }
   RoughWork operator()(const Attention& op) const {
     const double keys = real(attended_keys(op.span, op.query_length, op.context_length));
@@ -327,10 +327,12 @@ void move_index(const Buffer& buffer, const Operand& operand) {
 
 void fill_counts(const Buffer& buffer, const GroupedMatMul& op) {
   auto* counts = static_cast<std::int64_t*>(static_cast<void*>(buffer.data));
-  const std::int64_t active = std::clamp<std::int64_t>(op.active_experts, 1, op.experts);
+  const std::int64_t rows = op.row_count();
+  const std::int64_t distinct =
+      std::clamp<std::int64_t>(std::llround(op.distinct_experts), 1, op.experts);
   for (std::int64_t expert = 0; expert < op.experts; ++expert) counts[expert] = 0;
-  for (std::int64_t i = 0; i < active; ++i) {
-    counts[op.experts * i / active] = op.rows * (i + 1) / active - op.rows * i / active;
+  for (std::int64_t i = 0; i < distinct; ++i) {
+    counts[op.experts * i / distinct] = rows * (i + 1) / distinct - rows * i / distinct;
   }
 }
 
@@ -447,7 +449,10 @@ OpRecord bounded(const OpRecord& record, std::int64_t memory_limit_bytes) {
     // The next run takes the weights behind this one's: with experts between that nobody reads, the
     // memory would hold so few of those read that they stay in the caches.
     GroupedMatMul op = *grouped;
-    op.experts = std::min(op.experts, std::max<std::int64_t>(1, op.active_experts));
+    TCAST_CHECK(
+        op.distinct_experts == std::round(op.distinct_experts) && op.rows == real(op.row_count()),
+        "products of whole numbers of experts and rows are timed");
+    op.experts = std::min(op.experts, std::max<std::int64_t>(1, std::llround(op.distinct_experts)));
     return op;
   }
   if (const auto* permute = std::get_if<Permute>(&record); permute && permute->expert > 0) {
@@ -469,6 +474,27 @@ OpRecord bounded(const OpRecord& record, std::int64_t memory_limit_bytes) {
 
 std::string signature_of(const OpRecord& record) {
   return fmt::format("{} {}", name_of(record), describe(record));
+}
+
+std::vector<WeightedOp> timed_in_place_of(const OpRecord& record) {
+  const auto* grouped = std::get_if<GroupedMatMul>(&record);
+  if (grouped == nullptr) return {{record}};
+  const double wanted = grouped->distinct_experts;
+  const auto with = [grouped](double distinct) {
+    GroupedMatMul op = *grouped;
+    op.rows = real(op.row_count());
+    op.distinct_experts = distinct;
+    op.routing = {};
+    return op;
+  };
+  constexpr double least_part = 1e-3;
+  const double nearest = std::round(wanted);
+  if (nearest >= 1 && std::abs(wanted - nearest) < least_part * wanted) return {{with(nearest)}};
+  const double below = std::floor(wanted);
+  std::vector<WeightedOp> ops;
+  if (below >= 1) ops.push_back({with(below), 1 - (wanted - below)});
+  ops.push_back({with(below + 1), wanted - below});
+  return ops;
 }
 
 ShrunkOp shrink(const OpRecord& record, double share) {

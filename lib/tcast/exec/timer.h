@@ -32,6 +32,8 @@ struct Measurement {
   double budget_s = 0;  ///< of the session that it was taken in
   /// dtypes that this host lacks and what stood in for them ("f8_e4m3 -> bf16"); empty if none.
   std::string substituted;
+  /// Sizes that were timed in place of the operator's, which stands between them; empty if none.
+  std::string between;
 
   bool supported() const { return unsupported.empty(); }
 };
@@ -104,6 +106,18 @@ class OpTimer {
 };
 
 // --- parts of the timer that need no clock -------------------------------------------------------
+
+/// An operator whose time counts in that of another, in proportion to `weight`.
+struct WeightedOp {
+  OpRecord record;
+  double weight = 1;
+};
+
+/// What is timed in place of an operator. A product of experts that expects a number of distinct
+/// experts which is not whole stands between those with the whole numbers below and above it, and
+/// its time on the line through theirs; no experts take no time. Less than a thousandth of the
+/// experts is not worth a timing of its own. Everything else is timed itself.
+std::vector<WeightedOp> timed_in_place_of(const OpRecord& record);
 
 /// An operator made smaller along a dimension in which its time grows evenly.
 struct ShrunkOp {

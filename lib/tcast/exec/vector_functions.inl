@@ -252,11 +252,62 @@ TCAST_INLINE void map_values(const T* a, T* y, std::int64_t count, Function func
   }
 }
 
+/// Calls use(f) with the function that an activation, or the activation of a gated form, computes;
+/// false for other kinds.
+template <class Use>
+TCAST_INLINE bool with_activation(ElementwiseKind kind, const Use& use) {
+  switch (kind) {
+    case ElementwiseKind::silu:
+    case ElementwiseKind::silu_mul:
+      use([](F u) { return u * logistic(u); });
+      return true;
+    case ElementwiseKind::gelu:
+    case ElementwiseKind::gelu_mul:
+      use([](F u) { return gelu(u); });
+      return true;
+    case ElementwiseKind::gelu_tanh:
+    case ElementwiseKind::gelu_tanh_mul:
+      use([](F u) { return gelu_tanh(u); });
+      return true;
+    case ElementwiseKind::relu:
+    case ElementwiseKind::relu_mul:
+      use([](F u) { return maximum(u, F{}); });
+      return true;
+    case ElementwiseKind::relu2:
+    case ElementwiseKind::relu2_mul:
+      use([](F u) { return maximum(u, F{}) * maximum(u, F{}); });
+      return true;
+    case ElementwiseKind::sigmoid:
+    case ElementwiseKind::sigmoid_mul:
+      use([](F u) { return logistic(u); });
+      return true;
+    case ElementwiseKind::quick_gelu:
+    case ElementwiseKind::quick_gelu_mul:
+      use([](F u) { return u * logistic(static_cast<float>(quick_gelu_alpha) * u); });
+      return true;
+    case ElementwiseKind::tanh:
+    case ElementwiseKind::tanh_mul:
+      use([](F u) { return hyperbolic_tangent(u); });
+      return true;
+    default:
+      return false;
+  }
+}
+
 // Activations go through f32 once; the gated ones round the activation as the unfused pair of
 // operators would not, which is within one unit of the last place of the result.
 template <class T>
 static void elementwise(ElementwiseKind kind, const T* a, const T* b, T* y, std::int64_t count,
                         float constant) {
+  const bool gated = takes_two(kind);
+  const bool activation = with_activation(kind, [&](auto function) {
+    if (gated) {
+      map_pairs(a, b, y, count, [function](F u, F v) { return function(u) * v; });
+    } else {
+      map_values(a, y, count, function);
+    }
+  });
+  if (activation) return;
   switch (kind) {
     case ElementwiseKind::add:
     case ElementwiseKind::mask_add:
@@ -265,38 +316,11 @@ static void elementwise(ElementwiseKind kind, const T* a, const T* b, T* y, std:
     case ElementwiseKind::multiply:
       map_pairs(a, b, y, count, [](F u, F v) { return u * v; });
       break;
-    case ElementwiseKind::silu_mul:
-      map_pairs(a, b, y, count, [](F u, F v) { return u * logistic(u) * v; });
-      break;
-    case ElementwiseKind::gelu_mul:
-      map_pairs(a, b, y, count, [](F u, F v) { return gelu(u) * v; });
-      break;
-    case ElementwiseKind::gelu_tanh_mul:
-      map_pairs(a, b, y, count, [](F u, F v) { return gelu_tanh(u) * v; });
-      break;
     case ElementwiseKind::scale:
       map_values(a, y, count, [constant](F u) { return u * constant; });
       break;
-    case ElementwiseKind::silu:
-      map_values(a, y, count, [](F u) { return u * logistic(u); });
-      break;
-    case ElementwiseKind::gelu:
-      map_values(a, y, count, [](F u) { return gelu(u); });
-      break;
-    case ElementwiseKind::gelu_tanh:
-      map_values(a, y, count, [](F u) { return gelu_tanh(u); });
-      break;
-    case ElementwiseKind::relu:
-      map_values(a, y, count, [](F u) { return maximum(u, F{}); });
-      break;
-    case ElementwiseKind::sigmoid:
-      map_values(a, y, count, [](F u) { return logistic(u); });
-      break;
     case ElementwiseKind::negate:
       map_values(a, y, count, [](F u) { return -u; });
-      break;
-    case ElementwiseKind::tanh:
-      map_values(a, y, count, [](F u) { return hyperbolic_tangent(u); });
       break;
     case ElementwiseKind::clamp:
       map_values(a, y, count, [constant](F u) { return within(u, constant); });
@@ -304,12 +328,19 @@ static void elementwise(ElementwiseKind kind, const T* a, const T* b, T* y, std:
     case ElementwiseKind::clamped_swiglu:
       map_pairs(a, b, y, count, [constant](F u, F v) { return clamped_swiglu(u, v, constant); });
       break;
+    default:  // activations
+      break;
   }
 }
 
 template <class T>
 static void elementwise_scalar(ElementwiseKind kind, const T* a, float b, T* y, std::int64_t count,
                                float constant) {
+  if (!takes_two(kind)) return elementwise<T>(kind, a, a, y, count, constant);
+  const bool activation = with_activation(kind, [&](auto function) {
+    map_values(a, y, count, [b, function](F u) { return function(u) * b; });
+  });
+  if (activation) return;
   switch (kind) {
     case ElementwiseKind::add:
     case ElementwiseKind::mask_add:
@@ -318,21 +349,11 @@ static void elementwise_scalar(ElementwiseKind kind, const T* a, float b, T* y, 
     case ElementwiseKind::multiply:
       map_values(a, y, count, [b](F u) { return u * b; });
       break;
-    case ElementwiseKind::silu_mul:
-      map_values(a, y, count, [b](F u) { return u * logistic(u) * b; });
-      break;
-    case ElementwiseKind::gelu_mul:
-      map_values(a, y, count, [b](F u) { return gelu(u) * b; });
-      break;
-    case ElementwiseKind::gelu_tanh_mul:
-      map_values(a, y, count, [b](F u) { return gelu_tanh(u) * b; });
-      break;
     case ElementwiseKind::clamped_swiglu:
       map_values(a, y, count,
                  [b, constant](F u) { return clamped_swiglu(u, splat(b), constant); });
       break;
-    default:
-      elementwise<T>(kind, a, a, y, count, constant);
+    default:  // activations
       break;
   }
 }

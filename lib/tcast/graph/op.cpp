@@ -1,8 +1,14 @@
 #include "tcast/graph/op.h"
 
+#include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
+
+#include "tcast/base/error.h"
 
 namespace tcast {
 namespace {
@@ -37,8 +43,9 @@ OpClass op_class(const MatMul& op) {
   return op.m <= matvec_rows ? OpClass::matvec : OpClass::matmul;
 }
 OpClass op_class(const GroupedMatMul& op) {
-  return op.rows <= matvec_rows * op.active_experts ? OpClass::grouped_matvec
-                                                    : OpClass::grouped_matmul;
+  return op.rows <= static_cast<double>(matvec_rows) * op.distinct_experts
+             ? OpClass::grouped_matvec
+             : OpClass::grouped_matmul;
 }
 OpClass op_class(const Attention& op) {
   return op.query_length <= matvec_rows ? OpClass::decode_attention : OpClass::attention;
@@ -62,10 +69,18 @@ OpClass op_class(const CustomOp&) { return OpClass::custom; }
 
 // What is left out of a description never changes the work: epsilons, scales and other constants.
 // What is left out because it has its usual value is written whenever it has another one, so that
-// two ops of one name have the same description exactly when they are the same work.
+// two ops of one name have the same description exactly when they are the same work. Expected
+// numbers, which need not be whole, are written with six digits.
 
 std::string flag(bool set, std::string_view text) {
   return set ? std::string(text) : std::string();
+}
+
+/// Whole numbers in full.
+std::string expected(double number) {
+  constexpr double largest_exact = 9007199254740992.0;  // 2^53
+  return number == std::floor(number) && number < largest_exact ? fmt::format("{:.0f}", number)
+                                                                : fmt::format("{:.6g}", number);
 }
 
 std::string scales(std::int64_t weight, std::int64_t activation) {
@@ -90,8 +105,8 @@ std::string sizes(const MatMul& op) {
 }
 
 std::string sizes(const GroupedMatMul& op) {
-  return fmt::format("experts={}/{} rows={} n={} k={} ", op.active_experts, op.experts, op.rows,
-                     op.n, op.k) +
+  return fmt::format("experts={}/{} rows={} n={} k={} ", expected(op.distinct_experts), op.experts,
+                     expected(op.rows), op.n, op.k) +
          product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
          (op.first_expert > 0 ? fmt::format(" first={}", op.first_expert) : "") +
          scales(op.weight_scales, op.activation_scales);
@@ -165,7 +180,7 @@ std::string sizes(const Copy& op) {
 
 std::string sizes(const Route& op) {
   return fmt::format("tokens={} experts={} top_k={} {} {}", op.tokens, op.experts, op.top_k,
-                     op.score == RouterScore::softmax ? "softmax" : "sigmoid", brief(op.dtype)) +
+                     name_of(op.score), brief(op.dtype)) +
          (op.groups > 1 ? fmt::format(" groups={}/{}", op.topk_groups, op.groups) : "") +
          flag(op.groups > 1 && op.group_best == 1, " group_best=1") +
          flag(op.correction_bias, " correction_bias") + flag(op.normalize, " normalize");
@@ -207,6 +222,46 @@ std::string sizes(const CustomOp& op) {
 
 }  // namespace
 
+void Checked<OpWork>::require(const Registered& by, const OpWork& work) {
+  const auto sensible = [](double value) { return value >= 0 && std::isfinite(value); };
+  const bool fine = sensible(work.matrix_flops) && sensible(work.vector_flops) &&
+                    sensible(work.flops()) && sensible(work.read_bytes) &&
+                    sensible(work.write_bytes) && sensible(work.bytes()) && work.cold_bytes >= 0 &&
+                    work.cold_bytes <= work.bytes() && is_dtype(work.matrix_dtype) &&
+                    is_dtype(work.vector_dtype);
+  // Once for each operator: what is wrong is looked for when something is.
+  if (fine) return;
+  const std::pair<const char*, double> numbers[] = {
+      {"matrix_flops", work.matrix_flops}, {"vector_flops", work.vector_flops},
+      {"read_bytes", work.read_bytes},     {"write_bytes", work.write_bytes},
+      {"cold_bytes", work.cold_bytes},
+  };
+  for (const auto& [name, value] : numbers) {
+    if (sensible(value)) continue;
+    by.refuse(fmt::format("its work has {} = {}", name, value), "work is a number >= 0");
+  }
+  if (!sensible(work.flops()) || !sensible(work.bytes())) {
+    by.refuse("its work is more than any number", "work is a number >= 0");
+  }
+  for (const DType dtype : {work.matrix_dtype, work.vector_dtype}) {
+    if (is_dtype(dtype)) continue;
+    by.refuse(fmt::format("its work has the dtype number {}, which there is none of",
+                          static_cast<int>(dtype)));
+  }
+  by.refuse(
+      fmt::format("its work has cold_bytes = {}, more than the {} bytes that are read and "
+                  "written",
+                  work.cold_bytes, work.bytes()));
+}
+
+std::size_t OperatorSizes::checked(std::size_t i) const {
+  if (i >= size()) {
+    throw Error(
+        fmt::format("a registered operator has {} sizes, there is no sizes[{}]", size(), i));
+  }
+  return i;
+}
+
 std::string_view name_of(OpClass op_class) {
   constexpr std::array<std::string_view, op_class_count> names = {
       "matmul",  "grouped_matmul", "matvec",      "grouped_matvec", "attention", "decode_attention",
@@ -216,26 +271,47 @@ std::string_view name_of(OpClass op_class) {
 }
 
 std::string_view name_of(ElementwiseKind kind) {
-  constexpr std::array<std::string_view, 16> names = {
-      "add",    "multiply", "scale",    "silu",          "gelu",          "gelu_tanh",
-      "relu",   "sigmoid",  "silu_mul", "gelu_mul",      "gelu_tanh_mul", "mask_add",
-      "negate", "tanh",     "clamp",    "clamped_swiglu"};
+  constexpr std::array<std::string_view, 23> names = {
+      "add",           "multiply", "scale",     "silu",        "gelu",           "gelu_tanh",
+      "relu",          "relu2",    "sigmoid",   "quick_gelu",  "silu_mul",       "gelu_mul",
+      "gelu_tanh_mul", "relu_mul", "relu2_mul", "sigmoid_mul", "quick_gelu_mul", "tanh_mul",
+      "mask_add",      "negate",   "tanh",      "clamp",       "clamped_swiglu"};
   static_assert(static_cast<std::size_t>(ElementwiseKind::clamped_swiglu) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
+}
+
+namespace {
+
+constexpr std::pair<ElementwiseKind, ElementwiseKind> gated_forms[] = {
+    {ElementwiseKind::silu, ElementwiseKind::silu_mul},
+    {ElementwiseKind::gelu, ElementwiseKind::gelu_mul},
+    {ElementwiseKind::gelu_tanh, ElementwiseKind::gelu_tanh_mul},
+    {ElementwiseKind::relu, ElementwiseKind::relu_mul},
+    {ElementwiseKind::relu2, ElementwiseKind::relu2_mul},
+    {ElementwiseKind::sigmoid, ElementwiseKind::sigmoid_mul},
+    {ElementwiseKind::quick_gelu, ElementwiseKind::quick_gelu_mul},
+    {ElementwiseKind::tanh, ElementwiseKind::tanh_mul},
+};
+
+}  // namespace
+
+std::optional<ElementwiseKind> gated_form(ElementwiseKind activation) {
+  for (const auto& [plain, gated] : gated_forms) {
+    if (plain == activation) return gated;
+  }
+  return std::nullopt;
 }
 
 bool takes_two(ElementwiseKind kind) {
   switch (kind) {
     case ElementwiseKind::add:
     case ElementwiseKind::multiply:
-    case ElementwiseKind::silu_mul:
-    case ElementwiseKind::gelu_mul:
-    case ElementwiseKind::gelu_tanh_mul:
     case ElementwiseKind::mask_add:
     case ElementwiseKind::clamped_swiglu:
       return true;
     default:
-      return false;
+      return std::any_of(std::begin(gated_forms), std::end(gated_forms),
+                         [kind](const auto& forms) { return forms.second == kind; });
   }
 }
 
@@ -244,6 +320,28 @@ std::string_view name_of(CopyKind kind) {
                                                      "cast"};
   static_assert(static_cast<std::size_t>(CopyKind::cast) + 1 == names.size());
   return names[static_cast<std::size_t>(kind)];
+}
+
+namespace {
+
+constexpr std::array<std::string_view, 2> router_scores = {"softmax", "sigmoid"};
+static_assert(static_cast<std::size_t>(RouterScore::sigmoid) + 1 == router_scores.size());
+
+}  // namespace
+
+std::string_view name_of(RouterScore score) {
+  return router_scores[static_cast<std::size_t>(score)];
+}
+
+std::optional<RouterScore> parse_router_score(std::string_view name) {
+  for (std::size_t i = 0; i < router_scores.size(); ++i) {
+    if (router_scores[i] == name) return static_cast<RouterScore>(i);
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> router_score_names() {
+  return {router_scores.begin(), router_scores.end()};
 }
 
 std::string_view name_of(CollectiveKind kind) {

@@ -1,14 +1,19 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "tcast/base/export.h"
+#include "tcast/base/registry.h"
 #include "tcast/base/units.h"
 #include "tcast/graph/attention_span.h"
+#include "tcast/graph/expert_routing.h"
 #include "tcast/graph/tensor.h"
 
 // One record per kind of operator. A record holds everything that pricing the operator needs, in
@@ -98,15 +103,16 @@ struct MatMulStrides {
 };
 
 /// For every expert e: y_e[m_e, n] = x_e[m_e, k] * w_e[n, k]^T; sum of m_e is `rows`. When pricing,
-/// `rows` and `active_experts` (those with m_e > 0) are expected values of the busiest rank; when
-/// executing they come from the routing (decision D7).
-/// Inputs: x[rows, k], stacked w[experts, n, k], token counts, [weight scales], [biases[experts,
-/// n]], [activation scales]. Rows of experts that it does not have, and those of nobody, become 0.
+/// `rows` and `distinct_experts` (those with m_e > 0, whose weights are read) are expected values
+/// of the busiest rank, real numbers; when executing, m_e come from the routing and `rows` is
+/// whole, room for all that may come (decision D7). Inputs: x[row_count(), k], stacked w[experts,
+/// n, k], token counts, [weight scales], [biases[experts, n]], [activation scales]. Rows of experts
+/// that it does not have, and those of nobody, become 0.
 struct GroupedMatMul {
   std::int64_t experts = 0;
   std::int64_t first_expert = 0;  ///< the first one, of those that the token counts are of
-  std::int64_t active_experts = 0;
-  std::int64_t rows = 0;
+  double distinct_experts = 0;
+  double rows = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
   DType input = DType::bf16;
@@ -116,8 +122,12 @@ struct GroupedMatMul {
   bool bias = false;
   /// On the biases: 1 / ranks where the results of ranks are going to be added up.
   double bias_scale = 1;
-  std::int64_t weight_scales = 0;  ///< per expert
-  std::int64_t activation_scales = 0;
+  std::int64_t weight_scales = 0;      ///< per expert
+  std::int64_t activation_scales = 0;  ///< of row_count() rows
+  ExpertRouting routing{};             ///< that the expected values follow from, if they do
+
+  /// Rows of x and y: those that are expected, and the rest of the last one.
+  std::int64_t row_count() const { return static_cast<std::int64_t>(std::ceil(rows)); }
 
   bool operator==(const GroupedMatMul&) const = default;
 };
@@ -192,11 +202,18 @@ enum class ElementwiseKind : std::uint8_t {
   gelu,  ///< erf form
   gelu_tanh,
   relu,
+  relu2,  ///< the square of relu
   sigmoid,
+  quick_gelu,     ///< a * sigmoid(alpha * a)
   silu_mul,       ///< silu(a) * b: SwiGLU in one pass
   gelu_mul,       ///< gelu(a) * b, erf form
   gelu_tanh_mul,  ///< gelu(a) * b, tanh form
-  mask_add,       ///< adds the causal mask to scores; second operand is one mask for all heads
+  relu_mul,       ///< relu(a) * b, and so on
+  relu2_mul,
+  sigmoid_mul,
+  quick_gelu_mul,
+  tanh_mul,
+  mask_add,  ///< adds the causal mask to scores; second operand is one mask for all heads
   negate,
   tanh,
   clamp,  ///< to +-constant
@@ -204,8 +221,12 @@ enum class ElementwiseKind : std::uint8_t {
   clamped_swiglu,
 };
 inline constexpr double clamped_swiglu_alpha = 1.702;
+inline constexpr double quick_gelu_alpha = 1.702;
 /// Whether the kind has a second operand.
 TCAST_API bool takes_two(ElementwiseKind kind);
+/// The kind that multiplies an activation's result by a second operand in the same pass; nothing
+/// for what is no activation.
+TCAST_API std::optional<ElementwiseKind> gated_form(ElementwiseKind activation);
 TCAST_API std::string_view name_of(ElementwiseKind kind);
 
 /// Where a kind of two operands finds them: in tensors of their own, or in one whose rows hold
@@ -342,6 +363,11 @@ struct Copy {
 };
 
 enum class RouterScore : std::uint8_t { softmax, sigmoid };
+/// "softmax", "sigmoid": as configs spell it (scoring_func).
+TCAST_API std::string_view name_of(RouterScore score);
+/// Reads what name_of() returns; nothing for anything else.
+TCAST_API std::optional<RouterScore> parse_router_score(std::string_view name);
+TCAST_API std::vector<std::string> router_score_names();
 
 /// Chooses `top_k` of `experts` for each token from the router's logits, in one pass: score,
 /// add the correction bias (selection only), keep the best `topk_groups` of `groups` groups (a
@@ -438,10 +464,19 @@ struct Collective {
 /// An operator that somebody else registered: shapes, cost and, if given, a kernel.
 struct OperatorDefinition;
 
+/// The numbers that a registered operator is described by: at most eight. Throws Error for others.
+struct OperatorSizes : std::array<std::int64_t, 8> {
+  std::int64_t& operator[](std::size_t i) { return data()[checked(i)]; }
+  const std::int64_t& operator[](std::size_t i) const { return data()[checked(i)]; }
+
+ private:
+  TCAST_API std::size_t checked(std::size_t i) const;
+};
+
 /// A use of a registered operator. The meaning of `sizes` is the definition's own.
 struct CustomOp {
   const OperatorDefinition* definition = nullptr;
-  std::array<std::int64_t, 8> sizes{};
+  OperatorSizes sizes{};
   DType dtype = DType::bf16;
 
   bool operator==(const CustomOp&) const = default;
@@ -468,10 +503,24 @@ struct OpWork {
   double warm_bytes() const { return bytes() - cold_bytes; }
 };
 
-/// A registered operator (TCAST_REGISTER_OPERATOR): its name and its cost as a function of sizes.
+/// The work of a registered operator's use: numbers >= 0, of which no more bytes are cold than are
+/// read and written. Throws Error.
+template <>
+struct TCAST_API Checked<OpWork> {
+  static void require(const Registered& by, const OpWork& work);
+  static OpWork of(const Registered& by, const OpWork& work) {
+    require(by, work);
+    return work;
+  }
+};
+
+/// Work of a registered operator as a function of its sizes.
+using OperatorFunction = OpWork (*)(const CustomOp& op);
+
+/// A registered operator (TCAST_REGISTER_OPERATOR): its name and its work.
 struct OperatorDefinition {
   const char* name = "";
-  OpWork (*work)(const CustomOp& op) = nullptr;
+  RegistryEntry<OperatorFunction> work{};
 };
 
 /// "matmul", "attention", "silu_mul", "all_reduce", ...: the name in op tables.
@@ -487,6 +536,9 @@ struct Op {
   IdList inputs{};
   IdList outputs{};
   std::uint32_t scope = 0;  ///< index into Region::scopes
+  /// How often a call of the region is expected to run it: once, unless it depends on the routing,
+  /// as the products of one expert do in a loop over the experts. Executed, it always runs once.
+  double runs = 1;
 };
 
 }  // namespace tcast

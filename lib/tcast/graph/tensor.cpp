@@ -4,6 +4,25 @@
 
 namespace tcast {
 
+void Shape::fail_rank(std::size_t rank) {
+  throw Error(fmt::format("a tensor of rank {}, but at most {} are supported", rank, max_rank),
+              "flatten neighbouring dimensions");
+}
+
+void Shape::fail_dimension(int i) const {
+  throw Error(fmt::format("a tensor of shape {} has no dimension {}", to_string(*this), i));
+}
+
+void fail_operand_count() {
+  throw Error(fmt::format("an operator, or a call of a layer, has more than {} operands on a side",
+                          max_operands),
+              "join tensors, or compute in several operators");
+}
+
+void fail_operand_index(int index, std::size_t count) {
+  throw Error(fmt::format("there is no operand {} among {}", index, count));
+}
+
 std::string to_string(const Shape& shape) {
   std::string text = "[";
   for (int i = 0; i < shape.rank(); ++i) {

@@ -13,19 +13,21 @@
 
 namespace tcast {
 
-/// Dimensions of a tensor in PyTorch's order, outermost first; at most four.
+/// Dimensions of a tensor in PyTorch's order, outermost first; at most six. More dimensions, and
+/// dimensions that a shape does not have, are an Error (in a constant expression: do not compile).
 class Shape {
  public:
-  static constexpr int max_rank = 4;
+  static constexpr int max_rank = 6;
 
   constexpr Shape() = default;
   constexpr Shape(std::initializer_list<std::int64_t> dims) {
+    if (dims.size() > dims_.size()) fail_rank(dims.size());
     for (const std::int64_t dim : dims) dims_[static_cast<std::size_t>(rank_++)] = dim;
   }
 
   constexpr int rank() const { return rank_; }
-  constexpr std::int64_t operator[](int i) const { return dims_[static_cast<std::size_t>(i)]; }
-  constexpr void set(int i, std::int64_t value) { dims_[static_cast<std::size_t>(i)] = value; }
+  constexpr std::int64_t operator[](int i) const { return dims_[checked(i)]; }
+  constexpr void set(int i, std::int64_t value) { dims_[checked(i)] = value; }
 
   /// Number of elements; Shape{} is a scalar and has one. Throws Error on overflow.
   std::int64_t elements() const {
@@ -37,6 +39,14 @@ class Shape {
   constexpr bool operator==(const Shape&) const = default;
 
  private:
+  constexpr std::size_t checked(int i) const {
+    const auto index = static_cast<std::size_t>(i);
+    if (index >= rank_) fail_dimension(i);
+    return index;
+  }
+  [[noreturn]] TCAST_API static void fail_rank(std::size_t rank);
+  [[noreturn]] TCAST_API void fail_dimension(int i) const;
+
   std::array<std::int64_t, max_rank> dims_{};
   std::uint8_t rank_ = 0;
 };
@@ -64,6 +74,8 @@ struct ShardSegment {
   std::int64_t parts = 1;
 
   std::int64_t local_size() const { return ceil_div(size, parts); }
+
+  bool operator==(const ShardSegment&) const = default;
 };
 
 /// How a parameter is cut over `ranks` ranks: along `dim`, segment by segment; dim < 0: whole.
@@ -72,6 +84,8 @@ struct Shard {
   std::int64_t ranks = 1;
   std::int64_t stride = 1;  ///< between device numbers of neighbouring ranks
   std::vector<ShardSegment> segments{};
+
+  bool operator==(const Shard&) const = default;
 };
 
 /// How a weight is stored when it is quantized: the scales that go with it.
@@ -120,22 +134,41 @@ struct TCAST_API Parameter {
   Shape local_shape() const;
   /// Bytes of that slice; 0 when tied.
   std::int64_t local_bytes() const;
+
+  bool operator==(const Parameter&) const = default;
 };
 
 using TensorId = std::uint32_t;
 
+/// Most operands of an op, and most values that go into a call or come out of it.
+inline constexpr std::size_t max_operands = 6;
+/// Throws Error: somebody's module or operator has more than max_operands.
+[[noreturn]] TCAST_API void fail_operand_count();
+/// Throws Error: there is no operand `index` among `count`.
+[[noreturn]] TCAST_API void fail_operand_index(int index, std::size_t count);
+
 /// A few ids of tensors or values: a fixed list, so that tracing allocates nothing per op.
-struct IdList {
-  std::array<std::uint32_t, 6> ids{};
+class IdList {
+ public:
+  void push(std::uint32_t id) {
+    if (count == ids_.size()) fail_operand_count();
+    ids_[count++] = id;
+  }
+  void set(int i, std::uint32_t id) { ids_[checked(i)] = id; }
+  std::uint32_t operator[](int i) const { return ids_[checked(i)]; }
+  const std::uint32_t* begin() const { return ids_.data(); }
+  const std::uint32_t* end() const { return ids_.data() + count; }
+
   std::uint8_t count = 0;
 
-  void push(std::uint32_t id) {
-    TCAST_CHECK(count < ids.size(), "an op or a call has at most six operands on a side");
-    ids[count++] = id;
+ private:
+  std::size_t checked(int i) const {
+    const auto index = static_cast<std::size_t>(i);
+    if (index >= count) fail_operand_index(i, count);
+    return index;
   }
-  const std::uint32_t* begin() const { return ids.data(); }
-  const std::uint32_t* end() const { return ids.data() + count; }
-  std::uint32_t operator[](int i) const { return ids[static_cast<std::size_t>(i)]; }
+
+  std::array<std::uint32_t, max_operands> ids_{};
 };
 
 enum class TensorKind : std::uint8_t {

@@ -2,13 +2,39 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 
 namespace tcast {
 namespace {
 
 constexpr std::uint32_t graph_frame = 0;  // Value::frame of values that are graph values already
 constexpr std::uint32_t not_made = 0xffffffffU;
+
+/// Adds `more` to a size of the graph, before anything of that size is made. Throws TooLarge
+/// above `limit`.
+void grow(std::size_t& size, std::uint64_t more, std::size_t limit, const char* what) {
+  if (more > limit - size) {
+    throw TooLarge(
+        fmt::format("one forward pass of this model has more than {} {}",
+                    format_grouped(static_cast<std::int64_t>(limit)), what),
+        "let equal layers be traced once (no --no-reuse-layers) and experts be fused (no "
+        "--skip-step patch_moe), or build fewer layers with --num-hidden-layers");
+  }
+  size += more;
+}
+
+/// Gives back what a finished region of a graph of many has too much memory for. Small graphs keep
+/// it, so that tracing again allocates nothing.
+void shrink(const Graph& graph, Region& region) {
+  constexpr std::uint32_t few_regions = 256;
+  if (graph.region_count <= few_regions) return;
+  region.tensors.shrink_to_fit();
+  region.ops.shrink_to_fit();
+  region.scopes.shrink_to_fit();
+}
 
 }  // namespace
 
@@ -31,9 +57,16 @@ void Trace::finish() {
   }
 }
 
+bool Trace::has_output(std::string_view name, std::int64_t depth) const {
+  return std::any_of(results_.begin(), results_.end(), [&](const NamedResult& result) {
+    return result.name == name && result.depth == depth;
+  });
+}
+
 // --- regions -------------------------------------------------------------------------------------
 
 void Trace::open_region(std::int32_t member) {
+  grow(size_.calls, 1, max_graph_calls, "calls of regions");
   if (graph_.region_count == graph_.regions.size()) graph_.regions.emplace_back();
   const std::uint32_t id = graph_.region_count++;
   graph_.regions[id].clear();
@@ -55,6 +88,7 @@ void Trace::open_region(std::int32_t member) {
 void Trace::close_region() {
   if (current_ == 0) return;
   frames_[current_].open = false;
+  shrink(graph_, region());
   // An auto region in which nothing happened would be an empty call.
   if (region().ops.empty() && frames_[current_].call + 1 == graph_.calls.size() &&
       region().outputs.empty() && region().tensors.empty()) {
@@ -79,6 +113,7 @@ Value Trace::end_member(std::int64_t first, std::int64_t count, Value inner, Val
   const GraphValue value{traced.tensors[result_tensor].shape, traced.tensors[result_tensor].dtype};
   std::uint32_t chain_input = 0;
   while (traced.inputs.at(chain_input) != inner.tensor) ++chain_input;
+  shrink(graph_, traced);
   frames_[current_].open = false;
   current_ = 0;
 
@@ -90,6 +125,10 @@ Value Trace::end_member(std::int64_t first, std::int64_t count, Value inner, Val
 
 Value Trace::append_calls(Call call, std::uint32_t chain_input, std::int64_t first,
                           std::int64_t count, const GraphValue& result) {
+  if (count < 1) {
+    throw Error(fmt::format("a list member is called {} times, expected at least once", count));
+  }
+  grow(size_.calls, static_cast<std::uint64_t>(count), max_graph_calls, "calls of regions");
   ValueId last = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     last = static_cast<ValueId>(graph_.values.size());
@@ -98,7 +137,7 @@ Value Trace::append_calls(Call call, std::uint32_t chain_input, std::int64_t fir
     call.outputs.push(last);
     call.member = static_cast<std::int32_t>(first + i);
     graph_.calls.push_back(call);
-    call.inputs.ids[chain_input] = last;
+    call.inputs.set(static_cast<int>(chain_input), last);
   }
   return Value{graph_frame, last};
 }
@@ -108,7 +147,7 @@ Value Trace::replay(const MemberRegion& member, std::int64_t first, std::int64_t
   close_region();
   Call call = graph_.calls[member.call];
   const GraphValue result = graph_.values[call.outputs[0]];
-  call.inputs.ids[member.chain_input] = export_value(input);
+  call.inputs.set(static_cast<int>(member.chain_input), export_value(input));
   return append_calls(call, member.chain_input, first, count, result);
 }
 
@@ -133,6 +172,7 @@ ValueId Trace::export_value(Value value) {
 }
 
 Value Trace::capture(Value value) {
+  require(value);
   if (current_ == 0) open_region(-1);
   if (value.frame == current_) return value;
   for (const Capture& known : captures_) {
@@ -152,10 +192,34 @@ Value Trace::capture(Value value) {
 // --- scopes --------------------------------------------------------------------------------------
 
 void Trace::enter(const std::string& name, const std::string& class_name, bool in_list) {
+  constexpr std::size_t most_levels = 1000;
+  if (scopes_.size() >= most_levels) {
+    throw Error(fmt::format("more than {} modules call one another", most_levels),
+                "a module whose forward calls itself never ends");
+  }
   scopes_.push_back({&name, &class_name, in_list, not_made});
 }
 
+void Trace::note_failure() {
+  if (!failed_at_.empty()) return;
+  for (const PendingScope& scope : scopes_) {
+    if (scope.name->empty()) continue;
+    if (!failed_at_.empty()) failed_at_ += '.';
+    failed_at_ += *scope.name;
+  }
+}
+
 void Trace::leave() { scopes_.pop_back(); }
+
+std::string Trace::path() const {
+  std::string path;
+  for (const PendingScope& scope : scopes_) {
+    if (scope.name->empty()) continue;
+    if (!path.empty()) path += '.';
+    path += scope.in_list ? "*" : *scope.name;
+  }
+  return path.empty() ? "the root" : path;
+}
 
 std::uint32_t Trace::current_scope() {
   Region& open = region();
@@ -187,12 +251,21 @@ RotaryValues Trace::rotary(std::string_view set) const {
   for (const RotarySet& known : rotary_) {
     if (known.name == set) return known.values;
   }
-  throw InternalError("an attention module needs rotary values that the model did not provide");
+  throw Error(
+      fmt::format("an attention needs the rotary values '{}', which no rotary embedding of "
+                  "the model provided",
+                  set));
 }
 
 // --- tensors -------------------------------------------------------------------------------------
 
 TensorId Trace::new_tensor(const Shape& shape, DType dtype, TensorKind kind) {
+  TCAST_CHECK(is_dtype(dtype), "a tensor has a dtype that there is");
+  for (int i = 0; i < shape.rank(); ++i) {
+    TCAST_CHECK(shape[i] >= 0, "the sizes of a tensor are at least 0, not " + to_string(shape));
+  }
+  bytes_of(shape.elements(), dtype);  // throws when nothing can hold it
+  grow(size_.tensors, 1, max_graph_tensors, "tensors");
   Region& open = region();
   const auto id = static_cast<TensorId>(open.tensors.size());
   Tensor& made = open.tensors.emplace_back();
@@ -203,12 +276,23 @@ TensorId Trace::new_tensor(const Shape& shape, DType dtype, TensorKind kind) {
   return id;
 }
 
+void Trace::require(Value value) const {
+  const bool known =
+      value.frame == graph_frame
+          ? value.tensor < graph_.values.size()
+          : value.frame < frames_.size() &&
+                value.tensor < graph_.regions[frames_[value.frame].region].tensors.size();
+  TCAST_CHECK(known, "a value belongs to the pass that is traced");
+}
+
 Shape Trace::shape(Value value) const {
+  require(value);
   if (value.frame == graph_frame) return graph_.values[value.tensor].shape;
   return graph_.regions[frames_[value.frame].region].tensors[value.tensor].shape;
 }
 
 DType Trace::dtype(Value value) const {
+  require(value);
   if (value.frame == graph_frame) return graph_.values[value.tensor].dtype;
   return graph_.regions[frames_[value.frame].region].tensors[value.tensor].dtype;
 }
@@ -217,6 +301,9 @@ Value Trace::input(std::string_view name, const Shape& shape, DType dtype,
                    const AttentionSpan& span, std::int64_t depth) {
   for (const NamedValue& known : graph_.inputs) {
     if (known.name == name && known.span == span && known.depth == depth) {
+      TCAST_CHECK(
+          graph_.values[known.value].shape == shape && graph_.values[known.value].dtype == dtype,
+          "an input has one shape and one dtype, whoever asks for it");
       return capture(Value{graph_frame, known.value});
     }
   }
@@ -271,6 +358,12 @@ void Trace::keep_constant(std::int64_t bytes) {
 }
 
 Value Trace::cache(const CacheSpec& spec) {
+  TCAST_CHECK(spec.elements_per_token >= 1 && spec.kv_heads >= 1 && spec.key_dim >= 0 &&
+                  spec.elements_per_token % spec.kv_heads == 0 &&
+                  spec.key_dim <= spec.elements_per_token / spec.kv_heads && spec.block_size >= 1 &&
+                  is_dtype(spec.dtype),
+              "a cache keeps keys and values of at least one head for each token, in blocks of at "
+              "least one");
   if (current_ == 0) open_region(-1);
   region().caches.push_back(spec);
   const TensorId id =
@@ -306,19 +399,30 @@ Value Trace::emit(const OpRecord& record, const Operands& inputs, const Shape& r
 }
 
 Value Trace::add_result(const Shape& result, DType dtype) {
+  if (current_ == 0 || region().ops.empty()) {
+    throw Error("a further result was added before any operator was traced");
+  }
   const TensorId id = new_tensor(result, dtype, TensorKind::activation);
   region().ops.back().outputs.push(id);
   return Value{current_, id};
 }
 
 void Trace::emit_in_place(const OpRecord& record, const Operands& inputs) {
+  if (const auto* custom = std::get_if<CustomOp>(&record)) {
+    TCAST_CHECK(custom->definition != nullptr && is_dtype(custom->dtype),
+                "a registered operator is used with the definition that find_operator() gives");
+  } else if (const auto* one = std::get_if<Elementwise>(&record)) {
+    TCAST_CHECK(one->kind <= ElementwiseKind::clamped_swiglu, "an elementwise kind that there is");
+  }
   if (current_ == 0) open_region(-1);
+  grow(size_.ops, 1, max_graph_ops, "operators");
   IdList ids;
   for (const Value input : inputs) ids.push(local(input));
   Op& op = region().ops.emplace_back();
   op.record = record;
   op.inputs = ids;
   op.scope = current_scope();
+  op.runs = runs_;
 }
 
 Value Trace::unary(ElementwiseKind kind, Value x, double constant) {
@@ -399,12 +503,14 @@ Value Trace::rearrange(CopyKind kind, const Operands& sources, const std::array<
                        const Shape& result) {
   Copy op;
   op.kind = kind;
-  op.from = dtype(sources.values[0]);
+  if (sources.size() > parts.size())
+    fail_operand_index(static_cast<int>(parts.size()), parts.size());
+  op.from = dtype(sources[0]);
   op.to = op.from;
   op.parts = parts;
-  for (std::size_t i = 0; i < sources.count; ++i) {
+  for (std::size_t i = 0; i < sources.size(); ++i) {
     // What is repeated is read once.
-    op.read_elements += std::min(parts[i].elements(), shape(sources.values[i]).elements());
+    op.read_elements += std::min(parts[i].elements(), shape(sources[i]).elements());
     op.written_elements += parts[i].elements();
   }
   return emit(op, sources, result, op.to);
@@ -486,8 +592,12 @@ Value Trace::gather(Value table, Value indices, std::int64_t rows, std::int64_t 
 
 Value Trace::quantize(Value x, DType to, std::int64_t group) {
   x = capture(x);
-  for (const QuantizedValue& known : quantized_) {
-    if (known.source == x.tensor && known.dtype == to && known.group == group) return known.result;
+  // In the order of their sources, which is mostly that of their making: an eager mixture of
+  // experts converts a value for each expert.
+  const auto is_before = [&x](const QuantizedValue& other) { return other.source < x.tensor; };
+  auto known = std::partition_point(quantized_.begin(), quantized_.end(), is_before);
+  for (; known != quantized_.end() && known->source == x.tensor; ++known) {
+    if (known->dtype == to && known->group == group) return known->result;
   }
   const Tensor source = own(x);
   const std::int64_t columns = source.shape[source.shape.rank() - 1];
@@ -501,7 +611,7 @@ Value Trace::quantize(Value x, DType to, std::int64_t group) {
   if (group >= 0) {
     add_result(Shape{op.rows, group > 0 ? ceil_div(columns, group) : 1}, DType::f32);
   }
-  quantized_.push_back({x.tensor, to, group, result});
+  quantized_.insert(known, {x.tensor, to, group, result});
   return result;
 }
 

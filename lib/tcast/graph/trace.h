@@ -19,24 +19,35 @@ namespace tcast {
 /// A value while tracing: a tensor of the region being traced, or of one traced before (which then
 /// becomes an output of its call, captured as an input where it is used).
 struct Value {
-  std::uint32_t frame = 0;
+  static constexpr std::uint32_t nowhere = 0xffffffffU;
+  std::uint32_t frame = nowhere;
   TensorId tensor = 0;
 };
 
 /// Operands of an op, in the order that its record documents.
-struct Operands {
-  std::array<Value, 6> values{};
-  std::uint8_t count = 0;
-
+class Operands {
+ public:
   Operands(std::initializer_list<Value> list) {
     for (const Value value : list) push(value);
   }
   void push(Value value) {
-    TCAST_CHECK(count < values.size(), "an op has at most six operands");
-    values[count++] = value;
+    if (count_ == values_.size()) fail_operand_count();
+    values_[count_++] = value;
   }
-  const Value* begin() const { return values.data(); }
-  const Value* end() const { return values.data() + count; }
+  std::size_t size() const { return count_; }
+  Value& operator[](std::size_t i) { return values_[checked(i)]; }
+  const Value& operator[](std::size_t i) const { return values_[checked(i)]; }
+  const Value* begin() const { return values_.data(); }
+  const Value* end() const { return values_.data() + count_; }
+
+ private:
+  std::size_t checked(std::size_t i) const {
+    if (i >= count_) fail_operand_index(static_cast<int>(i), count_);
+    return i;
+  }
+
+  std::array<Value, max_operands> values_{};
+  std::uint8_t count_ = 0;
 };
 
 /// A list member's region and how its calls are bound.
@@ -55,7 +66,9 @@ struct RotaryValues {
 ///
 /// Code outside list members is collected into regions of its own, called once. `repeat` traces one
 /// list member and calls its region for several members. A value may be used anywhere later; the
-/// trace turns it into inputs and outputs of calls.
+/// trace turns it into inputs and outputs of calls. What traces more than max_graph_ops operators,
+/// max_graph_tensors tensors or max_graph_calls calls is stopped by an Error before it has filled
+/// the memory.
 class TCAST_API Trace {
  public:
   /// Clears `graph` (keeping its memory) and traces into it.
@@ -73,7 +86,7 @@ class TCAST_API Trace {
   void output(std::string_view name, Value value, std::int64_t depth = 0) {
     results_.push_back({name, depth, value});
   }
-  bool has_outputs() const { return !results_.empty(); }
+  bool has_output(std::string_view name, std::int64_t depth = 0) const;
 
   // --- structure ---------------------------------------------------------------------------------
 
@@ -106,9 +119,19 @@ class TCAST_API Trace {
   /// none.
   void set_member(std::int64_t index) { member_ = static_cast<std::int32_t>(index); }
 
+  /// How often each of the ops that follow is expected to run in a call (Op::runs).
+  void set_runs(double runs) { runs_ = runs; }
+
   /// Names the module that the following ops belong to; used through ScopeGuard.
   void enter(const std::string& name, const std::string& class_name, bool in_list);
   void leave();
+  /// Dotted path of the module at hand, list indices as '*'; "the root" at the top.
+  std::string path() const;
+
+  /// Remembers the module at hand as the one whose forward failed; the innermost one counts.
+  void note_failure();
+  /// Dotted path of that module ("model.layers.[3-60].mlp"); empty when nothing failed.
+  const std::string& failed_at() const { return failed_at_; }
 
   // --- side values -------------------------------------------------------------------------------
 
@@ -119,6 +142,8 @@ class TCAST_API Trace {
 
   // --- tensors -----------------------------------------------------------------------------------
 
+  /// Throws InternalError for a value that this pass does not have.
+  void require(Value value) const;
   Shape shape(Value value) const;
   DType dtype(Value value) const;
 
@@ -224,13 +249,22 @@ class TCAST_API Trace {
     std::int64_t group;
     Value result;
   };
+  /// Of the whole graph, against its limits.
+  struct Size {
+    std::size_t ops = 0;
+    std::size_t tensors = 0;
+    std::size_t calls = 0;
+  };
   struct RotarySet {
     std::string_view name;
     RotaryValues values;
   };
 
   Region& region() { return graph_.regions[frames_[current_].region]; }
-  Tensor& own(Value value) { return region().tensors[value.tensor]; }
+  Tensor& own(Value value) {
+    require(value);
+    return region().tensors[value.tensor];
+  }
   void open_region(std::int32_t member);
   void close_region();
   void begin_member(std::int64_t first);
@@ -252,10 +286,12 @@ class TCAST_API Trace {
   };
 
   Graph& graph_;
+  Size size_;
   std::vector<Frame> frames_;
   std::uint32_t current_ = 0;  // open frame; 0 = none
   MemberRegion last_member_;
   std::int32_t member_ = -1;
+  double runs_ = 1;
   std::vector<Capture> captures_;
   std::vector<QuantizedValue> quantized_;
   struct NamedResult {
@@ -267,6 +303,7 @@ class TCAST_API Trace {
   std::vector<RotarySet> rotary_;
   std::vector<NamedResult> results_;
   std::vector<PendingScope> scopes_;
+  std::string failed_at_;
 };
 
 /// Parameters belong to entry `index` of a list for its lifetime.
@@ -276,6 +313,18 @@ class MemberGuard {
   ~MemberGuard() { trace_.set_member(-1); }
   MemberGuard(const MemberGuard&) = delete;
   MemberGuard& operator=(const MemberGuard&) = delete;
+
+ private:
+  Trace& trace_;
+};
+
+/// Ops are expected to run `runs` times in a call for its lifetime.
+class RunsGuard {
+ public:
+  RunsGuard(Trace& trace, double runs) : trace_(trace) { trace_.set_runs(runs); }
+  ~RunsGuard() { trace_.set_runs(1); }
+  RunsGuard(const RunsGuard&) = delete;
+  RunsGuard& operator=(const RunsGuard&) = delete;
 
  private:
   Trace& trace_;

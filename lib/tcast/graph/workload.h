@@ -18,6 +18,9 @@ struct Workload {
   /// The graph is going to be executed: sizes that depend on the routing of tokens to experts are
   /// what can happen, not what is expected (decision D7), and constants have their numbers.
   bool executes = false;
+  /// Requests of all data-parallel replicas together, dealt to them in turn, where experts are
+  /// shared by replicas; `batch` is that of the busiest one. 0: every replica has `batch` requests.
+  std::int64_t requests = 0;
 
   /// Throw Error on overflow.
   std::int64_t tokens() const { return checked_mul(batch, query_length, "tokens of a pass"); }

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/model/requirements.h"
 
 namespace tcast {
 
@@ -99,7 +100,7 @@ Value append_to_cache(Trace& trace, const Operands& pieces, const CacheSpec& spe
   CacheAppend append;
   append.tokens = trace.workload().tokens();
   append.width = spec.elements_per_token;
-  append.input = trace.dtype(pieces.values[0]);
+  append.input = trace.dtype(pieces[0]);
   append.cache = spec.dtype;
   Operands operands = pieces;
   operands.push(cache);
@@ -169,42 +170,82 @@ Value eager_attention(Trace& trace, Value q, Value k, Value v, const EagerShape&
 // --- what all forms have -------------------------------------------------------------------------
 
 bool AttentionModule::set_cache_dtype(DType dtype) {
-  if (!cache_) return false;
-  cache_->dtype = dtype;
-  set_attribute("kv_cache_dtype", std::string(short_name_of(dtype)));
+  if (!config_.cache) return false;
+  config_.cache->dtype = dtype;
+  config_.cache_quantized = true;
   return true;
+}
+
+std::optional<DType> AttentionModule::quantized_cache() const {
+  if (!config_.cache || !config_.cache_quantized) return std::nullopt;
+  return config_.cache->dtype;
+}
+
+const CacheOptions& AttentionModule::cache_options() const {
+  if (!config_.cache) {
+    throw Error(fmt::format("{} '{}' keeps no paged cache", class_name(), name()),
+                "call set_cache() in its constructor");
+  }
+  return *config_.cache;
+}
+
+void AttentionModule::list_attributes(std::vector<Attribute>& list) const {
+  const std::optional<DType> dtype = quantized_cache();
+  if (dtype) list.push_back({"kv_cache_dtype", std::string(short_name_of(*dtype))});
 }
 
 // --- grouped-query attention ---------------------------------------------------------------------
 
 GroupedQueryAttention::GroupedQueryAttention(std::string class_name, AttentionConfig config,
                                              AttentionNames names)
-    : AttentionModule(std::move(class_name)),
-      config_(std::move(config)),
-      names_(std::move(names)),
-      local_heads_(config_.num_heads),
-      local_kv_heads_(config_.num_kv_heads) {
-  set_attribute("num_heads", config_.num_heads);
-  set_attribute("num_kv_heads", config_.num_kv_heads);
-  set_attribute("head_dim", config_.head_dim);
-  set_attribute("scaling", config_.scale);
-  if (config_.rotary_dim != config_.head_dim) set_attribute("rotary_dim", config_.rotary_dim);
-  if (config_.rotary_interleaved) set_attribute("rope_interleave", true);
-  if (config_.rotary_set != "default") set_attribute("rotary_set", config_.rotary_set);
-  if (config_.span.window > 0) set_attribute("sliding_window", config_.span.window);
-  if (config_.span.chunk > 0) set_attribute("attention_chunk_size", config_.span.chunk);
-  if (config_.softcap > 0) set_attribute("softcap", config_.softcap);
-  if (config_.clip_qkv > 0) set_attribute("clip_qkv", config_.clip_qkv);
+    : ModulePart(std::move(class_name)), config_{std::move(config), std::move(names), 1, 1} {
+  config_.local_heads = config_.num_heads;
+  config_.local_kv_heads = config_.num_kv_heads;
 }
 
 GroupedQueryAttention::GroupedQueryAttention(std::string class_name,
                                              GroupedQueryAttention& original)
-    : AttentionModule(std::move(class_name)),
-      config_(original.config_),
-      names_(original.names_),
-      local_heads_(original.local_heads_),
-      local_kv_heads_(original.local_kv_heads_) {
+    : ModulePart(std::move(class_name)), config_(original.config_) {
   take_over(original);
+}
+
+void GroupedQueryAttention::list_attributes(std::vector<Attribute>& list) const {
+  list.push_back({"num_heads", config_.num_heads});
+  list.push_back({"num_kv_heads", config_.num_kv_heads});
+  list.push_back({"head_dim", config_.head_dim});
+  list.push_back({"scaling", config_.scale});
+  if (config_.rotary_dim != config_.head_dim) list.push_back({"rotary_dim", config_.rotary_dim});
+  if (config_.rotary_interleaved) list.push_back({"rope_interleave", true});
+  if (config_.rotary_set != "default") list.push_back({"rotary_set", config_.rotary_set});
+  if (config_.span.window > 0) list.push_back({"sliding_window", config_.span.window});
+  if (config_.span.chunk > 0) list.push_back({"attention_chunk_size", config_.span.chunk});
+  if (config_.softcap > 0) list.push_back({"softcap", config_.softcap});
+  if (config_.clip_qkv > 0) list.push_back({"clip_qkv", config_.clip_qkv});
+  AttentionModule::list_attributes(list);
+}
+
+std::string GroupedQueryAttention::projections_fault() const {
+  const AttentionNames& names = config_.names;
+  const std::int64_t q_width = config_.num_heads * config_.head_dim;
+  const std::int64_t kv_width = config_.num_kv_heads * config_.head_dim;
+  Requirements needs(*this);
+  for (const std::string& name : {names.qkv, names.o_proj}) needs.child(name);
+  if (names.qkv.empty()) {
+    for (const std::string& name : {names.q_proj, names.k_proj, names.v_proj}) needs.child(name);
+    needs.outputs_if_linear(names.q_proj, q_width)
+        .outputs_if_linear(names.k_proj, kv_width)
+        .outputs_if_linear(names.v_proj, kv_width);
+  } else {
+    needs.outputs_if_linear(names.qkv, q_width + 2 * kv_width);
+  }
+  needs.inputs_if_linear(names.o_proj, q_width).parameter_if_any("sinks", {config_.num_heads});
+  for (const auto& [name, width] :
+       {std::pair{names.q_norm, q_width}, std::pair{names.k_norm, kv_width}}) {
+    const auto* const norm = dynamic_cast<const Normalization*>(find_child(name));
+    if (norm == nullptr || norm->width() == config_.head_dim) continue;
+    needs.norm_if_any(name, width);
+  }
+  return needs.fault();
 }
 
 GroupedQueryAttention::Projected GroupedQueryAttention::project(Trace& trace, Value hidden) const {
@@ -212,22 +253,24 @@ GroupedQueryAttention::Projected GroupedQueryAttention::project(Trace& trace, Va
     rotary->provide(trace, trace.input("positions", {trace.workload().tokens()}, DType::i64));
   }
   Projected result;
-  const std::int64_t q_width = local_heads_ * config_.head_dim;
-  const std::int64_t kv_width = local_kv_heads_ * config_.head_dim;
-  if (!names_.qkv.empty()) {
-    const Value qkv = call(trace, names_.qkv, hidden);
+  const std::int64_t q_width = config_.local_heads * config_.head_dim;
+  const std::int64_t kv_width = config_.local_kv_heads * config_.head_dim;
+  if (!config_.names.qkv.empty()) {
+    const Value qkv = call(trace, config_.names.qkv, hidden);
     const std::int64_t tokens = trace.workload().tokens();
     const std::int64_t width = q_width + 2 * kv_width;
     result.q = trace.columns(qkv, width, 0, q_width, {tokens, q_width});
     result.k = trace.columns(qkv, width, q_width, kv_width, {tokens, kv_width});
     result.v = trace.columns(qkv, width, q_width + kv_width, kv_width, {tokens, kv_width});
   } else {
-    result.q = call(trace, names_.q_proj, hidden);
-    result.k = call(trace, names_.k_proj, hidden);
-    result.v = call(trace, names_.v_proj, hidden);
+    result.q = call(trace, config_.names.q_proj, hidden);
+    result.k = call(trace, config_.names.k_proj, hidden);
+    result.v = call(trace, config_.names.v_proj, hidden);
   }
-  if (find_child(names_.q_norm) != nullptr) result.q = call(trace, names_.q_norm, result.q);
-  if (find_child(names_.k_norm) != nullptr) result.k = call(trace, names_.k_norm, result.k);
+  if (find_child(config_.names.q_norm) != nullptr)
+    result.q = call(trace, config_.names.q_norm, result.q);
+  if (find_child(config_.names.k_norm) != nullptr)
+    result.k = call(trace, config_.names.k_norm, result.k);
   if (config_.clip_qkv > 0) {
     for (Value* value : {&result.q, &result.k, &result.v}) {
       *value = trace.unary(ElementwiseKind::clamp, *value, config_.clip_qkv);
@@ -247,7 +290,7 @@ RotaryPart GroupedQueryAttention::rotary_part() const {
 }
 
 void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path) {
-  local_heads_ = divided_heads(config_.num_heads, group, path, "attention heads");
+  config_.local_heads = divided_heads(config_.num_heads, group, path, "attention heads");
   const std::int64_t kv_heads = config_.num_kv_heads;
   if (kv_heads % group.size != 0 && group.size % kv_heads != 0) {
     throw Error(
@@ -256,21 +299,19 @@ void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path
         fmt::format("choose --tp so that it divides {} or is a multiple of it", kv_heads));
   }
   const std::int64_t kv_parts = std::min(group.size, kv_heads);
-  local_kv_heads_ = kv_heads / kv_parts;
+  config_.local_kv_heads = kv_heads / kv_parts;
   const std::int64_t q_rows = config_.num_heads * config_.head_dim;
   const std::int64_t kv_rows = kv_heads * config_.head_dim;
-  auto linear = [this](const std::string& name) -> Linear& {
-    return dynamic_cast<Linear&>(child(name));
-  };
-  if (!names_.qkv.empty()) {
-    linear(names_.qkv)
+  auto linear = [this](const std::string& name) -> Linear& { return child_as<Linear>(name); };
+  if (!config_.names.qkv.empty()) {
+    linear(config_.names.qkv)
         .shard_columns(group, {{q_rows, group.size}, {kv_rows, kv_parts}, {kv_rows, kv_parts}});
   } else {
-    linear(names_.q_proj).shard_columns(group);
-    linear(names_.k_proj).shard_columns(group, {{kv_rows, kv_parts}});
-    linear(names_.v_proj).shard_columns(group, {{kv_rows, kv_parts}});
+    linear(config_.names.q_proj).shard_columns(group);
+    linear(config_.names.k_proj).shard_columns(group, {{kv_rows, kv_parts}});
+    linear(config_.names.v_proj).shard_columns(group, {{kv_rows, kv_parts}});
   }
-  linear(names_.o_proj).shard_rows(group);
+  linear(config_.names.o_proj).shard_rows(group);
   // A norm of one head goes with any of them; one over all heads is cut as they are.
   auto shard_norm = [&](const std::string& name, std::int64_t rows, std::int64_t parts) {
     auto* norm = dynamic_cast<Normalization*>(find_child(name));
@@ -279,8 +320,8 @@ void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path
     }
     norm->shard_width(group, {{rows, parts}});
   };
-  shard_norm(names_.q_norm, q_rows, group.size);
-  shard_norm(names_.k_norm, kv_rows, kv_parts);
+  shard_norm(config_.names.q_norm, q_rows, group.size);
+  shard_norm(config_.names.k_norm, kv_rows, kv_parts);
   if (Parameter* sinks = find_parameter("sinks")) {
     sinks->shard = {0, group.size, group.stride, {{config_.num_heads, group.size}}};
   }

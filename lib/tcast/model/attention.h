@@ -16,12 +16,22 @@ namespace tcast {
 struct CacheOptions {
   DType dtype = DType::bf16;
   std::int64_t block_size = 128;  ///< tokens per block
+
+  bool operator==(const CacheOptions&) const = default;
 };
 
 /// What every attention module lets the steps do with it, whatever it computes inside.
-class TCAST_API AttentionModule : public Module {
+class TCAST_API AttentionModule : public ModulePart<AttentionModule> {
  public:
-  using Module::Module;
+  using ModulePart::ModulePart;
+
+  struct Config {
+    std::optional<CacheOptions> cache{};  ///< of a paged form
+    bool cache_quantized = false;         ///< its dtype was set by set_cache_dtype()
+
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
 
   /// A module with the same parameters whose forward traces one fused operator over a paged cache;
   /// null when this one does so already. Takes this module's content over.
@@ -32,18 +42,19 @@ class TCAST_API AttentionModule : public Module {
   /// Stores keys and values in another dtype from now on. False: it has no cache of its own to
   /// change (an eager module's grows with the activations' dtype).
   bool set_cache_dtype(DType dtype);
-  /// The dtype of its paged cache; nothing for an eager module.
-  std::optional<DType> cache_dtype() const {
-    return cache_ ? std::optional<DType>(cache_->dtype) : std::nullopt;
-  }
+  /// What set_cache_dtype() was told; nothing when nobody called it.
+  std::optional<DType> quantized_cache() const;
 
  protected:
   /// A paged form says how it keeps keys and values.
-  void set_cache(const CacheOptions& options) { cache_ = options; }
-  const CacheOptions& cache_options() const { return *cache_; }
+  void set_cache(const CacheOptions& options) { config_ = {options, false}; }
+  /// Throws Error when nobody called set_cache().
+  const CacheOptions& cache_options() const;
+
+  void list_attributes(std::vector<Attribute>& list) const override;
 
  private:
-  std::optional<CacheOptions> cache_;
+  Config config_;
 };
 
 /// Which part of each head a rotary embedding turns: `dim` elements from `offset` on, at one end of
@@ -67,6 +78,8 @@ struct AttentionConfig {
   double scale = 1;
   double softcap = 0;   ///< c: scores become c * tanh(scores / c); 0: they stay
   double clip_qkv = 0;  ///< limit of queries, keys and values before the rotary embedding; 0: none
+
+  bool operator==(const AttentionConfig&) const = default;
 };
 
 /// Names of an attention's children. `qkv` non-empty: one fused projection instead of three.
@@ -78,16 +91,26 @@ struct AttentionNames {
   std::string o_proj = "o_proj";
   std::string q_norm = "q_norm";
   std::string k_norm = "k_norm";
+
+  bool operator==(const AttentionNames&) const = default;
 };
 
 /// Shared part of the eager and the paged form: projections, norms, sharding.
-class TCAST_API GroupedQueryAttention : public AttentionModule {
+class TCAST_API GroupedQueryAttention : public ModulePart<GroupedQueryAttention, AttentionModule> {
  public:
+  struct Config : AttentionConfig {
+    AttentionNames names{};
+    std::int64_t local_heads = 1;  ///< of one rank
+    std::int64_t local_kv_heads = 1;
+
+    bool operator==(const Config&) const = default;
+  };
+
   GroupedQueryAttention(std::string class_name, AttentionConfig config, AttentionNames names);
   /// Another form of `original`, whose content it takes over.
   GroupedQueryAttention(std::string class_name, GroupedQueryAttention& original);
 
-  const AttentionConfig& config() const { return config_; }
+  const Config& config() const { return config_; }
 
   void shard_heads(RankGroup group, const std::string& path) override;
 
@@ -97,19 +120,20 @@ class TCAST_API GroupedQueryAttention : public AttentionModule {
   };
   /// Projections and, where there are, per-head norms.
   Projected project(Trace& trace, Value hidden) const;
+  /// What project() lacks, for fault() of a form that calls it.
+  std::string projections_fault() const;
   RotaryPart rotary_part() const;
   /// The heads' sinks, where there are.
   std::optional<Value> sinks(Trace& trace) const;
 
-  std::int64_t local_heads() const { return local_heads_; }
-  std::int64_t local_kv_heads() const { return local_kv_heads_; }
-  const AttentionNames& names() const { return names_; }
+  std::int64_t local_heads() const { return config_.local_heads; }
+  std::int64_t local_kv_heads() const { return config_.local_kv_heads; }
+  const AttentionNames& names() const { return config_.names; }
+
+  void list_attributes(std::vector<Attribute>& list) const override;
 
  private:
-  AttentionConfig config_;
-  AttentionNames names_;
-  std::int64_t local_heads_;
-  std::int64_t local_kv_heads_;
+  Config config_;
 };
 
 /// As HuggingFace's eager implementation: the cache grows by concatenation, KV heads are repeated,
@@ -117,7 +141,9 @@ class TCAST_API GroupedQueryAttention : public AttentionModule {
 class TCAST_API EagerAttention : public ModuleOf<EagerAttention, GroupedQueryAttention> {
  public:
   using ModuleOf::ModuleOf;
+  const Config& config() const { return GroupedQueryAttention::config(); }
   Value forward(Trace& trace, Value hidden) const override;
+  std::string fault() const override { return projections_fault(); }
   std::unique_ptr<Module> make_paged(const CacheOptions& options) override;
 };
 
@@ -125,7 +151,9 @@ class TCAST_API EagerAttention : public ModuleOf<EagerAttention, GroupedQueryAtt
 class TCAST_API PagedAttention : public ModuleOf<PagedAttention, GroupedQueryAttention> {
  public:
   PagedAttention(GroupedQueryAttention& original, const CacheOptions& options);
+  const Config& config() const { return GroupedQueryAttention::config(); }
   Value forward(Trace& trace, Value hidden) const override;
+  std::string fault() const override { return projections_fault(); }
   std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
 };
 

@@ -1,21 +1,38 @@
 #include "tcast/model/decoder.h"
 
+#include <algorithm>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "tcast/base/error.h"
+#include "tcast/model/requirements.h"
 
 namespace tcast {
 
 // --- layers --------------------------------------------------------------------------------------
 
 DecoderLayer::DecoderLayer(std::string class_name, LayerNames names, bool parallel)
-    : ModuleOf(std::move(class_name)), names_(std::move(names)), parallel_(parallel) {}
+    : ModuleOf(std::move(class_name)), config_{std::move(names), parallel} {}
+
+std::string DecoderLayer::fault() const {
+  const LayerNames& names = config_.names;
+  Requirements needs(*this);
+  for (const std::string& name : {names.attention_norm, names.attention, names.mlp}) {
+    needs.child(name);
+  }
+  if (config_.parallel) return needs.fault();
+  for (const std::string& name : {names.attention_out_norm, names.mlp_norm, names.mlp_out_norm}) {
+    needs.child(name);
+  }
+  return needs.fault();
+}
 
 Value DecoderLayer::forward(Trace& trace, Value hidden) const {
-  if (parallel_) {
-    const Value x = call(trace, names_.attention_norm, hidden);
-    const Value attention = call(trace, names_.attention, x);
-    return trace.add(trace.add(attention, call(trace, names_.mlp, x)), hidden);
+  if (config_.parallel) {
+    const Value x = call(trace, config_.names.attention_norm, hidden);
+    const Value attention = call(trace, config_.names.attention, x);
+    return trace.add(trace.add(attention, call(trace, config_.names.mlp, x)), hidden);
   }
   auto block = [&](const std::string& norm, const std::string& inner, const std::string& out_norm) {
     Value x = norm.empty() ? hidden : call(trace, norm, hidden);
@@ -23,8 +40,8 @@ Value DecoderLayer::forward(Trace& trace, Value hidden) const {
     if (!out_norm.empty()) x = call(trace, out_norm, x);
     hidden = trace.add(hidden, x);
   };
-  block(names_.attention_norm, names_.attention, names_.attention_out_norm);
-  block(names_.mlp_norm, names_.mlp, names_.mlp_out_norm);
+  block(config_.names.attention_norm, config_.names.attention, config_.names.attention_out_norm);
+  block(config_.names.mlp_norm, config_.names.mlp, config_.names.mlp_out_norm);
   return hidden;
 }
 
@@ -47,6 +64,16 @@ MtpLayer::MtpLayer(DecoderLayer& block, std::int64_t hidden_size, double epsilon
   set_class_name("MtpLayer");
 }
 
+std::string MtpLayer::fault() const {
+  Requirements needs(*this, DecoderLayer::fault());
+  for (const char* name : {"enorm", "hnorm", "eh_proj", "shared_head"}) needs.child(name);
+  const Module* const head = find_child("shared_head");
+  return needs
+      .that(head == nullptr || head->find_child("norm") != nullptr,
+            [] { return std::string("its shared_head has no child 'norm'"); })
+      .fault();
+}
+
 Value MtpLayer::predict(Trace& trace, Value hidden, Value next_embedding) const {
   const Value embedding = call(trace, "enorm", next_embedding);
   const Value state = call(trace, "hnorm", hidden);
@@ -63,15 +90,15 @@ Value MtpLayer::predict(Trace& trace, Value hidden, Value next_embedding) const 
 // --- the list of layers --------------------------------------------------------------------------
 
 Value LayerList::forward(Trace& trace, Value hidden) const {
-  TCAST_CHECK(!reuse_ || equal_to_.size() == children().size(), "layers were compared");
-  std::vector<MemberRegion> regions(reuse_ ? children().size() : 0);
+  TCAST_CHECK(!config_.reuse || equal_to_.size() == children().size(), "layers were compared");
+  std::vector<MemberRegion> regions(config_.reuse ? children().size() : 0);
   for (std::size_t i = 0; i < children().size(); ++i) {
     const Module& layer = *children()[i];
     if (dynamic_cast<const MtpLayer*>(&layer) != nullptr) continue;
     const std::int64_t first = layer.members().first;
     const std::int64_t count = layer.members().count;
     auto body = [&](Value x) { return layer(trace, x); };
-    if (!reuse_) {
+    if (!config_.reuse) {
       for (std::int64_t k = 0; k < count; ++k) hidden = trace.repeat(first + k, 1, hidden, body);
     } else if (equal_to_[i] == i) {
       hidden = trace.repeat(first, count, hidden, body);
@@ -83,10 +110,20 @@ Value LayerList::forward(Trace& trace, Value hidden) const {
   return hidden;
 }
 
+std::string LayerList::fault() const {
+  // A forward pass lists every call of a layer.
+  constexpr std::int64_t most_layers = 100'000;
+  return Requirements(*this)
+      .that(list_size() <= most_layers,
+            [&] { return fmt::format("it has {} layers, more than any model", list_size()); })
+      .fault();
+}
+
 void LayerList::compare_layers() {
   equal_to_.assign(children().size(), 0);
   for (std::size_t i = 0; i < children().size(); ++i) {
     equal_to_[i] = i;
+    if (i == 0 || first_identity_gap(*children()[i])) continue;
     for (std::size_t k = 0; k < i; ++k) {
       if (equal_to_[k] == k && same_structure(*children()[k], *children()[i])) {
         equal_to_[i] = k;
@@ -96,39 +133,93 @@ void LayerList::compare_layers() {
   }
 }
 
+std::vector<std::string> cost_of_identity_gaps(const Module& root) {
+  std::vector<std::string> lines;
+  walk(root, [&](const Module& module, const ModulePath&) {
+    const auto* const list = dynamic_cast<const LayerList*>(&module);
+    if (list == nullptr || !list->reuse()) return;
+    std::vector<std::pair<std::string, std::int64_t>> alone;  // by class
+    for (const auto& layer : list->children()) {
+      const IdentityGap gap = first_identity_gap(*layer);
+      if (!gap || layer->members().count > 1) continue;
+      const std::string text = gap.text();
+      auto known = std::find_if(alone.begin(), alone.end(),
+                                [&](const auto& entry) { return entry.first == text; });
+      if (known == alone.end()) known = alone.insert(alone.end(), {text, 0});
+      ++known->second;
+    }
+    for (const auto& [text, layers] : alone) {
+      if (layers < 2) continue;
+      lines.push_back(fmt::format("{}: {} of {} layers are traced one by one", text, layers,
+                                  list->list_size()));
+    }
+  });
+  return lines;
+}
+
 // --- decoder -------------------------------------------------------------------------------------
 
 DecoderModel::DecoderModel(std::string class_name, DecoderNames names)
-    : ModuleOf(std::move(class_name)), names_(std::move(names)) {}
+    : ModuleOf(std::move(class_name)), config_{std::move(names)} {}
+
+std::string DecoderModel::fault() const {
+  const DecoderNames& names = config_.names;
+  return Requirements(*this)
+      .child(names.embeddings)
+      .child_of_class<LayerList>(names.layers)
+      .child(names.norm)
+      .fault();
+}
 
 Value DecoderModel::forward(Trace& trace, Value ids) const {
   auto positions = [&] {
     return trace.input("positions", {trace.workload().tokens()}, DType::i64);
   };
   Value hidden = embed(trace, ids);
-  if (const Module* table = find_child(names_.positions)) {
+  if (const Module* table = find_child(config_.names.positions)) {
     hidden = trace.add(hidden, (*table)(trace, positions()));
   }
-  for (const std::string& name : {names_.rotary, names_.window_rotary}) {
+  for (const std::string& name : {config_.names.rotary, config_.names.window_rotary}) {
     if (const auto* rotary = dynamic_cast<const RotaryEmbedding*>(find_child(name))) {
       rotary->provide(trace, positions());
     }
   }
-  return call(trace, names_.norm, call(trace, names_.layers, hidden));
+  return call(trace, config_.names.norm, call(trace, config_.names.layers, hidden));
 }
 
-CausalLm::CausalLm(std::string class_name, std::string decoder_name, double softcap)
-    : ModuleOf(std::move(class_name)), decoder_name_(std::move(decoder_name)), softcap_(softcap) {
-  if (softcap_ > 0) set_attribute("final_logit_softcapping", softcap_);
+RewardHead::RewardHead(std::int64_t hidden_size, std::int64_t labels, DType dtype)
+    : ModuleOf("Sequential") {
+  add_child("0", std::make_unique<Linear>(hidden_size, hidden_size, true, dtype));
+  add_child("2", std::make_unique<Linear>(hidden_size, labels, true, dtype));
+}
+
+Value RewardHead::forward(Trace& trace, Value hidden) const {
+  return call(trace, "2", trace.unary(ElementwiseKind::relu, call(trace, "0", hidden)));
+}
+
+CausalLm::CausalLm(ModelHead head, std::string decoder_name, double softcap)
+    : ModuleOf(head.class_name), config_{std::move(head), std::move(decoder_name), softcap} {}
+
+void CausalLm::list_attributes(std::vector<Attribute>& list) const {
+  if (config_.softcap > 0) list.push_back({"final_logit_softcapping", config_.softcap});
+}
+
+std::string CausalLm::fault() const {
+  return Requirements(*this)
+      .child_of_class<DecoderModel>(config_.decoder_name)
+      .that(dynamic_cast<const DecoderModel*>(find_child(config_.decoder_name)) != nullptr,
+            [] { return std::string("it has no decoder"); })
+      .child(config_.head.name)
+      .fault();
 }
 
 Value CausalLm::forward(Trace& trace, Value ids) const {
-  const Value hidden = call(trace, decoder_name_, ids);
-  return head() == nullptr ? hidden : logits(trace, hidden);
+  return logits(trace, call(trace, config_.decoder_name, ids));
 }
 
 Value CausalLm::logits(Trace& trace, Value hidden) const {
-  return softcapped(trace, (*head())(trace, hidden), softcap_);
+  if (config_.head.kind == HeadKind::none) return hidden;
+  return softcapped(trace, call(trace, config_.head.name, hidden), config_.softcap);
 }
 
 // --- wrapper -------------------------------------------------------------------------------------
@@ -138,13 +229,35 @@ LanguageModelWrapper::LanguageModelWrapper(std::unique_ptr<Module> model)
   add_child("", std::move(model));
 }
 
+std::string LanguageModelWrapper::fault() const {
+  const bool wraps = children().size() == 1 && children()[0]->name().empty() &&
+                     dynamic_cast<const CausalLm*>(children()[0].get()) != nullptr;
+  Requirements needs(*this);
+  needs.that(wraps, [] { return std::string("it holds something else than a CausalLm"); });
+  if (!wraps || !children()[0]->fault().empty()) return needs.fault();
+  return needs
+      .that(config_.mtp_tokens == 0 || !predictors().empty(),
+            [] { return std::string("it predicts further tokens without a layer for them"); })
+      .fault();
+}
+
+std::vector<const MtpLayer*> LanguageModelWrapper::predictors() const {
+  std::vector<const MtpLayer*> list;
+  for (const auto& layer : model().decoder().layers().children()) {
+    if (const auto* mtp = dynamic_cast<const MtpLayer*>(layer.get())) list.push_back(mtp);
+  }
+  return list;
+}
+
 Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
   const Workload& work = trace.workload();
   const CausalLm& lm = model();
   const DecoderModel& decoder = lm.decoder();
   // The last row of each request; all rows when every token's logits are wanted.
   auto select = [&](Value rows) {
-    if (work.phase == Phase::decode || work.query_length == 1) return rows;
+    const bool all = lm.head_kind() == HeadKind::none || lm.head_kind() == HeadKind::token ||
+                     (lm.head_kind() == HeadKind::causal && work.phase == Phase::decode);
+    if (all || work.query_length == 1) return rows;
     const Value indices = trace.input("last rows", {work.batch}, DType::i64);
     return trace.gather(rows, indices, work.batch, trace.shape(rows)[1]);
   };
@@ -156,17 +269,13 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
     logits = select(hidden);
   }
   logits = lm.logits(trace, logits);
-  trace.output("logits", logits);
-  if (mtp_tokens_ == 0) return logits;
+  if (config_.mtp_tokens == 0) return logits;
 
   // Each further token: the same layers again if there are fewer of them than tokens to predict.
   // Depth k embeds tokens that lie k further on, of which the last ones are what the model and the
   // depths before have predicted: known when that has been executed.
-  std::vector<const MtpLayer*> predictors;
-  for (const auto& layer : decoder.layers().children()) {
-    if (const auto* mtp = dynamic_cast<const MtpLayer*>(layer.get())) predictors.push_back(mtp);
-  }
-  for (std::int64_t i = 0; i < mtp_tokens_; ++i) {
+  const std::vector<const MtpLayer*> predictors = this->predictors();
+  for (std::int64_t i = 0; i < config_.mtp_tokens; ++i) {
     const MtpLayer& mtp = *predictors[static_cast<std::size_t>(i) % predictors.size()];
     const std::int64_t depth = i + 1;
     if (work.executes) {
@@ -186,9 +295,9 @@ Value LanguageModelWrapper::forward(Trace& trace, Value ids) const {
       trace.set_cache_member(decoder.layers().list_size() + i -
                              static_cast<std::int64_t>(predictors.size()));
     }
-    logits = lm.logits(trace, select(hidden));
+    const Value predicted = lm.logits(trace, select(hidden));
     // Executed, somebody wants to see them; what is priced is over when they are made.
-    if (work.executes) trace.output("logits", logits, depth);
+    if (work.executes) trace.output("logits", predicted, depth);
   }
   return logits;
 }

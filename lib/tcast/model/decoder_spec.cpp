@@ -9,6 +9,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/model/decoder.h"
 #include "tcast/model/rope.h"
 
 namespace tcast {
@@ -18,20 +19,29 @@ using ActivationName = std::pair<const char*, ElementwiseKind>;
 
 // HuggingFace's ACT2FN names of the activations that have a gated form here.
 constexpr ActivationName activation_names[] = {
-    {"silu", ElementwiseKind::silu},          {"swish", ElementwiseKind::silu},
-    {"gelu", ElementwiseKind::gelu},          {"gelu_pytorch_tanh", ElementwiseKind::gelu_tanh},
-    {"gelu_new", ElementwiseKind::gelu_tanh}, {"gelu_tanh", ElementwiseKind::gelu_tanh},
+    {"silu", ElementwiseKind::silu},
+    {"swish", ElementwiseKind::silu},
+    {"gelu", ElementwiseKind::gelu},
+    {"gelu_pytorch_tanh", ElementwiseKind::gelu_tanh},
+    {"gelu_new", ElementwiseKind::gelu_tanh},
+    {"gelu_tanh", ElementwiseKind::gelu_tanh},
+    {"quick_gelu", ElementwiseKind::quick_gelu},
+    {"relu", ElementwiseKind::relu},
+    {"relu2", ElementwiseKind::relu2},
+    {"sigmoid", ElementwiseKind::sigmoid},
+    {"tanh", ElementwiseKind::tanh},
 };
+
+}  // namespace
 
 std::vector<RegistryEntry<ElementwiseKind>> core_activations() {
   std::vector<RegistryEntry<ElementwiseKind>> entries;
   for (const auto& [name, kind] : activation_names) {
-    entries.push_back({name, kind, Origin::builtin, false, 0, "lib/tcast/model/decoder_spec.cpp"});
+    entries.push_back(
+        {{name, Origin::builtin, false, 0, "lib/tcast/model/decoder_spec.cpp"}, kind});
   }
   return entries;
 }
-
-}  // namespace
 
 const Registry<ElementwiseKind>& activations() {
   return registry_of<ElementwiseKind>("activation", core_activations);
@@ -42,16 +52,20 @@ namespace {
 std::optional<ElementwiseKind> find_activation(const std::string& name) {
   const auto* const entry = activations().find(name);
   if (entry == nullptr) return std::nullopt;
-  return entry->value;
+  if (!gated_form(entry->data())) {
+    entry->refuse("it is no function of one value",
+                  "register silu, gelu, gelu_tanh, relu, relu2, sigmoid, tanh or quick_gelu");
+  }
+  return entry->data();
 }
 
-ElementwiseKind read_activation(const HfConfig& config, const DecoderDefaults& defaults) {
-  const std::string& key = defaults.activation_key;
-  const auto name = config.get_or<std::string>(key, defaults.activation);
+ElementwiseKind read_activation(const HfConfig& config) {
+  constexpr const char* key = "hidden_act";
+  const auto name = config.get_or<std::string>(key, "silu");
   const std::optional<ElementwiseKind> kind = find_activation(name);
   if (!kind) {
     const std::vector<std::string> known = activations().names();
-    config.fail(key, fmt::format("'{}' is not an activation that tcast knows", name),
+    config.fail(key, fmt::format("'{}' is not an activation that tcast knows", printable(name)),
                 did_you_mean(name, known, fmt::format("known are {}", join(known, ", "))));
   }
   return *kind;
@@ -87,7 +101,11 @@ Setter to(bool& target) {
   return [&target](const Node& value) { target = value.as_bool(); };
 }
 Setter to(double& target) {
-  return [&target](const Node& value) { target = value.as_number(); };
+  return [&target](const Node& value) {
+    const double number = value.as_number();
+    if (!std::isfinite(number)) value.fail_expected("a number that is not infinite");
+    target = number;
+  };
 }
 
 /// A field whose value is a config key that gives the number, or the number itself: a profile
@@ -95,7 +113,7 @@ Setter to(double& target) {
 Setter size_from(std::int64_t& target, const HfConfig& config) {
   return [&target, &config](const Node& value) {
     if (value.is_string()) {
-      target = config.get_size(value.as_string());
+      target = config.as_written().get_size(value.as_string());
     } else {
       target = value.as_int();
       if (target < 0) value.fail_expected("a whole number >= 0, or the config key that gives it");
@@ -190,7 +208,8 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
                 {"attention_scale", to(spec.attention_scale)},
                 {"attn_logit_softcapping", to(spec.attention_softcap)},
                 {"attention_sinks", to(spec.sinks)},
-                {"partial_rotary_factor", to(spec.rotary_fraction)},
+                {"partial_rotary_factor",
+                 [&](const Node& value) { spec.rotary_fraction = value.as_number(0, 1); }},
                 {"rope_interleave", to(spec.rotary_interleaved)},
                 {"sliding_window", size_from(spec.sliding_window, config)},
                 {"moe", moe_fields},
@@ -201,12 +220,12 @@ void apply_profile(const ArchitectureContext& context, DecoderSpec& spec) {
 
 class Builder {
  public:
-  Builder(const DecoderSpec& spec, const ArchitectureContext& context)
-      : spec_(spec), mla_names_(context.profile.mla_field_names) {}
+  Builder(const DecoderSpec& spec, const ModelHead& head) : spec_(spec), head_(head) {}
 
   std::unique_ptr<Module> build() const {
-    auto lm = std::make_unique<CausalLm>(spec_.class_prefix + spec_.classes.language_model,
-                                         spec_.names.model, spec_.logits_softcap);
+    // Alone, the decoder is the model: its parameters have no prefix.
+    const std::string name = head_.kind == HeadKind::none ? "" : spec_.names.model;
+    auto lm = std::make_unique<CausalLm>(head_, name, spec_.logits_softcap);
     auto decoder =
         std::make_unique<DecoderModel>(spec_.class_prefix + spec_.classes.model, spec_.names);
     decoder->add_child(spec_.names.embeddings, embedding());
@@ -223,19 +242,47 @@ class Builder {
         decoder->add_child(spec_.names.window_rotary, rotary("window", *spec_.window_rope));
       }
     }
-    lm->add_child(spec_.names.model, std::move(decoder));
-
-    auto head =
-        std::make_unique<Linear>(spec_.hidden_size, spec_.vocab_size, spec_.head_bias, spec_.dtype);
-    if (spec_.tie_word_embeddings) {
-      head->parameters()[0].tied_to =
-          fmt::format("{}.{}.weight", spec_.names.model, spec_.names.embeddings);
-    }
-    lm->add_child("lm_head", std::move(head));
+    lm->add_child(name, std::move(decoder));
+    if (!head_.name.empty()) lm->add_child(head_.name, head());
     return lm;
   }
 
  private:
+  std::unique_ptr<Module> head() const {
+    std::unique_ptr<Module> made = make_head();
+    if (head_.kind == HeadKind::causal) return made;
+    walk(*made, [](Module& module, const ModulePath&) {
+      for (Parameter& parameter : module.parameters()) {
+        parameter.whole_because = "scores of labels are computed whole on every rank";
+      }
+    });
+    return made;
+  }
+
+  std::unique_ptr<Module> make_head() const {
+    const std::int64_t hidden = spec_.hidden_size;
+    switch (head_.kind) {
+      case HeadKind::causal: {
+        auto head =
+            std::make_unique<Linear>(hidden, spec_.vocab_size, spec_.head_bias, spec_.dtype);
+        if (spec_.tie_word_embeddings) {
+          head->parameters()[0].tied_to =
+              fmt::format("{}.{}.weight", spec_.names.model, spec_.names.embeddings);
+        }
+        return head;
+      }
+      case HeadKind::sequence:
+        return std::make_unique<Linear>(hidden, head_.labels, false, spec_.dtype);
+      case HeadKind::token:
+        return std::make_unique<Linear>(hidden, head_.labels, true, spec_.dtype);
+      case HeadKind::reward:
+        return std::make_unique<RewardHead>(hidden, head_.labels, spec_.dtype);
+      case HeadKind::none:
+        break;
+    }
+    throw InternalError("a head without a kind");
+  }
+
   /// What layers may differ in.
   struct LayerKind {
     bool experts = false;
@@ -335,6 +382,7 @@ class Builder {
     config.rotary_interleaved = spec_.rotary_interleaved;
     if (kind.window > 0 && spec_.window_rope) config.rotary_set = "window";
     config.span.window = kind.window;
+    config.span.causal = spec_.causal;
     config.scale = spec_.attention_scale > 0 ? spec_.attention_scale
                                              : 1 / std::sqrt(static_cast<double>(spec_.head_dim));
     config.scale /= static_cast<double>(kind.scale_divisor);
@@ -373,7 +421,8 @@ class Builder {
   std::unique_ptr<Module> latent_attention(const LayerKind& kind) const {
     LatentAttentionConfig config = *spec_.latent;
     config.span.window = kind.window;
-    const MlaFieldNames& names = mla_names_;
+    config.span.causal = spec_.causal;
+    const MlaFieldNames names;
     // These norms take the default of their class, whatever the config says of the others.
     constexpr double latent_epsilon = 1e-6;
     const std::int64_t hidden = spec_.hidden_size;
@@ -455,7 +504,7 @@ class Builder {
   }
 
   const DecoderSpec& spec_;
-  const MlaFieldNames& mla_names_;
+  const ModelHead& head_;
 };
 
 void require_divides(const HfConfig& config, const char* key, std::int64_t whole, std::int64_t part,
@@ -492,26 +541,116 @@ void require_even_rotary(const HfConfig& config, const DecoderSpec& spec) {
   }
 }
 
+DType read_dtype(const ArchitectureContext& context) {
+  const std::optional<CheckpointDtype> dtype = context.config.checkpoint_dtype();
+  if (context.options.dtype) return *context.options.dtype;
+  if (!dtype) {
+    context.assumptions.emplace_back("torch_dtype is absent: bfloat16 weights");
+    return DType::bf16;
+  }
+  if (!dtype->remark.empty()) context.assumptions.push_back(dtype->remark);
+  return dtype->dtype;
+}
+
+/// What the profile's moe_num_experts_key says: one key of the config, or a path.
+std::int64_t read_num_experts(const ArchitectureContext& context) {
+  const std::vector<std::string>& keys = context.profile.moe_num_experts_key;
+  HfConfig config = context.config;
+  for (std::size_t i = 0; i + 1 < keys.size(); ++i) {
+    std::optional<HfConfig> nested = config.as_written().nested(keys[i]);
+    if (!nested)
+      config.fail(keys[i], "expected a map (moe_num_experts_key of the profile), got nothing");
+    config = *std::move(nested);
+  }
+  // The class's own key has a default; another one is whatever the file calls it.
+  return config.has(keys.back()) || keys.size() > 1 ? config.as_written().get_size(keys.back())
+         : config.node(keys.back())                 ? config.get_size(keys.back())
+                                                    : config.as_written().get_size(keys.back());
+}
+
+// --- what stands on the decoder ------------------------------------------------------------------
+
+/// id2label says how many labels there are, else num_labels; transformers means 2 when nothing
+/// does.
+std::int64_t read_labels(const HfConfig& config) {
+  if (const std::optional<Node> names = config.node("id2label")) {
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(names->members().size()));
+  }
+  return config.get_size_or("num_labels", 2);
+}
+
+/// The head of the class that `architectures` names. Throws Error for classes that are not known.
+ModelHead read_head(const ArchitectureContext& context, const DecoderSpec& spec) {
+  const HfConfig& config = context.config;
+  const DecoderClasses& classes = spec.classes;
+  const std::string causal = spec.class_prefix + classes.language_model;
+  const ModelHead causal_head{HeadKind::causal, causal, "lm_head"};
+  const auto names = config.get_or<std::vector<std::string>>("architectures", {});
+  if (names.empty()) return causal_head;
+  const std::string& name = names.front();
+  const auto is = [&](const std::string& suffix) {
+    return !suffix.empty() && name == spec.class_prefix + suffix;
+  };
+  const auto ends = [&](std::string_view end) {
+    return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
+  };
+  if (name == causal) return causal_head;
+  if (is(classes.model)) return {HeadKind::none, name, ""};
+  if (is(classes.sequence_classifier)) {
+    return {HeadKind::sequence, name, "score", read_labels(config)};
+  }
+  if (is(classes.token_classifier)) {
+    return {HeadKind::token, name, spec.token_head, read_labels(config)};
+  }
+  if (is(classes.reward_model)) return {HeadKind::reward, name, "score", 1};
+  const std::vector<std::string> known = {causal, spec.class_prefix + classes.model,
+                                          spec.class_prefix + classes.sequence_classifier,
+                                          spec.class_prefix + classes.token_classifier};
+  const std::string hint = fmt::format("known are {}", join(known, ", "));
+  for (const char* draft : {"Eagle", "eagle", "Medusa", "MTP", "NextN", "Draft", "Speculator"}) {
+    if (name.find(draft) == std::string::npos) continue;
+    config.fail("architectures",
+                fmt::format("'{}' is a draft model, which is not supported yet", printable(name)),
+                hint);
+  }
+  // A class of somebody's own, or of the whole model that this is the text part of.
+  if (ends("ForCausalLM") || ends("LMHeadModel") || ends("ForConditionalGeneration")) {
+    context.warnings.push_back(
+        fmt::format("architectures: '{}' is not the class of this model type; built as {}",
+                    printable(name), causal));
+    return causal_head;
+  }
+  config.fail(
+      "architectures",
+      fmt::format("'{}' is not a class of this model type that tcast knows", printable(name)),
+      hint);
+}
+
+/// A model whose tokens see those that follow them cannot predict these.
+void require_no_decoding(const HfConfig& config, const DecoderSpec& spec, const ModelHead& head) {
+  if (head.kind == HeadKind::causal) {
+    config.fail("is_causal", "a model that predicts the next token has causal attention",
+                fmt::format("without a head the class is {}{}: name it in architectures",
+                            spec.class_prefix, spec.classes.model));
+  }
+  if (spec.sliding_window > 0) {
+    config.fail("is_causal", "a sliding window to both sides is not supported yet");
+  }
+}
+
 }  // namespace
 
 DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string class_prefix,
-                              const DecoderDefaults& defaults) {
+                              std::int64_t intermediate_ratio) {
   const HfConfig& config = context.config;
   DecoderSpec spec;
   spec.class_prefix = std::move(class_prefix);
-  spec.dtype = DType::bf16;
-  if (context.options.dtype) {
-    spec.dtype = *context.options.dtype;
-  } else if (const std::optional<DType> dtype = config.checkpoint_dtype()) {
-    spec.dtype = *dtype;
-  } else {
-    context.assumptions.emplace_back("torch_dtype is absent: bfloat16 weights");
-  }
+  spec.dtype = read_dtype(context);
   spec.vocab_size = config.get_size("vocab_size");
   spec.hidden_size = config.get_size("hidden_size");
   spec.intermediate_size =
-      defaults.intermediate_ratio > 0
-          ? config.get_size_or("intermediate_size", spec.hidden_size * defaults.intermediate_ratio)
+      intermediate_ratio > 0
+          ? config.get_size_or("intermediate_size", spec.hidden_size * intermediate_ratio)
           : config.get_size("intermediate_size");
   spec.num_hidden_layers = config.get_size("num_hidden_layers");
   // Far more layers than any model has: refused before a tree of that size is built.
@@ -524,32 +663,26 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
     spec.num_hidden_layers = *context.options.num_hidden_layers;
   }
   spec.num_attention_heads = config.get_size("num_attention_heads");
-  // Null means as many as attention heads; absent means what the config class has as its default.
-  const bool absent = !config.has("num_key_value_heads") && !config.is_null("num_key_value_heads");
-  spec.num_key_value_heads =
-      config.get_size_or("num_key_value_heads", absent && defaults.num_key_value_heads > 0
-                                                    ? defaults.num_key_value_heads
-                                                    : spec.num_attention_heads);
-  if (absent && defaults.grouped_heads) {
+  const bool grouped = config.reads("num_key_value_heads");
+  if (grouped && !config.node("num_key_value_heads") && !config.is_null("num_key_value_heads")) {
     context.assumptions.push_back(
-        fmt::format("num_key_value_heads is absent: {}", spec.num_key_value_heads));
+        fmt::format("num_key_value_heads is absent: {}", spec.num_attention_heads));
   }
-  spec.activation = read_activation(config, defaults);
-  spec.norm_epsilon = config.get_or<double>("rms_norm_eps", defaults.norm_epsilon);
-  spec.tie_word_embeddings =
-      config.get_or<bool>("tie_word_embeddings", defaults.tie_word_embeddings);
+  spec.num_key_value_heads = config.get_size_or("num_key_value_heads", spec.num_attention_heads);
+  spec.activation = read_activation(config);
+  spec.norm_epsilon = config.get_or<double>("rms_norm_eps", 1e-6);
+  spec.tie_word_embeddings = config.get_or<bool>("tie_word_embeddings", false);
   require_divides(config, "num_key_value_heads", spec.num_attention_heads, spec.num_key_value_heads,
                   "num_attention_heads");
-  if (const auto head_dim = config.find<std::int64_t>("head_dim")) {
+  if (config.node("head_dim")) {
     spec.head_dim = config.get_size("head_dim");
-  } else if (defaults.head_dim > 0) {
-    spec.head_dim = defaults.head_dim;
   } else {
     require_divides(config, "num_attention_heads", spec.hidden_size, spec.num_attention_heads,
                     "hidden_size");
     spec.head_dim = spec.hidden_size / spec.num_attention_heads;
   }
-  spec.rope = read_rope(config, defaults.rope_theta);
+  spec.rope = read_rope(config);
+  spec.causal = config.get_or<bool>("is_causal", true);
   return spec;
 }
 
@@ -578,12 +711,17 @@ std::optional<std::vector<bool>> sliding_layers(const ArchitectureContext& conte
 
 void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec) {
   const HfConfig& config = context.config;
-  if (!config.get_or<bool>("use_sliding_window", false)) return;
-  // The config classes that have this switch have a window of 4096.
-  spec.sliding_window =
-      config.get_size_or("sliding_window", config.is_null("sliding_window") ? 0 : 4096);
+  config.know({"sliding_window", "max_window_layers"});
+  auto sliding = sliding_layers(context, spec);
+  if (!config.get_or<bool>("use_sliding_window", false)) {
+    if (sliding && std::find(sliding->begin(), sliding->end(), true) != sliding->end()) {
+      config.fail("layer_types", "layers with sliding_attention, but use_sliding_window is false");
+    }
+    return;
+  }
+  spec.sliding_window = config.get_size_or("sliding_window", 0);
   if (spec.sliding_window == 0) return;
-  if (auto sliding = sliding_layers(context, spec)) {
+  if (sliding) {
     spec.window_layers = *std::move(sliding);
     return;
   }
@@ -595,10 +733,8 @@ void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec) {
 }
 
 void read_alternating_windows(const ArchitectureContext& context, DecoderSpec& spec,
-                              std::int64_t default_window, std::int64_t period) {
-  const HfConfig& config = context.config;
-  spec.sliding_window =
-      config.is_null("sliding_window") ? 0 : config.get_size_or("sliding_window", default_window);
+                              std::int64_t period) {
+  spec.sliding_window = context.config.get_size_or("sliding_window", 0);
   if (auto sliding = sliding_layers(context, spec)) {
     spec.window_layers = *std::move(sliding);
     return;
@@ -610,21 +746,18 @@ void read_alternating_windows(const ArchitectureContext& context, DecoderSpec& s
 }
 
 double read_positive(const HfConfig& config, const char* key, double otherwise) {
-  const double value = config.get_or<double>(key, otherwise);
-  if (config.has(key) && !(std::isfinite(value) && value > 0)) {
-    config.fail(key, fmt::format("expected a number above 0, got {}", value));
+  const auto value = config.find<double>(key);
+  if (value && !(std::isfinite(*value) && *value > 0)) {
+    config.fail(key, fmt::format("expected a number above 0, got {}", *value));
   }
-  return value;
+  return value.value_or(otherwise);
 }
 
-double read_limit(const HfConfig& config, const char* key, double otherwise) {
-  return config.is_null(key) ? 0 : read_positive(config, key, otherwise);
-}
-
-double read_rotary_fraction(const HfConfig& config, double otherwise) {
-  double fraction = config.get_or<double>("partial_rotary_factor", otherwise);
-  if (const auto rope = config.nested("rope_parameters")) {
-    fraction = rope->get_or<double>("partial_rotary_factor", fraction);
+double read_rotary_fraction(const HfConfig& config) {
+  double fraction = config.get_or<double>("partial_rotary_factor", 1);
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    const auto rope = config.nested(key);
+    if (rope) fraction = rope->get_or<double>("partial_rotary_factor", fraction);
   }
   if (!(fraction > 0 && fraction <= 1)) {
     config.fail("partial_rotary_factor",
@@ -638,14 +771,13 @@ LatentAttentionConfig read_latent_attention(const ArchitectureContext& context,
   const HfConfig& config = context.config;
   LatentAttentionConfig latent;
   latent.num_heads = spec.num_attention_heads;
-  // Null means a query that is not compressed; absent means the published size.
-  latent.q_lora_rank = config.get_size_or("q_lora_rank", config.is_null("q_lora_rank") ? 0 : 1536);
-  latent.kv_lora_rank = config.get_size_or("kv_lora_rank", 512);
-  latent.qk_nope_head_dim = config.get_size_or("qk_nope_head_dim", 128);
-  latent.qk_rope_head_dim = config.get_size_or("qk_rope_head_dim", 64);
-  latent.v_head_dim = config.get_size_or("v_head_dim", 128);
+  latent.q_lora_rank = config.get_size_or("q_lora_rank", 0);
+  latent.kv_lora_rank = config.get_size("kv_lora_rank");
+  latent.qk_nope_head_dim = config.get_size("qk_nope_head_dim");
+  latent.qk_rope_head_dim = config.get_size("qk_rope_head_dim");
+  latent.v_head_dim = config.get_size("v_head_dim");
   latent.scale = 1 / std::sqrt(static_cast<double>(latent.qk_head_dim()));
-  if (spec.rope.type == "yarn" && spec.rope.mscale_all_dim != 0) {
+  if (spec.rope.type != "default" && spec.rope.mscale_all_dim != 0) {
     const double mscale = yarn_mscale(spec.rope.factor, spec.rope.mscale_all_dim);
     latent.scale *= mscale * mscale;
   }
@@ -659,7 +791,7 @@ void set_dense_layers(MoeSpec& moe, std::int64_t dense) {
 }
 
 void read_sparse_layers(const ArchitectureContext& context, MoeSpec& moe) {
-  const std::int64_t step = context.config.get_size_or("decoder_sparse_step", 1);
+  const std::int64_t step = context.config.get_size("decoder_sparse_step");
   const auto dense = context.config.get_or<std::vector<std::int64_t>>("mlp_only_layers", {});
   for (std::size_t i = 0; i < moe.layers.size(); ++i) {
     const auto layer = static_cast<std::int64_t>(i);
@@ -668,16 +800,10 @@ void read_sparse_layers(const ArchitectureContext& context, MoeSpec& moe) {
   }
 }
 
-MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spec,
-                      std::string_view experts_key, std::int64_t default_top_k,
-                      std::int64_t default_experts) {
-  const HfConfig& config = context.config;
+MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spec) {
   MoeSpec moe;
-  moe.routing.num_experts = default_experts > 0 ? config.get_size_or(experts_key, default_experts)
-                                                : config.get_size(experts_key);
-  moe.routing.top_k = config.get_size_or("num_experts_per_tok", default_top_k);
-  // One owner of these names: the profile, where the steps look for them too.
-  moe.names = context.profile.moe_field_names;
+  moe.routing.num_experts = read_num_experts(context);
+  moe.routing.top_k = context.config.get_size("num_experts_per_tok");
   moe.expert_class = spec.class_prefix + "MLP";
   moe.layers.assign(static_cast<std::size_t>(spec.num_hidden_layers), true);
   return moe;
@@ -717,6 +843,12 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
   }
   if (spec.moe) {
     MoeSpec& moe = *spec.moe;
+    // Far more experts than any model has: there are loops over them.
+    constexpr std::int64_t most_experts = 1 << 16;
+    if (moe.routing.num_experts > most_experts) {
+      config.fail("num_experts", fmt::format("expected at most {} experts, got {}", most_experts,
+                                             moe.routing.num_experts));
+    }
     require_sane_matrix(config, "moe_intermediate_size", moe.intermediate_size, spec.hidden_size);
     require_sane_matrix(config, "num_experts", moe.routing.num_experts, spec.hidden_size);
     require_sane_matrix(config, "shared_expert_intermediate_size", moe.shared_intermediate_size,
@@ -740,7 +872,9 @@ std::unique_ptr<Module> build_decoder(DecoderSpec spec, const ArchitectureContex
       }
     }
   }
-  return Builder(spec, context).build();
+  const ModelHead head = read_head(context, spec);
+  if (!spec.causal) require_no_decoding(config, spec, head);
+  return Builder(spec, head).build();
 }
 
 }  // namespace tcast

@@ -23,14 +23,18 @@ namespace tcast {
 /// Activations by the name that configs use ("silu", "gelu_new"): tcast's own, and further names
 /// that plugins registered for them.
 TCAST_API const Registry<ElementwiseKind>& activations();
+/// What tcast itself has there.
+TCAST_API std::vector<RegistryEntry<ElementwiseKind>> core_activations();
 
 /// What an architecture function has at hand.
 struct ArchitectureContext {
   const HfConfig& config;
   const ModelProfile& profile;
   const ModelOptions& options;
-  /// What had to be assumed; ends in the report.
+  /// What had to be assumed, and what the user should know although work goes on; both end in the
+  /// report.
   std::vector<std::string>& assumptions;
+  std::vector<std::string>& warnings;
 };
 
 /// Mixture-of-experts part of a decoder.
@@ -53,6 +57,9 @@ struct MoeSpec {
 /// HF classes that differ from the usual ones, without the family's prefix.
 struct DecoderClasses {
   std::string language_model = "ForCausalLM";
+  std::string sequence_classifier = "ForSequenceClassification";
+  std::string token_classifier = "ForTokenClassification";
+  std::string reward_model = "";  ///< empty: the family has none
   std::string model = "Model";
   std::string layer = "DecoderLayer";
   std::string embedding = "";  ///< empty: the plain Embedding
@@ -73,7 +80,8 @@ struct DecoderSpec {
   double embedding_multiplier = 1;       ///< on the rows of the embedding
   std::int64_t position_embeddings = 0;  ///< rows of a table of positions to add; 0: none
   bool head_bias = false;
-  double logits_softcap = 0;  ///< c: logits become c * tanh(logits / c); 0: they stay
+  double logits_softcap = 0;         ///< c: logits become c * tanh(logits / c); 0: they stay
+  std::string token_head = "score";  ///< name of a token classifier's head
 
   NormKind norm = NormKind::rms;
   double norm_epsilon = 1e-6;
@@ -93,6 +101,7 @@ struct DecoderSpec {
   double attention_scale = 0;    ///< on the scores; 0: 1 / sqrt(head_dim)
   bool scale_by_layer = false;   ///< that divided by the layer's number, counted from 1
   double attention_softcap = 0;  ///< as logits_softcap, on the scores
+  bool causal = true;            ///< false: every token sees all others of its request
   bool sinks = false;            ///< one more score per head, which takes part in the softmax only
 
   double rotary_fraction = 1;  ///< part of each head that is rotated
@@ -117,45 +126,33 @@ struct DecoderSpec {
   MlpNames mlp_names;
 };
 
-/// Defaults of a HuggingFace config class for keys that a config.json may leave out.
-struct DecoderDefaults {
-  bool grouped_heads = true;             ///< false: the class knows no num_key_value_heads
-  std::int64_t num_key_value_heads = 0;  ///< 0: as many as attention heads
-  std::int64_t head_dim = 0;             ///< 0: hidden_size / num_attention_heads
-  double norm_epsilon = 1e-6;
-  double rope_theta = 10000;
-  bool tie_word_embeddings = false;
-  std::string activation = "silu";
-  std::string activation_key = "hidden_act";
-  std::int64_t intermediate_ratio = 0;  ///< intermediate_size / hidden_size; 0: it must be there
-};
-
-/// Reads what all decoder families share. Sizes must be there and consistent. Throws Error.
+/// Reads what all decoder families share, as the config's class has it; without a class absent keys
+/// mean: no grouped heads, head_dim = hidden_size / num_attention_heads, SiLU, an epsilon of 1e-6,
+/// a base of 10000, an untied head. Sizes must be there and consistent. `intermediate_ratio`:
+/// intermediate_size / hidden_size where the former may be absent; 0: it must be there. Throws
+/// Error.
 TCAST_API DecoderSpec read_decoder_spec(const ArchitectureContext& context,
                                         std::string class_prefix,
-                                        const DecoderDefaults& defaults = {});
+                                        std::int64_t intermediate_ratio = 0);
 
 /// Reads which layers have a sliding window: those that layer_types calls sliding_attention, else,
 /// with use_sliding_window, all from max_window_layers on.
 TCAST_API void read_layer_windows(const ArchitectureContext& context, DecoderSpec& spec);
 
 /// For families in which most layers have a window: those that layer_types calls sliding_attention,
-/// else all but each `period`-th. The window is `sliding_window`, absent: `default_window`.
+/// else all but each `period`-th.
 TCAST_API void read_alternating_windows(const ArchitectureContext& context, DecoderSpec& spec,
-                                        std::int64_t default_window, std::int64_t period);
+                                        std::int64_t period);
 
 /// The layers that layer_types calls sliding_attention; nothing when the config has no layer_types.
 TCAST_API std::optional<std::vector<bool>> sliding_layers(const ArchitectureContext& context,
                                                           const DecoderSpec& spec);
 
-/// A number above 0 under `key`; absent: `otherwise`.
-TCAST_API double read_positive(const HfConfig& config, const char* key, double otherwise);
+/// A number above 0 under `key`; absent or null: `otherwise`.
+TCAST_API double read_positive(const HfConfig& config, const char* key, double otherwise = 0);
 
-/// The same where null switches something off: 0 then.
-TCAST_API double read_limit(const HfConfig& config, const char* key, double otherwise);
-
-/// partial_rotary_factor, which transformers 5 keeps in rope_parameters.
-TCAST_API double read_rotary_fraction(const HfConfig& config, double otherwise);
+/// partial_rotary_factor, which transformers 5 keeps in rope_parameters; 1 if it is nowhere.
+TCAST_API double read_rotary_fraction(const HfConfig& config);
 
 /// Multi-head latent attention as DeepSeek-V2 and V3 have it. Null q_lora_rank: queries are not
 /// compressed.
@@ -169,12 +166,9 @@ TCAST_API void set_dense_layers(MoeSpec& moe, std::int64_t dense);
 /// mlp_only_layers does not name it.
 TCAST_API void read_sparse_layers(const ArchitectureContext& context, MoeSpec& moe);
 
-/// Reads what all mixtures of experts share: number of experts, chosen ones, widths. `experts_key`
-/// is the config's key for the number of experts, which has a default in some classes (0: it must
-/// be there). Every layer has experts unless changed.
-TCAST_API MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spec,
-                                std::string_view experts_key, std::int64_t default_top_k,
-                                std::int64_t default_experts = 0);
+/// Reads what all mixtures of experts share: number of experts (under the profile's
+/// moe_num_experts_key) and chosen ones. Every layer has experts unless changed.
+TCAST_API MoeSpec read_moe_spec(const ArchitectureContext& context, const DecoderSpec& spec);
 
 /// Applies the profile's `architecture:` map to the spec and builds the tree. Throws Error for
 /// unknown fields and for sizes that do not fit each other.

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/model/requirements.h"
 
 namespace tcast {
 namespace {
@@ -17,6 +18,16 @@ Parameter stacked(const char* name, const Shape& shape, DType dtype, InitRole ro
   parameter.role = role;
   parameter.transposed = role == InitRole::matrix;
   return parameter;
+}
+
+std::string parameters_fault(const Module& module, const FusedExperts::Config& config) {
+  const std::int64_t both = 2 * config.intermediate_size;
+  return Requirements(module)
+      .parameter("gate_up_proj", {config.experts, both, config.hidden_size})
+      .parameter("gate_up_proj_bias", {config.experts, both})
+      .parameter("down_proj", {config.experts, config.hidden_size, config.intermediate_size})
+      .parameter("down_proj_bias", {config.experts, config.hidden_size})
+      .fault();
 }
 
 /// A weight of a fused module and its bias.
@@ -32,7 +43,8 @@ struct Projection {
 
 FusedExperts::FusedExperts(std::string class_name, std::int64_t experts, std::int64_t hidden_size,
                            std::int64_t intermediate_size, double activation_limit, DType dtype)
-    : ModuleOf(std::move(class_name)), activation_limit_(activation_limit) {
+    : ModuleOf(std::move(class_name)),
+      config_{experts, hidden_size, intermediate_size, activation_limit} {
   const std::int64_t both = 2 * intermediate_size;
   add_parameter(stacked("gate_up_proj", {experts, both, hidden_size}, dtype, InitRole::matrix));
   add_parameter(stacked("gate_up_proj_bias", {experts, both}, dtype, InitRole::bias));
@@ -40,6 +52,8 @@ FusedExperts::FusedExperts(std::string class_name, std::int64_t experts, std::in
       stacked("down_proj", {experts, hidden_size, intermediate_size}, dtype, InitRole::matrix));
   add_parameter(stacked("down_proj_bias", {experts, hidden_size}, dtype, InitRole::bias));
 }
+
+std::string FusedExperts::fault() const { return parameters_fault(*this, config_); }
 
 Value FusedExperts::run_one(Trace& trace, Value rows, std::int64_t expert) const {
   auto product = [&](const Projection& projection, Value x) {
@@ -61,13 +75,38 @@ Value FusedExperts::run_one(Trace& trace, Value rows, std::int64_t expert) const
   };
   const Value both = product({*this, "gate_up_proj"}, rows);
   const Value activated =
-      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit_);
+      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, config_.activation_limit);
   return product({*this, "down_proj"}, activated);
 }
 
 GroupedFusedExperts::GroupedFusedExperts(FusedExperts& original)
-    : ModuleOf("GroupedFusedExperts"), activation_limit_(original.activation_limit()) {
+    : ModuleOf("GroupedFusedExperts"), config_{original.config(), {}, {}, {}} {
   take_over(original);
+}
+
+std::string GroupedFusedExperts::fault() const {
+  Requirements needs(*this, parameters_fault(*this, config_));
+  for (const char* name : {"gate_up_proj", "down_proj"}) {
+    const Parameter* const scale = find_parameter(std::string(name) + "_scale");
+    needs.that((scale != nullptr) == config_.quantization.has_value(), [&] {
+      return fmt::format("the scales of its {} do not fit its quantization", name);
+    });
+    if (scale == nullptr || !needs.fault().empty()) continue;
+    const Shape local = find_parameter(name)->local_shape();
+    const Shape expected{local[0], local[1], 1};
+    needs.that(scale->local_shape() == expected, [&] {
+      return fmt::format("a rank's scales of its {} are {}, expected {}", name,
+                         to_string(scale->local_shape()), to_string(expected));
+    });
+  }
+  return needs.fault();
+}
+
+void GroupedFusedExperts::list_attributes(std::vector<Attribute>& list) const {
+  if (config_.quantization) list.push_back({"quantization", config_.quantization->describe()});
+  if (config_.expert_group.size > 1) {
+    list.push_back({"expert_parallel", config_.expert_group.size});
+  }
 }
 
 Value GroupedFusedExperts::product(Trace& trace, const std::string& weight_name, Value x,
@@ -76,13 +115,15 @@ Value GroupedFusedExperts::product(Trace& trace, const std::string& weight_name,
   const Shape local = projection.weight.local_shape();
   GroupedMatMul op;
   op.experts = local[0];
-  op.active_experts = load.active_experts;
+  op.distinct_experts = load.distinct_experts;
   op.rows = load.rows;
+  op.routing = load.routing;
   op.n = local[1];
   op.k = local[2];
   op.output = trace.dtype(x);
-  if (quantization_ && quantization_->activation) {
-    x = trace.quantize(x, *quantization_->activation, quantization_->activation_group);
+  if (config_.quantization && config_.quantization->activation) {
+    x = trace.quantize(x, *config_.quantization->activation,
+                       config_.quantization->activation_group);
   }
   op.input = trace.dtype(x);
   op.weight = projection.weight.dtype;
@@ -90,17 +131,18 @@ Value GroupedFusedExperts::product(Trace& trace, const std::string& weight_name,
   op.bias = true;
   op.bias_scale = bias_scale;
   Operands operands{x, trace.parameter(projection.weight), counts};
-  if (quantization_) {
+  if (config_.quantization) {
     op.weight_scales = op.n;
     operands.push(trace.parameter(*find_parameter(weight_name + "_scale")));
   }
   operands.push(trace.parameter(projection.bias));
-  if (quantization_ && quantization_->activation && quantization_->activation_group >= 0) {
-    const std::int64_t group = quantization_->activation_group;
-    op.activation_scales = op.rows * (group > 0 ? ceil_div(op.k, group) : 1);
+  if (config_.quantization && config_.quantization->activation &&
+      config_.quantization->activation_group >= 0) {
+    const std::int64_t group = config_.quantization->activation_group;
+    op.activation_scales = op.row_count() * (group > 0 ? ceil_div(op.k, group) : 1);
     operands.push(trace.scales_of(x));
   }
-  return trace.emit(op, operands, {op.rows, op.n}, op.output);
+  return trace.emit(op, operands, {op.row_count(), op.n}, op.output);
 }
 
 Value GroupedFusedExperts::run(Trace& trace, Value rows, Value counts,
@@ -108,15 +150,15 @@ Value GroupedFusedExperts::run(Trace& trace, Value rows, Value counts,
   const ScopeGuard scope(trace, name(), class_name(), false);
   const Value both = product(trace, "gate_up_proj", rows, counts, load, 1);
   const Value activated =
-      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, activation_limit_);
+      trace.packed(ElementwiseKind::clamped_swiglu, Packing::pairs, both, config_.activation_limit);
   // The parts of an expert are added up later, each with its share of the bias.
   return product(trace, "down_proj", activated, counts, load,
-                 1 / static_cast<double>(tensor_ranks_));
+                 1 / static_cast<double>(config_.tensor_group.size));
 }
 
 bool GroupedFusedExperts::quantize(const LinearQuantization& quantization) {
   if (quantization.scales.block_rows != 1 || quantization.scales.block_columns != 0) return false;
-  quantization_ = quantization;
+  config_.quantization = quantization;
   for (const char* name : {"gate_up_proj", "down_proj"}) {
     Parameter& weight = *find_parameter(name);
     Parameter scale;
@@ -131,40 +173,52 @@ bool GroupedFusedExperts::quantize(const LinearQuantization& quantization) {
     weight.dtype = quantization.weight;
     add_parameter(std::move(scale));
   }
-  set_attribute("quantization", quantization.describe());
+  cut_parameters();
   set_class_name("QuantizedGroupedFusedExperts");
   return true;
 }
 
 void GroupedFusedExperts::shard_tensor(RankGroup group, const std::string& path) {
   if (group.size == 1) return;
-  const std::int64_t width = find_parameter("down_proj")->shape[2];
+  const std::int64_t width = config_.intermediate_size;
   if (width % group.size != 0) {
     throw Error(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks", path,
                             width, group.size),
                 fmt::format("choose a number of ranks that divides {}", width));
   }
-  tensor_ranks_ = group.size;
-  // Gate and up take turns: a run of neighbours holds whole pairs.
-  const Shard pairs{1, group.size, group.stride, {{2 * width, group.size}}};
-  find_parameter("gate_up_proj")->shard = pairs;
-  find_parameter("gate_up_proj_bias")->shard = pairs;
-  if (quantization_) find_parameter("gate_up_proj_scale")->shard = pairs;
-  find_parameter("down_proj")->shard = {2, group.size, group.stride, {{width, group.size}}};
+  config_.tensor_group = group;
+  cut_parameters();
 }
 
 void GroupedFusedExperts::shard_experts(RankGroup group, const std::string& path) {
   if (group.size == 1) return;
-  const std::int64_t experts = parameters()[0].shape[0];
+  const std::int64_t experts = config_.experts;
   if (experts % group.size != 0) {
     throw Error(
         fmt::format("{}: {} experts cannot be divided over ep {}", path, experts, group.size),
         fmt::format("choose --ep so that it divides {}", experts));
   }
+  config_.expert_group = group;
+  cut_parameters();
+}
+
+/// Cuts every parameter as the config says, whatever was added after it was said.
+void GroupedFusedExperts::cut_parameters() {
+  const RankGroup tensor = config_.tensor_group;
+  const RankGroup spread = config_.expert_group;
+  const std::int64_t width = config_.intermediate_size;
   for (Parameter& parameter : parameters()) {
-    parameter.stack = {0, group.size, group.stride, {{experts, group.size}}};
+    if (spread.size > 1) {
+      parameter.stack = {0, spread.size, spread.stride, {{config_.experts, spread.size}}};
+    }
+    if (tensor.size == 1) continue;
+    if (parameter.name.rfind("gate_up_proj", 0) == 0) {
+      // Gate and up take turns: a run of neighbours holds whole pairs.
+      parameter.shard = {1, tensor.size, tensor.stride, {{2 * width, tensor.size}}};
+    } else if (parameter.name == "down_proj") {
+      parameter.shard = {2, tensor.size, tensor.stride, {{width, tensor.size}}};
+    }
   }
-  set_attribute("expert_parallel", group.size);
 }
 
 }  // namespace tcast

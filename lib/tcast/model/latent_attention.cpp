@@ -2,63 +2,91 @@
 
 #include <utility>
 
+#include "tcast/model/requirements.h"
+
 namespace tcast {
 
 LatentAttention::LatentAttention(std::string class_name, LatentAttentionConfig config,
                                  MlaFieldNames names)
-    : AttentionModule(std::move(class_name)),
-      config_(std::move(config)),
-      names_(std::move(names)),
-      local_heads_(config_.num_heads) {
-  set_attribute(names_.num_heads, config_.num_heads);
-  if (config_.q_lora_rank > 0) set_attribute(names_.q_lora_rank, config_.q_lora_rank);
-  set_attribute(names_.kv_lora_rank, config_.kv_lora_rank);
-  set_attribute(names_.qk_nope_head_dim, config_.qk_nope_head_dim);
-  set_attribute(names_.qk_rope_head_dim, config_.qk_rope_head_dim);
-  set_attribute(names_.v_head_dim, config_.v_head_dim);
-  set_attribute("scaling", config_.scale);
-  set_attribute("rope_interleave", config_.rotary_interleaved);
-  if (config_.rotary_set != "default") set_attribute("rotary_set", config_.rotary_set);
-  if (config_.span.window > 0) set_attribute("sliding_window", config_.span.window);
+    : ModulePart(std::move(class_name)), config_{std::move(config), std::move(names), 1} {
+  config_.local_heads = config_.num_heads;
 }
 
 LatentAttention::LatentAttention(std::string class_name, LatentAttention& original)
-    : AttentionModule(std::move(class_name)),
-      config_(original.config_),
-      names_(original.names_),
-      local_heads_(original.local_heads_) {
+    : ModulePart(std::move(class_name)), config_(original.config_) {
   take_over(original);
 }
 
+void LatentAttention::list_attributes(std::vector<Attribute>& list) const {
+  const MlaFieldNames& names = config_.names;
+  list.push_back({names.num_heads, config_.num_heads});
+  if (config_.q_lora_rank > 0) list.push_back({names.q_lora_rank, config_.q_lora_rank});
+  list.push_back({names.kv_lora_rank, config_.kv_lora_rank});
+  list.push_back({names.qk_nope_head_dim, config_.qk_nope_head_dim});
+  list.push_back({names.qk_rope_head_dim, config_.qk_rope_head_dim});
+  list.push_back({names.v_head_dim, config_.v_head_dim});
+  list.push_back({"scaling", config_.scale});
+  list.push_back({"rope_interleave", config_.rotary_interleaved});
+  if (config_.rotary_set != "default") list.push_back({"rotary_set", config_.rotary_set});
+  if (config_.span.window > 0) list.push_back({"sliding_window", config_.span.window});
+  AttentionModule::list_attributes(list);
+}
+
+std::string LatentAttention::projections_fault() const {
+  const Config& c = config_;
+  const std::string& from_latent = c.q_lora_rank > 0 ? c.names.q_b_proj : c.names.q_proj;
+  Requirements needs(*this);
+  for (const std::string& name :
+       {from_latent, c.names.kv_a_proj_with_mqa, c.names.kv_a_layernorm, c.names.o_proj}) {
+    needs.child(name);
+  }
+  needs.child_of_class<Linear>(c.names.kv_b_proj)
+      .outputs_if_linear(from_latent, c.num_heads * c.qk_head_dim())
+      .outputs_if_linear(c.names.kv_a_proj_with_mqa, c.kv_lora_rank + c.qk_rope_head_dim)
+      .norm_if_any(c.names.kv_a_layernorm, c.kv_lora_rank)
+      .inputs_if_linear(c.names.kv_b_proj, c.kv_lora_rank)
+      .outputs_if_linear(c.names.kv_b_proj, c.num_heads * (c.qk_nope_head_dim + c.v_head_dim))
+      .inputs_if_linear(c.names.o_proj, c.num_heads * c.v_head_dim);
+  if (c.q_lora_rank > 0) {
+    needs.child(c.names.q_a_proj)
+        .child(c.names.q_a_layernorm)
+        .outputs_if_linear(c.names.q_a_proj, c.q_lora_rank)
+        .norm_if_any(c.names.q_a_layernorm, c.q_lora_rank)
+        .inputs_if_linear(c.names.q_b_proj, c.q_lora_rank);
+  }
+  return needs.fault();
+}
+
 void LatentAttention::shard_heads(RankGroup group, const std::string& path) {
-  local_heads_ = divided_heads(config_.num_heads, group, path, "attention heads");
-  auto linear = [this](const std::string& name) -> Linear& {
-    return dynamic_cast<Linear&>(child(name));
-  };
-  linear(config_.q_lora_rank > 0 ? names_.q_b_proj : names_.q_proj).shard_columns(group);
-  linear(names_.kv_b_proj).shard_columns(group);
-  linear(names_.o_proj).shard_rows(group);
-  linear(names_.kv_a_proj_with_mqa).parameters()[0].whole_because = "every head needs the latent";
+  config_.local_heads = divided_heads(config_.num_heads, group, path, "attention heads");
+  auto linear = [this](const std::string& name) -> Linear& { return child_as<Linear>(name); };
+  linear(config_.q_lora_rank > 0 ? config_.names.q_b_proj : config_.names.q_proj)
+      .shard_columns(group);
+  linear(config_.names.kv_b_proj).shard_columns(group);
+  linear(config_.names.o_proj).shard_rows(group);
+  linear(config_.names.kv_a_proj_with_mqa).parameters()[0].whole_because =
+      "every head needs the latent";
   if (config_.q_lora_rank == 0) return;
-  linear(names_.q_a_proj).parameters()[0].whole_because = "every head needs the compressed query";
+  linear(config_.names.q_a_proj).parameters()[0].whole_because =
+      "every head needs the compressed query";
 }
 
 Value LatentAttention::project_query(Trace& trace, Value hidden) const {
-  if (config_.q_lora_rank == 0) return call(trace, names_.q_proj, hidden);
-  const Value compressed = call(trace, names_.q_a_proj, hidden);
-  return call(trace, names_.q_b_proj, call(trace, names_.q_a_layernorm, compressed));
+  if (config_.q_lora_rank == 0) return call(trace, config_.names.q_proj, hidden);
+  const Value compressed = call(trace, config_.names.q_a_proj, hidden);
+  return call(trace, config_.names.q_b_proj, call(trace, config_.names.q_a_layernorm, compressed));
 }
 
 LatentAttention::Latent LatentAttention::project_latent(Trace& trace, Value hidden) const {
   const std::int64_t tokens = trace.workload().tokens();
-  const Value both = call(trace, names_.kv_a_proj_with_mqa, hidden);
+  const Value both = call(trace, config_.names.kv_a_proj_with_mqa, hidden);
   const std::int64_t rank = config_.kv_lora_rank;
   const std::int64_t width = rank + config_.qk_rope_head_dim;
   Latent result;
   const Value latent = trace.columns(both, width, 0, rank, {tokens, rank});
   result.rotary_k = trace.columns(both, width, rank, config_.qk_rope_head_dim,
                                   {tokens, config_.qk_rope_head_dim});
-  result.latent = call(trace, names_.kv_a_layernorm, latent);
+  result.latent = call(trace, config_.names.kv_a_layernorm, latent);
   return result;
 }
 
@@ -70,9 +98,9 @@ LatentAttention::KeysAndValues LatentAttention::expand_latent(Trace& trace, Valu
                                                               Value rotary_k,
                                                               std::int64_t rows) const {
   const LatentAttentionConfig& c = config_;
-  const std::int64_t heads = local_heads_;
+  const std::int64_t heads = config_.local_heads;
   const std::int64_t width = c.qk_nope_head_dim + c.v_head_dim;
-  const Value kv = call(trace, names_.kv_b_proj, latent);
+  const Value kv = call(trace, config_.names.kv_b_proj, latent);
   const Value k_nope =
       trace.columns(kv, width, 0, c.qk_nope_head_dim, {rows, heads * c.qk_nope_head_dim});
   KeysAndValues result;
@@ -91,7 +119,7 @@ LatentAttention::Expanded LatentAttention::expand(Trace& trace, Value hidden, bo
                  : eager_rotary(trace, x, heads, head_dim, part);
   };
   Expanded result;
-  result.q = rotate(project_query(trace, hidden), local_heads_, c.qk_head_dim(),
+  result.q = rotate(project_query(trace, hidden), config_.local_heads, c.qk_head_dim(),
                     rotary_part(c.qk_nope_head_dim));
   const Latent latent = project_latent(trace, hidden);
   const Value rotary_k = rotate(latent.rotary_k, 1, c.qk_rope_head_dim, rotary_part(0));
@@ -170,7 +198,7 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q, Value cac
   const std::int64_t tokens = trace.workload().tokens();
   const std::int64_t heads = local_heads();
   const DType dtype = trace.dtype(q);
-  const auto& kv_b = dynamic_cast<const Linear&>(child(names().kv_b_proj));
+  const auto& kv_b = child_as<Linear>(names().kv_b_proj);
 
   // q_latent[h] = q_nope[h] W_UK[h] and out[h] = context[h] W_UV[h]^T: the halves of kv_b_proj,
   // read where they lie in its weight; a quantized weight is converted on the way (16-bit compute).
@@ -235,7 +263,7 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q, Value cac
   project.x_batch_stride = c.kv_lora_rank;
   project.y_row_stride = heads * c.v_head_dim;
   project.y_batch_stride = c.v_head_dim;
-  project_operands.values[0] = context;
+  project_operands[0] = context;
   return trace.emit(project, project_operands, {tokens, heads * c.v_head_dim}, dtype);
 }
 

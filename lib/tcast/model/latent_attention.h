@@ -25,23 +25,32 @@ struct LatentAttentionConfig {
   double scale = 1;
 
   std::int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+
+  bool operator==(const LatentAttentionConfig&) const = default;
 };
 
 /// Shared part of all forms of latent attention: the projections and their sharding. Children carry
 /// the names of `names`.
-class TCAST_API LatentAttention : public AttentionModule {
+class TCAST_API LatentAttention : public ModulePart<LatentAttention, AttentionModule> {
  public:
+  struct Config : LatentAttentionConfig {
+    MlaFieldNames names{};
+    std::int64_t local_heads = 1;  ///< of one rank
+
+    bool operator==(const Config&) const = default;
+  };
+
   LatentAttention(std::string class_name, LatentAttentionConfig config, MlaFieldNames names);
   /// Another form of `original`, whose content it takes over.
   LatentAttention(std::string class_name, LatentAttention& original);
 
-  const LatentAttentionConfig& config() const { return config_; }
-  const MlaFieldNames& names() const { return names_; }
+  const Config& config() const { return config_; }
+  const MlaFieldNames& names() const { return config_.names; }
 
   void shard_heads(RankGroup group, const std::string& path) override;
 
  protected:
-  std::int64_t local_heads() const { return local_heads_; }
+  std::int64_t local_heads() const { return config_.local_heads; }
   /// q [tokens, local heads * qk_head_dim], before the rotary embedding.
   Value project_query(Trace& trace, Value hidden) const;
   struct Latent {
@@ -64,11 +73,13 @@ class TCAST_API LatentAttention : public AttentionModule {
   };
   /// Queries, keys and values of the new tokens, for every head; `fused` chooses the rotary form.
   Expanded expand(Trace& trace, Value hidden, bool fused) const;
+  /// What the projections lack, for fault() of a form that calls them.
+  std::string projections_fault() const;
+
+  void list_attributes(std::vector<Attribute>& list) const override;
 
  private:
-  LatentAttentionConfig config_;
-  MlaFieldNames names_;
-  std::int64_t local_heads_;
+  Config config_;
 };
 
 /// As HuggingFace computes it: keys and values expanded for every head, cached expanded, score
@@ -76,7 +87,9 @@ class TCAST_API LatentAttention : public AttentionModule {
 class TCAST_API EagerLatentAttention : public ModuleOf<EagerLatentAttention, LatentAttention> {
  public:
   using ModuleOf::ModuleOf;
+  const Config& config() const { return LatentAttention::config(); }
   Value forward(Trace& trace, Value hidden) const override;
+  std::string fault() const override { return projections_fault(); }
   std::unique_ptr<Module> make_paged(const CacheOptions& options) override;
 };
 
@@ -84,7 +97,9 @@ class TCAST_API EagerLatentAttention : public ModuleOf<EagerLatentAttention, Lat
 class TCAST_API PagedExpandedAttention : public ModuleOf<PagedExpandedAttention, LatentAttention> {
  public:
   PagedExpandedAttention(LatentAttention& original, const CacheOptions& options);
+  const Config& config() const { return LatentAttention::config(); }
   Value forward(Trace& trace, Value hidden) const override;
+  std::string fault() const override { return projections_fault(); }
   std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
 };
 
@@ -95,7 +110,9 @@ class TCAST_API MultiheadLatentAttention
     : public ModuleOf<MultiheadLatentAttention, LatentAttention> {
  public:
   MultiheadLatentAttention(LatentAttention& original, const CacheOptions& options);
+  const Config& config() const { return LatentAttention::config(); }
   Value forward(Trace& trace, Value hidden) const override;
+  std::string fault() const override { return projections_fault(); }
   std::unique_ptr<Module> make_paged(const CacheOptions&) override { return nullptr; }
 
  private:

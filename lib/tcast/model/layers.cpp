@@ -1,10 +1,12 @@
 #include "tcast/model/layers.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/model/requirements.h"
 
 namespace tcast {
 namespace {
@@ -50,14 +52,63 @@ Value softcapped(Trace& trace, Value x, double cap) {
 
 Linear::Linear(std::int64_t in_features, std::int64_t out_features, bool bias, DType dtype,
                InitRole role)
-    : ModuleOf("Linear") {
+    : ModuleOf("Linear"), config_{.in_features = in_features, .out_features = out_features} {
   add_parameter(make_parameter("weight", {out_features, in_features}, dtype, role));
   if (bias) add_parameter(make_parameter("bias", {out_features}, dtype, InitRole::bias));
 }
 
+const Parameter& Linear::weight() const {
+  if (parameters().empty() || parameters()[0].name != "weight") {
+    throw Error(fmt::format("{} '{}' has no weight", class_name(), name()));
+  }
+  return parameters()[0];
+}
+
+std::string Linear::fault() const {
+  Requirements needs(*this);
+  needs.parameter("weight", {config_.out_features, config_.in_features})
+      .that(!parameters().empty() && parameters()[0].name == "weight",
+            [] { return std::string("its weight is not its first parameter"); })
+      .parameter_if_any("bias", {config_.out_features});
+  if (!needs.fault().empty()) return needs.fault();
+  const Parameter& w = weight();
+  const int cut = w.shard.dim;
+  needs.that(!is_sharded() || (cut == (config_.sharding == Sharding::columns ? 0 : 1) &&
+                               w.shard.ranks == config_.group.size),
+             [&] {
+               return fmt::format("its weight is cut over {} rank(s), the module itself over {}",
+                                  cut < 0 ? 1 : w.shard.ranks, config_.group.size);
+             });
+  if (const Parameter* const bias = find_parameter("bias")) {
+    needs.that(bias->local_shape()[0] == (cut == 0 ? w.local_shape()[0] : w.shape[0]), [&] {
+      return fmt::format("a rank's bias is {}, its weight {}", to_string(bias->local_shape()),
+                         to_string(w.local_shape()));
+    });
+  }
+  std::int64_t scales = 0;
+  for (const Parameter& scale : parameters()) {
+    if (!scale.scale) continue;
+    ++scales;
+    needs.parameter(scale.name,
+                    {ceil_div(w.shape[0], std::max<std::int64_t>(1, scale.block_rows)),
+                     ceil_div(w.shape[1], std::max<std::int64_t>(1, scale.block_columns))});
+    if (!needs.fault().empty()) break;
+    const bool whole = cut < 0 || scale.shape[cut] == 1;
+    needs.that(
+        whole ? scale.shard.dim < 0 : scale.shard.dim == cut && scale.shard.ranks == w.shard.ranks,
+        [&] { return fmt::format("its {} is not cut as its weight is", scale.name); });
+  }
+  needs.that((scales > 0) == config_.quantization.has_value(), [&] {
+    return std::string(scales > 0 ? "it has scales, and is not quantized"
+                                  : "it is quantized, and has no scales");
+  });
+  return needs.fault();
+}
+
 Value Linear::prepare_input(Trace& trace, Value x) const {
-  if (!quantization_ || !quantization_->activation) return x;
-  return trace.quantize(x, *quantization_->activation, quantization_->activation_group);
+  const std::optional<LinearQuantization>& quantization = config_.quantization;
+  if (!quantization || !quantization->activation) return x;
+  return trace.quantize(x, *quantization->activation, quantization->activation_group);
 }
 
 Value Linear::forward(Trace& trace, Value input) const {
@@ -65,6 +116,8 @@ Value Linear::forward(Trace& trace, Value input) const {
   const Shape local = w.local_shape();
   const DType activation = trace.dtype(input);
   const Value x = prepare_input(trace, input);
+  const std::optional<LinearQuantization>& quantization = config_.quantization;
+  const RankGroup group = config_.group;
 
   MatMul op;
   op.n = local[0];
@@ -72,15 +125,15 @@ Value Linear::forward(Trace& trace, Value input) const {
   op.m = trace.shape(input).elements() / op.k;
   op.input = trace.dtype(x);
   op.weight = w.dtype;
-  op.output = output_dtype_.value_or(activation);
+  op.output = config_.output_dtype.value_or(activation);
   op.compute = op.input;
   // Partial sums of ranks get their bias once, when they have been added up.
-  const bool late_bias = sharding_ == Sharding::rows && has_bias();
-  TCAST_CHECK(!late_bias || communicate_, "a bias needs the sum that it is added to");
+  const bool late_bias = config_.sharding == Sharding::rows && has_bias();
+  TCAST_CHECK(!late_bias || config_.communicate, "a bias needs the sum that it is added to");
   op.bias = has_bias() && !late_bias;
   Operands operands{x, trace.parameter(w)};
-  if (quantization_) {
-    op.weight_scales = local_scale_count(*quantization_, w);
+  if (quantization) {
+    op.weight_scales = local_scale_count(*quantization, w);
     const Parameter* scale = nullptr;
     for (const Parameter& parameter : parameters()) {
       if (parameter.scale) scale = &parameter;
@@ -89,27 +142,28 @@ Value Linear::forward(Trace& trace, Value input) const {
     operands.push(trace.parameter(*scale));
   }
   if (op.bias) operands.push(trace.parameter(*find_parameter("bias")));
-  if (quantization_ && quantization_->activation && quantization_->activation_group >= 0) {
-    const std::int64_t group = quantization_->activation_group;
-    op.activation_scales = checked_mul(op.m, group > 0 ? ceil_div(op.k, group) : 1, "scales");
+  if (quantization && quantization->activation && quantization->activation_group >= 0) {
+    const std::int64_t per_scale = quantization->activation_group;
+    op.activation_scales =
+        checked_mul(op.m, per_scale > 0 ? ceil_div(op.k, per_scale) : 1, "scales");
     operands.push(trace.scales_of(x));
   }
   const Shape shape{op.m, op.n};
   const Value result = trace.emit(op, operands, shape, op.output);
-  if (!communicate_) return result;
-  if (sharding_ == Sharding::rows) {
+  if (!config_.communicate) return result;
+  if (config_.sharding == Sharding::rows) {
     const Value sum =
         trace.collective(CollectiveKind::all_reduce, result, bytes_of(shape.elements(), op.output),
-                         group_.size, group_.stride, shape);
+                         group.size, group.stride, shape);
     return late_bias ? trace.add(sum, trace.parameter(*find_parameter("bias"))) : sum;
   }
-  const Shape whole{op.m, checked_mul(op.n, group_.size, "columns")};
+  const Shape whole{op.m, checked_mul(op.n, group.size, "columns")};
   return trace.collective(CollectiveKind::all_gather, result, bytes_of(whole.elements(), op.output),
-                          group_.size, group_.stride, whole);
+                          group.size, group.stride, whole);
 }
 
 void Linear::quantize(const LinearQuantization& quantization) {
-  quantization_ = quantization;
+  config_.quantization = quantization;
   Parameter& w = parameters()[0];
   w.quantized_from = w.quantized_from.value_or(w.dtype);
   w.dtype = quantization.weight;
@@ -124,85 +178,119 @@ void Linear::quantize(const LinearQuantization& quantization) {
   scale.block_rows = rows > 0 ? rows : w.shape[0];
   scale.block_columns = columns > 0 ? columns : w.shape[1];
   add_parameter(std::move(scale));
-  set_attribute("quantization", quantization.describe());
+  cut_parameters();
   name_class();
 }
 
 void Linear::shard_columns(RankGroup group, std::vector<ShardSegment> segments, bool gather) {
-  sharding_ = Sharding::columns;
-  group_ = group;
-  communicate_ = gather;
-  if (segments.empty()) segments.push_back({out_features(), group.size});
-  for (Parameter& parameter : parameters()) {
-    if (parameter.scale) {
-      // Scales follow the rows of the weight that they belong to; one scale for all stays whole.
-      if (parameter.shape[0] == 1) continue;
-      const std::int64_t rows_per_scale = ceil_div(out_features(), parameter.shape[0]);
-      std::vector<ShardSegment> scale_segments = segments;
-      for (ShardSegment& segment : scale_segments) {
-        segment.size = ceil_div(segment.size, rows_per_scale);
-      }
-      shard_parameter(parameter, 0, group, scale_segments);
-    } else {
-      shard_parameter(parameter, 0, group, segments);
-    }
-  }
-  set_attribute("parallel", fmt::format("columns/{}{}", group.size, gather ? " gathered" : ""));
+  config_.sharding = Sharding::columns;
+  config_.group = group;
+  config_.segments = std::move(segments);
+  if (config_.segments.empty()) config_.segments.push_back({out_features(), group.size});
+  config_.communicate = gather;
+  cut_parameters();
   name_class();
 }
 
 void Linear::shard_rows(RankGroup group, bool reduce) {
-  sharding_ = Sharding::rows;
-  group_ = group;
-  communicate_ = reduce;
-  for (Parameter& parameter : parameters()) {
-    // A bias is added once, to the sum: every rank keeps it.
-    if (parameter.shape.rank() < 2 || parameter.shape[1] == 1) continue;
-    shard_parameter(parameter, 1, group, {});
-  }
-  set_attribute("parallel", fmt::format("rows/{}{}", group.size, reduce ? "" : " unreduced"));
+  config_.sharding = Sharding::rows;
+  config_.group = group;
+  config_.segments.clear();
+  config_.communicate = reduce;
+  cut_parameters();
   name_class();
+}
+
+/// Cuts every parameter as the config says, whatever was added after it was said.
+void Linear::cut_parameters() {
+  if (config_.sharding == Sharding::none) return;
+  const bool columns = config_.sharding == Sharding::columns;
+  for (Parameter& parameter : parameters()) {
+    parameter.shard = {};
+    if (!columns) {
+      // A bias is added once, to the sum: every rank keeps it.
+      if (parameter.shape.rank() < 2 || parameter.shape[1] == 1) continue;
+      shard_parameter(parameter, 1, config_.group, {});
+    } else if (!parameter.scale) {
+      shard_parameter(parameter, 0, config_.group, config_.segments);
+    } else if (parameter.shape[0] > 1) {
+      // Scales follow the rows of the weight that they belong to; one scale for all stays whole.
+      const std::int64_t rows_per_scale = ceil_div(out_features(), parameter.shape[0]);
+      std::vector<ShardSegment> segments = config_.segments;
+      for (ShardSegment& segment : segments) {
+        segment.size = ceil_div(segment.size, rows_per_scale);
+      }
+      shard_parameter(parameter, 0, config_.group, segments);
+    }
+  }
 }
 
 void Linear::name_class() {
   std::string name;
-  if (quantization_) name += "Quantized";
-  if (sharding_ == Sharding::columns) name += "ColumnParallel";
-  if (sharding_ == Sharding::rows) name += "RowParallel";
+  if (config_.quantization) name += "Quantized";
+  if (config_.sharding == Sharding::columns) name += "ColumnParallel";
+  if (config_.sharding == Sharding::rows) name += "RowParallel";
   set_class_name(name + "Linear");
+}
+
+void Linear::list_attributes(std::vector<Attribute>& list) const {
+  if (config_.quantization) list.push_back({"quantization", config_.quantization->describe()});
+  if (config_.sharding == Sharding::columns) {
+    list.push_back({"parallel", fmt::format("columns/{}{}", config_.group.size,
+                                            config_.communicate ? " gathered" : "")});
+  }
+  if (config_.sharding == Sharding::rows) {
+    list.push_back({"parallel", fmt::format("rows/{}{}", config_.group.size,
+                                            config_.communicate ? "" : " unreduced")});
+  }
 }
 
 // --- Embedding -----------------------------------------------------------------------------------
 
 Embedding::Embedding(std::int64_t rows, std::int64_t width, DType dtype, double multiplier)
-    : ModuleOf("Embedding"), multiplier_(multiplier) {
-  if (multiplier_ != 1) set_attribute("multiplier", multiplier_);
+    : ModuleOf("Embedding"), config_{.rows = rows, .width = width, .multiplier = multiplier} {
   add_parameter(make_parameter("weight", {rows, width}, dtype, InitRole::embedding));
+}
+
+std::string Embedding::fault() const {
+  return Requirements(*this).parameter("weight", {config_.rows, config_.width}).fault();
 }
 
 Value Embedding::forward(Trace& trace, Value ids) const {
   const Parameter& table = parameters()[0];
   const std::int64_t width = table.shape[1];
   const std::int64_t rows = trace.shape(ids).elements();
-  Value result = trace.gather(trace.parameter(table), ids, rows, width, group_.size > 1);
+  const RankGroup group = config_.group;
+  Value result = trace.gather(trace.parameter(table), ids, rows, width, group.size > 1);
   const Shape shape{rows, width};
   result =
       trace.collective(CollectiveKind::all_reduce, result, bytes_of(shape.elements(), table.dtype),
-                       group_.size, group_.stride, shape);
-  return multiplier_ == 1 ? result : trace.unary(ElementwiseKind::scale, result, multiplier_);
+                       group.size, group.stride, shape);
+  return config_.multiplier == 1 ? result
+                                 : trace.unary(ElementwiseKind::scale, result, config_.multiplier);
 }
 
 void Embedding::shard_rows(RankGroup group) {
-  group_ = group;
+  config_.group = group;
   shard_parameter(parameters()[0], 0, group, {});
-  set_attribute("parallel", fmt::format("vocabulary/{}", group.size));
   set_class_name("VocabParallelEmbedding");
 }
 
+void Embedding::list_attributes(std::vector<Attribute>& list) const {
+  if (config_.multiplier != 1) list.push_back({"multiplier", config_.multiplier});
+  if (config_.group.size > 1) {
+    list.push_back({"parallel", fmt::format("vocabulary/{}", config_.group.size)});
+  }
+}
+
 PositionEmbedding::PositionEmbedding(std::int64_t positions, std::int64_t width, DType dtype)
-    : ModuleOf("Embedding") {
+    : ModuleOf("Embedding"), config_{positions, width} {
   add_parameter(make_parameter("weight", {positions, width}, dtype, InitRole::embedding))
       .whole_because = "positions are few";
+}
+
+std::string PositionEmbedding::fault() const {
+  return Requirements(*this).parameter("weight", {config_.positions, config_.width}).fault();
 }
 
 Value PositionEmbedding::forward(Trace& trace, Value positions) const {
@@ -222,48 +310,58 @@ Value PositionEmbedding::forward(Trace& trace, Value positions) const {
 
 Normalization::Normalization(std::string class_name, NormKind kind, std::int64_t width,
                              double epsilon, bool bias, double weight_offset, DType dtype)
-    : ModuleOf(std::move(class_name)),
-      kind_(kind),
-      width_(width),
-      epsilon_(epsilon),
-      weight_offset_(weight_offset) {
+    : ModuleOf(std::move(class_name)), config_{kind, width, epsilon, weight_offset, {}} {
   add_parameter(make_parameter("weight", {width}, dtype,
                                weight_offset == 0 ? InitRole::norm : InitRole::centered_norm));
   if (bias) add_parameter(make_parameter("bias", {width}, dtype, InitRole::bias));
-  set_attribute("eps", epsilon);
-  if (weight_offset != 0) set_attribute("weight_offset", weight_offset);
+}
+
+std::string Normalization::fault() const {
+  return Requirements(*this)
+      .parameter("weight", {config_.width})
+      .parameter_if_any("bias", {config_.width})
+      .fault();
 }
 
 Value Normalization::forward(Trace& trace, Value input) const {
   const Shape shape = trace.shape(input);
+  const Parameter* const bias = find_parameter("bias");
+  const RankGroup group = config_.group;
   Norm op;
-  op.kind = kind_;
+  op.kind = config_.kind;
   op.width = parameters()[0].local_shape()[0];
   op.rows = shape.elements() / op.width;
   op.dtype = trace.dtype(input);
-  op.bias = find_parameter("bias") != nullptr;
-  op.epsilon = epsilon_;
-  op.weight_offset = weight_offset_;
+  op.bias = bias != nullptr;
+  op.epsilon = config_.epsilon;
+  op.weight_offset = config_.weight_offset;
   Operands operands{input, trace.parameter(parameters()[0])};
-  if (op.bias) operands.push(trace.parameter(parameters()[1]));
-  if (group_.size > 1) {
+  if (op.bias) operands.push(trace.parameter(*bias));
+  if (group.size > 1) {
     Norm sums = op;
     sums.stage = NormStage::sum_squares;
     const Shape rows{op.rows, 1};
     const Value own = trace.emit(sums, {input}, rows, DType::f32);
     operands.push(trace.collective(CollectiveKind::all_reduce, own, bytes_of(op.rows, DType::f32),
-                                   group_.size, group_.stride, rows));
+                                   group.size, group.stride, rows));
     op.stage = NormStage::scale;
-    op.ranks = group_.size;
+    op.ranks = group.size;
   }
   return trace.emit(op, operands, shape, op.dtype);
 }
 
 void Normalization::shard_width(RankGroup group, std::vector<ShardSegment> segments) {
-  TCAST_CHECK(kind_ == NormKind::rms, "only sums of squares are shared");
-  group_ = group;
+  TCAST_CHECK(config_.kind == NormKind::rms, "only sums of squares are shared");
+  config_.group = group;
   for (Parameter& parameter : parameters()) shard_parameter(parameter, 0, group, segments);
-  set_attribute("parallel", fmt::format("width/{}", group.size));
+}
+
+void Normalization::list_attributes(std::vector<Attribute>& list) const {
+  list.push_back({"eps", config_.epsilon});
+  if (config_.weight_offset != 0) list.push_back({"weight_offset", config_.weight_offset});
+  if (config_.group.size > 1) {
+    list.push_back({"parallel", fmt::format("width/{}", config_.group.size)});
+  }
 }
 
 // --- RotaryEmbedding -----------------------------------------------------------------------------
@@ -271,41 +369,39 @@ void Normalization::shard_width(RankGroup group, std::vector<ShardSegment> segme
 RotaryEmbedding::RotaryEmbedding(std::string class_name, std::string set, std::int64_t rotary_dim,
                                  RopeParameters rope, DType dtype)
     : ModuleOf(std::move(class_name)),
-      set_(std::move(set)),
-      rotary_dim_(rotary_dim),
-      rope_(std::move(rope)),
-      dtype_(dtype) {
-  set_attribute("rotary_dim", rotary_dim);
-  for (Attribute& attribute : rope_.attributes()) {
-    set_attribute(std::move(attribute.name), std::move(attribute.value));
-  }
-}
+      config_{std::move(set), rotary_dim, std::move(rope), dtype, false} {}
 
 void RotaryEmbedding::provide(Trace& trace, Value positions) const {
   const ScopeGuard scope(trace, name(), class_name(), false);
+  const std::int64_t length = trace.workload().sequence_length();
   RotaryTable op;
   op.tokens = trace.workload().tokens();
-  op.dim = rotary_dim_;
-  op.dtype = dtype_;
-  op.cached = cached_;
-  if (cached_) {
-    op.table_positions = trace.workload().sequence_length();
+  op.dim = config_.rotary_dim;
+  op.dtype = config_.dtype;
+  op.cached = config_.cached;
+  if (op.cached) {
+    op.table_positions = length;
     const std::int64_t table = checked_mul(op.table_positions, op.dim, "rotary table");
-    trace.keep_constant(checked_mul(2, bytes_of(table, dtype_), "rotary tables"));
+    trace.keep_constant(checked_mul(2, bytes_of(table, op.dtype), "rotary tables"));
   }
-  const Value frequencies = trace.constant({rotary_dim_ / 2}, [&] {
-    return inverse_frequencies(rope_, rotary_dim_, trace.workload().sequence_length(), op.scale);
+  const Value frequencies = trace.constant({op.dim / 2}, [&] {
+    return inverse_frequencies(config_.rope, config_.rotary_dim, length, op.scale);
   });
   const Shape shape{op.tokens, op.dim};
   RotaryValues values;
-  values.cos = trace.emit(op, {positions, frequencies}, shape, dtype_);
-  values.sin = trace.add_result(shape, dtype_);
-  trace.set_rotary(set_, values);
+  values.cos = trace.emit(op, {positions, frequencies}, shape, op.dtype);
+  values.sin = trace.add_result(shape, op.dtype);
+  trace.set_rotary(config_.set, values);
 }
 
 void RotaryEmbedding::cache_tables() {
-  cached_ = true;
+  config_.cached = true;
   set_class_name("CachedRotaryEmbedding");
+}
+
+void RotaryEmbedding::list_attributes(std::vector<Attribute>& list) const {
+  list.push_back({"rotary_dim", config_.rotary_dim});
+  for (Attribute& attribute : config_.rope.attributes()) list.push_back(std::move(attribute));
 }
 
 }  // namespace tcast

@@ -1,6 +1,7 @@
 #include "tcast/model/module.h"
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <system_error>
 #include <utility>
@@ -8,8 +9,28 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/config/arguments.h"
 
 namespace tcast {
+namespace internal {
+namespace {
+
+std::atomic<std::int64_t> live_modules = 0;
+
+}  // namespace
+
+LiveModule::LiveModule() {
+  if (++live_modules <= max_live_modules) return;
+  --live_modules;
+  throw Error(fmt::format("the model has more than {} modules", format_grouped(max_live_modules)),
+              "let neighbouring layers and experts be equal, or build fewer layers with "
+              "--num-hidden-layers");
+}
+
+LiveModule::~LiveModule() { --live_modules; }
+
+}  // namespace internal
 
 std::string to_string(const AttributeValue& value) {
   struct Visitor {
@@ -21,8 +42,26 @@ std::string to_string(const AttributeValue& value) {
   return std::visit(Visitor{}, value);
 }
 
+std::string IdentityGap::text() const {
+  if (type == nullptr) return {};
+  return fmt::format(
+      "class '{}' {}", type_name(*type),
+      leaves_out ? "has data members that its config() leaves out" : "has no config() to compare");
+}
+
 Module::Module(std::string class_name)
     : class_name_(std::move(class_name)), hf_class_name_(class_name_) {}
+
+Module::~Module() {
+  std::vector<std::unique_ptr<Module>> below = std::move(children_);
+  while (!below.empty()) {
+    const std::unique_ptr<Module> module = std::move(below.back());
+    below.pop_back();
+    if (module == nullptr) continue;
+    for (std::unique_ptr<Module>& child : module->children_) below.push_back(std::move(child));
+    module->children_.clear();
+  }
+}
 
 Module::Module(const Module& other)
     : name_(other.name_),
@@ -30,18 +69,31 @@ Module::Module(const Module& other)
       hf_class_name_(other.hf_class_name_),
       members_(other.members_),
       parameters_(other.parameters_),
-      attributes_(other.attributes_) {
+      stated_attributes_(other.stated_attributes_),
+      maker_(other.maker_) {
   children_.reserve(other.children_.size());
-  for (const auto& child : other.children_) children_.push_back(child->clone());
+  for (const auto& child : other.children_) {
+    children_.push_back(child == nullptr ? nullptr : child->clone());
+  }
 }
 
 Value Module::forward(Trace&, Value) const {
-  throw InternalError(fmt::format("a {} has no forward of its own", class_name_));
+  throw Error(fmt::format("a {} has no forward of its own", printable(class_name_)));
 }
 
 Value Module::operator()(Trace& trace, Value input) const {
   const ScopeGuard scope(trace, name_, class_name_, members_.in_list());
-  return forward(trace, input);
+  const auto what = [&] { return fmt::format("forward of {} ({})", class_name_, trace.path()); };
+  try {
+    return guard(what, [&] {
+      const Value result = forward(trace, input);
+      trace.require(result);
+      return result;
+    });
+  } catch (...) {
+    trace.note_failure();
+    throw;
+  }
 }
 
 void Module::set_members(std::int64_t first, std::int64_t count) {
@@ -57,7 +109,31 @@ void Module::take_over(Module& original) {
   members_ = original.members_;
   parameters_ = std::move(original.parameters_);
   children_ = std::move(original.children_);
-  attributes_ = std::move(original.attributes_);
+  stated_attributes_ = std::move(original.stated_attributes_);
+}
+
+// --- identity ------------------------------------------------------------------------------------
+
+const std::type_info* const& Module::compared_class() const {
+  static const std::type_info* const none = &typeid(Module);
+  return none;
+}
+
+IdentityGap Module::identity_gap() const {
+  // A class that derives from another module class in the plain way inherits what that one says.
+  if (*compared_class() != typeid(*this)) return {&typeid(*this), false};
+  return config_gap();
+}
+
+bool Module::same_config(const Module& other) const {
+  if (&compared_class() != &other.compared_class() || typeid(*this) != typeid(other)) return false;
+  return !identity_gap() && equal_config(other);
+}
+
+void internal::fail_copy(const std::type_info& type, const std::type_info& base) {
+  throw Error(fmt::format("class '{}' cannot be copied: it would become a '{}'", type_name(type),
+                          type_name(base)),
+              "derive it from tcast::ModuleOf<Class, Base>");
 }
 
 Parameter& Module::add_parameter(Parameter parameter) {
@@ -96,9 +172,17 @@ Module* Module::find_child(std::string_view name) {
 const Module& Module::child(std::string_view name) const {
   const Module* found = find_child(name);
   if (found == nullptr) {
-    throw InternalError(fmt::format("{} '{}' has no child '{}'", class_name_, name_, name));
+    throw Error(fmt::format("{} '{}' has no child '{}'", printable(class_name_), printable(name_),
+                            printable(name)),
+                did_you_mean(name, child_names()));
   }
   return *found;
+}
+
+void Module::fail_child_class(std::string_view name, const std::type_info& expected) const {
+  throw Error(fmt::format("child '{}' of {} '{}' is a {}, expected a {}", printable(name),
+                          printable(class_name_), printable(name_), type_name(typeid(child(name))),
+                          type_name(expected)));
 }
 
 Module& Module::child(std::string_view name) {
@@ -141,7 +225,9 @@ Module* Module::find_entry(std::string_view piece) {
 }
 
 Module& Module::append(std::unique_ptr<Module> member, std::int64_t count) {
-  member->set_members(list_size(), count);
+  // Not the sum over all nodes: a list may have ten thousands of them.
+  const ListMembers last = children_.empty() ? ListMembers{0, 0, 0} : children_.back()->members_;
+  member->set_members(last.first + last.count, count);
   children_.push_back(std::move(member));
   return *children_.back();
 }
@@ -159,8 +245,13 @@ void Module::split_list(std::int64_t first, std::int64_t count) {
       const std::int64_t begin = node.members_.first;
       const std::int64_t end = begin + node.members_.count;
       if (cut <= begin || cut >= end) continue;
-      TCAST_CHECK(node.members_.local_count == node.members_.count,
-                  "a list is split before it is spread over ranks");
+      if (node.members_.local_count != node.members_.count) {
+        throw Error(fmt::format("entries {} of list '{}' are spread over ranks already, and cannot "
+                                "be told apart",
+                                node.name_, name_),
+                    "whatever treats some of them otherwise (a pattern of quantize_model) comes "
+                    "before shard_model");
+      }
       std::unique_ptr<Module> tail = node.clone();
       node.set_members(begin, cut - begin);
       tail->set_members(cut, end - cut);
@@ -170,89 +261,115 @@ void Module::split_list(std::int64_t first, std::int64_t count) {
   }
 }
 
-void Module::set_attribute(std::string name, AttributeValue value) {
-  for (Attribute& attribute : attributes_) {
+// --- attributes ----------------------------------------------------------------------------------
+
+namespace {
+
+const Attribute* find_in(const std::vector<Attribute>& list, std::string_view name) {
+  for (const Attribute& attribute : list) {
+    if (attribute.name == name) return &attribute;
+  }
+  return nullptr;
+}
+
+/// The attribute as a Type, or nothing when there is none.
+template <class Type>
+std::optional<Type> typed(const Module& module, std::string_view name, const char* expected) {
+  const std::optional<AttributeValue> value = module.find_attribute(name);
+  if (!value) return std::nullopt;
+  if (const auto* const found = std::get_if<Type>(&*value)) return *found;
+  throw Error(fmt::format("attribute '{}' of {} '{}' is {}, expected {}", printable(name),
+                          printable(module.class_name()), printable(module.name()),
+                          printable(to_string(*value)), expected));
+}
+
+}  // namespace
+
+void Module::list_attributes(std::vector<Attribute>&) const {}
+
+std::vector<Attribute> Module::attributes() const {
+  std::vector<Attribute> list;
+  list_attributes(list);
+  const std::size_t own = list.size();
+  for (const Attribute& stated : stated_attributes_) {
+    // What a module took over from another one does not stand against what follows from its config.
+    if (own == 0 || find_in(list, stated.name) == nullptr) list.push_back(stated);
+  }
+  return list;
+}
+
+void Module::set_attribute(const std::string& name, AttributeValue value) {
+  std::vector<Attribute> own;
+  list_attributes(own);
+  if (find_in(own, name) != nullptr) {
+    throw Error(fmt::format("attribute '{}' of {} follows from its config and cannot be stated",
+                            printable(name), printable(class_name_)),
+                "make the module with another config, or replace it");
+  }
+  for (Attribute& attribute : stated_attributes_) {
     if (attribute.name == name) {
       attribute.value = std::move(value);
       return;
     }
   }
-  attributes_.push_back({std::move(name), std::move(value)});
+  stated_attributes_.push_back({name, std::move(value)});
 }
 
-const AttributeValue* Module::find_attribute(std::string_view name) const {
-  for (const Attribute& attribute : attributes_) {
-    if (attribute.name == name) return &attribute.value;
-  }
-  return nullptr;
+std::optional<AttributeValue> Module::find_attribute(std::string_view name) const {
+  const std::vector<Attribute> list = attributes();
+  const Attribute* const found = find_in(list, name);
+  return found == nullptr ? std::nullopt : std::optional(found->value);
 }
 
 std::optional<std::int64_t> Module::int_attribute(std::string_view name) const {
-  const AttributeValue* value = find_attribute(name);
-  if (value == nullptr || !std::holds_alternative<std::int64_t>(*value)) return std::nullopt;
-  return std::get<std::int64_t>(*value);
+  return typed<std::int64_t>(*this, name, "a whole number");
 }
 
 std::optional<double> Module::number_attribute(std::string_view name) const {
-  const AttributeValue* value = find_attribute(name);
-  if (value == nullptr) return std::nullopt;
-  if (const auto* number = std::get_if<double>(value)) return *number;
-  if (const auto* whole = std::get_if<std::int64_t>(value)) return static_cast<double>(*whole);
-  return std::nullopt;
+  const std::optional<AttributeValue> value = find_attribute(name);
+  if (value && std::holds_alternative<std::int64_t>(*value)) {
+    return static_cast<double>(std::get<std::int64_t>(*value));
+  }
+  return typed<double>(*this, name, "a number");
 }
 
 std::optional<bool> Module::bool_attribute(std::string_view name) const {
-  const AttributeValue* value = find_attribute(name);
-  if (value == nullptr || !std::holds_alternative<bool>(*value)) return std::nullopt;
-  return std::get<bool>(*value);
+  return typed<bool>(*this, name, "true or false");
 }
 
 std::optional<std::string> Module::string_attribute(std::string_view name) const {
-  const AttributeValue* value = find_attribute(name);
-  if (value == nullptr || !std::holds_alternative<std::string>(*value)) return std::nullopt;
-  return std::get<std::string>(*value);
+  return typed<std::string>(*this, name, "a text");
 }
+
+// --- comparison ----------------------------------------------------------------------------------
 
 namespace {
 
-bool same_shard(const Shard& a, const Shard& b) {
-  if (a.dim != b.dim || a.ranks != b.ranks || a.segments.size() != b.segments.size()) return false;
-  for (std::size_t i = 0; i < a.segments.size(); ++i) {
-    if (a.segments[i].size != b.segments[i].size || a.segments[i].parts != b.segments[i].parts) {
-      return false;
-    }
-  }
-  return true;
-}
-
-bool same_parameter(const Parameter& a, const Parameter& b) {
-  return a.name == b.name && a.shape == b.shape && a.dtype == b.dtype && a.role == b.role &&
-         a.buffer == b.buffer && a.scale == b.scale && a.tied_to == b.tied_to &&
-         a.transposed == b.transposed && same_shard(a.shard, b.shard) &&
-         same_shard(a.stack, b.stack);
-}
-
-bool same_subtree(const Module& a, const Module& b, bool compare_name) {
-  if (a.class_name() != b.class_name() || a.hf_class_name() != b.hf_class_name()) return false;
-  if (compare_name &&
-      (a.name() != b.name() || a.members().local_count != b.members().local_count)) {
-    return false;
-  }
-  if (a.attributes() != b.attributes()) return false;
-  if (a.parameters().size() != b.parameters().size()) return false;
-  if (a.children().size() != b.children().size()) return false;
-  for (std::size_t i = 0; i < a.parameters().size(); ++i) {
-    if (!same_parameter(a.parameters()[i], b.parameters()[i])) return false;
-  }
-  for (std::size_t i = 0; i < a.children().size(); ++i) {
-    if (!same_subtree(*a.children()[i], *b.children()[i], true)) return false;
-  }
-  return true;
+bool same_place(const Module& a, const Module& b) {
+  return a.name() == b.name() && a.members() == b.members();
 }
 
 }  // namespace
 
-bool same_structure(const Module& a, const Module& b) { return same_subtree(a, b, false); }
+bool same_structure(const Module& a, const Module& b) {
+  if (a.class_name_ != b.class_name_ || a.hf_class_name_ != b.hf_class_name_) return false;
+  if (!a.same_config(b) || a.stated_attributes_ != b.stated_attributes_) return false;
+  if (a.parameters_ != b.parameters_ || a.children_.size() != b.children_.size()) return false;
+  for (std::size_t i = 0; i < a.children_.size(); ++i) {
+    const Module& one = *a.children_[i];
+    const Module& other = *b.children_[i];
+    if (!same_place(one, other) || !same_structure(one, other)) return false;
+  }
+  return true;
+}
+
+IdentityGap first_identity_gap(const Module& tree) {
+  IdentityGap gap = tree.identity_gap();
+  for (std::size_t i = 0; !gap && i < tree.children().size(); ++i) {
+    gap = first_identity_gap(*tree.children()[i]);
+  }
+  return gap;
+}
 
 std::string ModulePath::text() const {
   std::string text;

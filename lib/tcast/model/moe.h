@@ -7,6 +7,7 @@
 
 #include "tcast/base/export.h"
 #include "tcast/config/model_profile.h"
+#include "tcast/graph/expert_routing.h"
 #include "tcast/model/layers.h"
 #include "tcast/model/module.h"
 
@@ -19,6 +20,8 @@ struct MlpNames {
   std::string up = "up_proj";
   std::string down = "down_proj";
   std::string gate_up = "";
+
+  bool operator==(const MlpNames&) const = default;
 };
 
 /// Feed-forward block: down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate.
@@ -27,17 +30,28 @@ class TCAST_API Mlp : public ModuleOf<Mlp> {
   /// `activation` is SiLU, GELU, ... as an elementwise kind of one operand.
   Mlp(std::string class_name, MlpNames names, ElementwiseKind activation);
 
-  Value forward(Trace& trace, Value input) const override;
+  struct Config {
+    MlpNames names{};
+    ElementwiseKind activation = ElementwiseKind::silu;
 
-  const MlpNames& names() const { return names_; }
-  ElementwiseKind activation() const { return activation_; }
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+
+  Value forward(Trace& trace, Value input) const override;
+  std::string fault() const override;
+
+  const MlpNames& names() const { return config_.names; }
+  ElementwiseKind activation() const { return config_.activation; }
 
   /// Cuts the intermediate width over the group. Throws Error when it does not divide.
   void shard(RankGroup group, bool reduce, const std::string& path);
 
+ protected:
+  void list_attributes(std::vector<Attribute>& list) const override;
+
  private:
-  MlpNames names_;
-  ElementwiseKind activation_;
+  Config config_;
 };
 
 /// Elementwise kind that multiplies the second operand by the activated first one (SwiGLU, GEGLU).
@@ -55,19 +69,9 @@ struct MoeConfig {
   bool correction_bias = false;
   bool normalize = false;
   double scale = 1;
-};
 
-/// Expected work of the busiest rank for a number of routed rows (decision D7).
-struct ExpertLoad {
-  std::int64_t rows = 0;            ///< rows that its experts process
-  std::int64_t active_experts = 0;  ///< of its experts, those that get a row
+  bool operator==(const MoeConfig&) const = default;
 };
-
-/// `total_rows` choices spread over `experts` experts on `ranks` ranks. Popularity falls with the
-/// Zipf exponent `skew` (0: even); experts are dealt to ranks in order of popularity, so the first
-/// rank is the busiest. No expert gets more than one row of a token, which chooses `top_k` experts.
-TCAST_API ExpertLoad expert_load(std::int64_t total_rows, std::int64_t experts, std::int64_t ranks,
-                                 std::int64_t top_k, double skew);
 
 /// How the experts of a block are spread (see shard_model): the ranks of a tensor-parallel group
 /// share the tokens of the group out among `token_slices` of them, send rows to the ranks of
@@ -76,26 +80,45 @@ struct ExpertParallel {
   RankGroup expert_group;
   RankGroup tensor_group;
   RankGroup token_slices;
+  std::int64_t replicas = 1;  ///< data-parallel ones, of the whole deployment
+
+  bool operator==(const ExpertParallel&) const = default;
 };
 
-/// As HuggingFace's eager block: a loop over the experts, each picking its rows.
+/// As HuggingFace's eager block: a loop over the experts, each picking its rows. An expert without
+/// rows is not computed. So when pricing, an expert's ops count as the part of the passes in which
+/// it has rows (Op::runs): over all experts, these parts sum to the expected distinct experts, and
+/// the rows to those that are routed, as in the fused block.
 class TCAST_API EagerMoe : public ModuleOf<EagerMoe> {
  public:
   EagerMoe(std::string class_name, MoeConfig config, MoeFieldNames names);
+
+  struct Config : MoeConfig {
+    MoeFieldNames names{};
+
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+
   Value forward(Trace& trace, Value input) const override;
+  std::string fault() const override;
+
+ protected:
+  void list_attributes(std::vector<Attribute>& list) const override;
 
  private:
-  MoeConfig config_;
-  MoeFieldNames names_;
+  Config config_;
 };
 
 /// The experts of a fused block as one module: any registered class may take its place
 /// (profile field custom_expert_module_type).
-class TCAST_API ExpertsModule : public Module {
+class TCAST_API ExpertsModule : public ModulePart<ExpertsModule> {
  public:
-  using Module::Module;
+  using ModulePart::ModulePart;
+  NoState config() const { return {}; }
   /// Rows [rows, hidden] in the order of their experts, and how many each expert has; result
-  /// [rows, hidden].
+  /// [rows, hidden]. `load` is what is expected of these; when executing, its rows are those that
+  /// there is room for.
   virtual Value run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const = 0;
   /// Cuts every expert over a group without summing the parts. Throws Error if it does not divide.
   virtual void shard_tensor(RankGroup group, const std::string& path) = 0;
@@ -108,12 +131,24 @@ class TCAST_API ExpertsModule : public Module {
 class TCAST_API GroupedExperts : public ModuleOf<GroupedExperts, ExpertsModule> {
  public:
   explicit GroupedExperts(Module& list);
+
+  struct Config {
+    RankGroup group{};  ///< that the experts are spread over
+
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+
   Value run(Trace& trace, Value rows, Value counts, const ExpertLoad& load) const override;
+  std::string fault() const override;
   void shard_tensor(RankGroup group, const std::string& path) override;
   void shard_experts(RankGroup group, const std::string& path) override;
 
+ protected:
+  void list_attributes(std::vector<Attribute>& list) const override;
+
  private:
-  RankGroup group_;  ///< that the experts are spread over
+  Config config_;
 };
 
 /// Fused block: route, permute, grouped experts, combine; with experts spread over ranks, an
@@ -124,32 +159,44 @@ class TCAST_API FusedMoe : public ModuleOf<FusedMoe> {
   /// ExpertsModule.
   FusedMoe(Module& original, MoeConfig config, MoeFieldNames names, bool route_in_block,
            double skew);
-  Value forward(Trace& trace, Value input) const override;
 
-  const MoeConfig& config() const { return config_; }
-  const MoeFieldNames& names() const { return names_; }
-  /// Zipf exponent of the routing that it is priced with; 0: even.
-  double skew() const { return skew_; }
+  struct Config : MoeConfig {
+    MoeFieldNames names{};
+    bool route_in_block = false;
+    double skew = 0;
+    ExpertParallel parallel{};
+    RankGroup reduce_group{};  ///< sums routed and shared parts together at the end
+
+    bool operator==(const Config&) const = default;
+  };
+  const Config& config() const { return config_; }
+
+  Value forward(Trace& trace, Value input) const override;
+  std::string fault() const override;
+
+  const MoeFieldNames& names() const { return config_.names; }
+
+  /// How the tokens of a pass come to the experts, of `tokens` tokens that this rank is given.
+  ExpertRouting routing(const Workload& workload, std::int64_t tokens) const;
 
   /// Spreads the experts; the shared experts are cut over `tensor_parallel`. Throws Error when
   /// something does not divide.
   void shard(const ExpertParallel& parallel, RankGroup tensor_parallel, const std::string& path);
 
+ protected:
+  void list_attributes(std::vector<Attribute>& list) const override;
+
  private:
-  MoeConfig config_;
-  MoeFieldNames names_;
-  bool route_in_block_;
-  double skew_;
-  ExpertParallel parallel_;
-  RankGroup reduce_group_;  ///< sums routed and shared parts together at the end
+  Config config_;
 };
 
 /// Reads the block's settings from its attributes under the names of `names`; nothing, and the
-/// reason in `missing`, when a required one is absent.
+/// reason in `missing`, when a required one is absent. Throws Error for a scoring_func that nobody
+/// knows and for attributes of another type.
 TCAST_API std::optional<MoeConfig> moe_config_of(const Module& block, const MoeFieldNames& names,
                                                  std::string& missing);
-/// Sets the attributes that moe_config_of() reads.
-TCAST_API void set_moe_attributes(Module& block, const MoeConfig& config,
-                                  const MoeFieldNames& names);
+/// Lists the attributes that moe_config_of() reads.
+TCAST_API void list_moe_attributes(std::vector<Attribute>& list, const MoeConfig& config,
+                                   const MoeFieldNames& names);
 
 }  // namespace tcast

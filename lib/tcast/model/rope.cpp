@@ -39,33 +39,104 @@ namespace {
 const std::vector<std::string> known_types = {"default", "linear", "dynamic",
                                               "llama3",  "yarn",   "longrope"};
 
-std::vector<double> read_factors(const HfConfig& scaling, const char* key) {
-  const std::optional<Node> list = scaling.node(key);
-  if (!list) scaling.fail(key, "longrope needs a factor for each frequency");
-  std::vector<double> factors;
-  for (const Node& item : list->items()) {
-    factors.push_back(item.as_number());
-    if (!(factors.back() > 0)) item.fail_expected("a number above 0");
-  }
-  return factors;
-}
-
-void require_positive(const HfConfig& config, const char* key, double value) {
+void require_positive(const HfConfig& config, std::string_view key, double value) {
   if (std::isfinite(value) && value > 0) return;
   config.fail(key, fmt::format("expected a number above 0, got {}", value));
 }
 
+/// One or two maps of rope parameters, of which the first that has a key counts.
+class ScalingMaps {
+ public:
+  ScalingMaps(const HfConfig& config, std::string_view layer_type) : config_(config) {
+    const auto scaling = map_of(config, "rope_scaling");
+    const auto parameters = map_of(config, "rope_parameters");
+    if (layer_type.empty()) {
+      if (scaling) add("rope_scaling", *scaling);
+      if (!scaling && parameters) add("rope_parameters", *parameters);
+      return;
+    }
+    if (scaling && layer_type == "full_attention") add("rope_scaling", *scaling);
+    if (!parameters) return;
+    if (const auto own = parameters->nested(layer_type)) add("rope_parameters", *own);
+  }
+
+  bool empty() const { return maps_.empty(); }
+  bool has(std::string_view key) const { return find_map(key) != nullptr; }
+
+  template <class T>
+  std::optional<T> find(std::string_view key) const {
+    const HfConfig* const map = find_map(key);
+    return map == nullptr ? std::nullopt : map->find<T>(key);
+  }
+  template <class T>
+  T get(std::string_view key) const {
+    const HfConfig* const map = find_map(key);
+    return (map == nullptr ? maps_.front() : *map).template get<T>(key);
+  }
+
+  /// Checks a number that was read from here, or else from the config itself.
+  void require_positive(std::string_view key, double value) const {
+    const HfConfig* const map = find_map(key);
+    tcast::require_positive(map == nullptr ? config_ : *map, key, value);
+  }
+
+  [[noreturn]] void fail(std::string_view message, std::string hint = {}) const {
+    config_.fail(name_, message, std::move(hint));
+  }
+
+  std::vector<double> factors(const char* key) const {
+    const HfConfig* const map = find_map(key);
+    if (map == nullptr) maps_.front().fail(key, "longrope needs a factor for each frequency");
+    std::vector<double> factors;
+    for (const Node& item : map->node(key)->items()) {
+      factors.push_back(item.as_number());
+      if (!(factors.back() > 0)) item.fail_expected("a number above 0");
+    }
+    return factors;
+  }
+
+ private:
+  /// Nothing for an empty map, which says as much.
+  static std::optional<HfConfig> map_of(const HfConfig& config, std::string_view key) {
+    std::optional<HfConfig> map = config.nested(key);
+    if (map && map->members().empty()) return std::nullopt;
+    return map;
+  }
+
+  void add(const char* name, const HfConfig& map) {
+    if (maps_.empty()) name_ = name;
+    maps_.push_back(map);
+    // What only some of the types read.
+    map.know({"type", "rope_type", "factor", "attention_factor", "beta_fast", "beta_slow",
+              "high_freq_factor", "long_factor", "low_freq_factor", "mrope_section", "mscale",
+              "mscale_all_dim", "original_max_position_embeddings", "partial_rotary_factor",
+              "rope_theta", "short_factor", "truncate"});
+  }
+
+  const HfConfig* find_map(std::string_view key) const {
+    for (const HfConfig& map : maps_) {
+      if (map.has(key)) return &map;
+    }
+    return nullptr;
+  }
+
+  const HfConfig& config_;
+  const char* name_ = "rope_scaling";
+  std::vector<HfConfig> maps_;
+};
+
 /// What the types with a stretched context need: the length that the model was trained for and how
 /// much longer it became.
-void read_stretch(const HfConfig& config, const HfConfig& scaling, RopeParameters& rope) {
+void read_stretch(const HfConfig& config, const ScalingMaps& scaling, RopeParameters& rope) {
   // Phi-3 keeps the length outside the map; there it counts first.
-  auto original = config.find<double>("original_max_position_embeddings");
-  if (!original) original = scaling.find<double>("original_max_position_embeddings");
+  constexpr const char* original_key = "original_max_position_embeddings";
+  auto original = config.as_written().find<double>(original_key);
+  if (!original) original = config.find<double>(original_key);
+  if (!original) original = scaling.find<double>(original_key);
   rope.original_max_position_embeddings =
       original ? *original : config.get<double>("max_position_embeddings");
-  require_positive(original ? scaling : config,
-                   original ? "original_max_position_embeddings" : "max_position_embeddings",
-                   rope.original_max_position_embeddings);
+  scaling.require_positive(original ? original_key : "max_position_embeddings",
+                           rope.original_max_position_embeddings);
   if (rope.type != "llama3" && !scaling.has("factor")) {
     rope.factor =
         config.get<double>("max_position_embeddings") / rope.original_max_position_embeddings;
@@ -74,58 +145,71 @@ void read_stretch(const HfConfig& config, const HfConfig& scaling, RopeParameter
   }
 }
 
+/// Types whose factor is not part of max_position_embeddings say it of the original length, or, as
+/// engines take it, of max_position_embeddings itself.
+double context_limit_of(const RopeParameters& rope, const ScalingMaps& scaling, double positions) {
+  if (rope.type == "yarn") {
+    return std::max(positions, rope.original_max_position_embeddings * rope.factor);
+  }
+  if (rope.type != "linear" && rope.type != "dynamic") return positions;
+  const auto original = scaling.find<double>("original_max_position_embeddings");
+  return original ? std::max(positions, *original * rope.factor) : positions * rope.factor;
+}
+
 }  // namespace
 
-RopeParameters read_rope(const HfConfig& config, double default_theta,
-                         std::string_view layer_type) {
+RopeParameters read_rope(const HfConfig& config, std::string_view layer_type,
+                         std::string_view theta_key) {
   RopeParameters rope;
-  rope.theta = config.get_or<double>("rope_theta", default_theta);
-  std::string key = "rope_parameters";
-  std::optional<HfConfig> scaling = config.nested(key);
-  if (!scaling) {
-    key = "rope_scaling";
-    scaling = config.nested(key);
+  const ScalingMaps scaling(config, layer_type);
+  const auto positions = config.find<double>("max_position_embeddings");
+  rope.context_limit = positions.value_or(0);
+  const auto own_theta = scaling.find<double>("rope_theta");
+  rope.theta = own_theta ? *own_theta : config.find<double>(theta_key).value_or(10000);
+  if (own_theta) {
+    scaling.require_positive("rope_theta", rope.theta);
+  } else {
+    require_positive(config, theta_key, rope.theta);
   }
-  if (scaling && !layer_type.empty() && scaling->has(layer_type)) {
-    scaling = scaling->nested(layer_type);
-  }
-  if (!scaling) {
-    require_positive(config, "rope_theta", rope.theta);
-    return rope;
-  }
-  rope.theta = scaling->get_or<double>("rope_theta", rope.theta);
-  require_positive(scaling->has("rope_theta") ? *scaling : config, "rope_theta", rope.theta);
-  rope.type =
-      scaling->get_or<std::string>("rope_type", scaling->get_or<std::string>("type", "default"));
+  if (scaling.empty()) return rope;
+  config.know({theta_key});
+  rope.type = scaling.find<std::string>("rope_type")
+                  .value_or(scaling.find<std::string>("type").value_or("default"));
   if (rope.type == "su") rope.type = "longrope";  // its name in the first Phi-3 files
+  // The three positions of a token that is no part of a picture are one.
+  if (rope.type == "mrope") rope.type = "default";
   if (std::find(known_types.begin(), known_types.end(), rope.type) == known_types.end()) {
-    config.fail(
-        key, fmt::format("'{}' is not a kind of rope scaling that tcast knows", rope.type),
+    scaling.fail(
+        fmt::format("'{}' is not a kind of rope scaling that tcast knows", printable(rope.type)),
         did_you_mean(rope.type, known_types, fmt::format("known are {}", join(known_types, ", "))));
   }
   if (rope.type == "default") return rope;
   if (rope.type == "linear" || rope.type == "dynamic") {
-    rope.factor = scaling->get<double>("factor");
+    rope.factor = scaling.get<double>("factor");
   } else {
-    read_stretch(config, *scaling, rope);
+    read_stretch(config, scaling, rope);
   }
-  require_positive(*scaling, "factor", rope.factor);
+  scaling.require_positive("factor", rope.factor);
   if (rope.type == "dynamic") {
     rope.max_position_embeddings = config.get<double>("max_position_embeddings");
     require_positive(config, "max_position_embeddings", rope.max_position_embeddings);
   }
-  rope.low_freq_factor = scaling->get_or<double>("low_freq_factor", rope.low_freq_factor);
-  rope.high_freq_factor = scaling->get_or<double>("high_freq_factor", rope.high_freq_factor);
-  rope.beta_fast = scaling->get_or<double>("beta_fast", rope.beta_fast);
-  rope.beta_slow = scaling->get_or<double>("beta_slow", rope.beta_slow);
-  rope.truncate = scaling->get_or<bool>("truncate", true);
-  rope.mscale = scaling->get_or<double>("mscale", 0);
-  rope.mscale_all_dim = scaling->get_or<double>("mscale_all_dim", 0);
-  rope.attention_factor = scaling->find<double>("attention_factor");
+  const auto number = [&scaling](const char* key, double& field) {
+    field = scaling.find<double>(key).value_or(field);
+  };
+  number("low_freq_factor", rope.low_freq_factor);
+  number("high_freq_factor", rope.high_freq_factor);
+  number("beta_fast", rope.beta_fast);
+  number("beta_slow", rope.beta_slow);
+  number("mscale", rope.mscale);
+  number("mscale_all_dim", rope.mscale_all_dim);
+  rope.truncate = scaling.find<bool>("truncate").value_or(true);
+  rope.attention_factor = scaling.find<double>("attention_factor");
   if (rope.type == "longrope") {
-    rope.short_factor = read_factors(*scaling, "short_factor");
-    rope.long_factor = read_factors(*scaling, "long_factor");
+    rope.short_factor = scaling.factors("short_factor");
+    rope.long_factor = scaling.factors("long_factor");
   }
+  rope.context_limit = context_limit_of(rope, scaling, rope.context_limit);
   return rope;
 }
 

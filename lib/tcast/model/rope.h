@@ -14,7 +14,7 @@ namespace tcast {
 
 /// How rotary positions turn into angles, and how that is scaled for long contexts. Keys as in
 /// HuggingFace's rope_scaling / rope_parameters.
-struct RopeParameters {
+struct TCAST_API RopeParameters {
   std::string type = "default";  ///< default, linear, dynamic, llama3, yarn, longrope
   double theta = 10000;
   double factor = 1;
@@ -30,16 +30,20 @@ struct RopeParameters {
   std::optional<double> attention_factor;  ///< nothing: follows from the rest
   std::vector<double> short_factor;        ///< longrope, one per frequency: up to the original
   std::vector<double> long_factor;         ///< length, and beyond it
+  /// Tokens that the model is made for: what the scaling makes of the original length; 0: unknown.
+  double context_limit = 0;
 
   std::vector<Attribute> attributes() const;
+  bool operator==(const RopeParameters&) const = default;
 };
 
-/// Reads rope_theta with rope_parameters (transformers 5) or rope_scaling (transformers 4). Where
-/// rope_parameters has one map per layer type, that of `layer_type` counts. `default_theta` stands
-/// for an absent rope_theta. Throws Error for types that are not known and for what a type needs
-/// and the config lacks.
-TCAST_API RopeParameters read_rope(const HfConfig& config, double default_theta = 10000,
-                                   std::string_view layer_type = {});
+/// Reads rope_theta with rope_scaling (transformers 4) or rope_parameters (transformers 5); with
+/// both, the former counts. With a `layer_type`, rope_parameters has one map per layer type, over
+/// which rope_scaling is laid for full_attention; a base frequency that is nowhere is that under
+/// `theta_key`. Throws Error for types that are not known and for what a type needs and the config
+/// lacks.
+TCAST_API RopeParameters read_rope(const HfConfig& config, std::string_view layer_type = {},
+                                   std::string_view theta_key = "rope_theta");
 
 /// Inverse frequencies, rotary_dim / 2 of them: position p turns pair i by p * result[i]. cos and
 /// sin are multiplied by `attention_factor`. `sequence_length` is the largest position of the

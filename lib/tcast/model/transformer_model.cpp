@@ -11,6 +11,7 @@
 #include "tcast/base/embedded.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/model/tree_check.h"
 
 namespace tcast {
 
@@ -40,6 +41,88 @@ void TransformerModel::wrap_root(
         "return the wrapper, or the module that the function was given");
   }
   root_ = std::move(wrapped);
+}
+
+// --- plugins -------------------------------------------------------------------------------------
+
+namespace {
+
+/// Names that a plugin's code gave to the model.
+class GuardedNames final : public ModelNames {
+ public:
+  GuardedNames(const Registered& by, std::shared_ptr<ModelNames> names)
+      : by_(by), names_(std::move(names)) {}
+
+  std::string parameter_name(const std::string& path) const override {
+    return guarded(by_, "parameter_name", [&] { return names_->parameter_name(path); });
+  }
+  std::string checkpoint_name(const std::string& path) const override {
+    return guarded(by_, "checkpoint_name", [&] { return names_->checkpoint_name(path); });
+  }
+
+ private:
+  const Registered& by_;
+  std::shared_ptr<ModelNames> names_;
+};
+
+/// The maker of the first module that a plugin made, or null. The tree may be broken.
+const Registered* maker_in(const Module& module) {
+  if (module.maker() != nullptr) return module.maker();
+  for (const auto& child : module.children()) {
+    if (child == nullptr) continue;
+    if (const Registered* maker = maker_in(*child)) return maker;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void TransformerModel::set_names(std::shared_ptr<ModelNames> names) {
+  const Registered* const by = called_plugin();
+  if (by != nullptr && names != nullptr) {
+    names = std::make_shared<GuardedNames>(*by, std::move(names));
+  }
+  names_ = std::move(names);
+}
+
+template <class Tell>
+void TransformerModel::tell_observer(const Tell& tell) {
+  if (observer_ == nullptr) return;
+  if (observer_maker_ == nullptr) return outside_of_plugins(tell);
+  guarded(*observer_maker_, "a step observer", tell);
+}
+
+void TransformerModel::before_step(std::string_view step) {
+  tell_observer([&] { observer_->before_step(*this, step); });
+}
+
+void TransformerModel::after_step(const StepReport& report) {
+  tell_observer([&] { observer_->after_step(*this, report); });
+}
+
+void TransformerModel::note_contributor(const Registered& by, Provenance provenance) {
+  if (std::find(contributors_.begin(), contributors_.end(), provenance) != contributors_.end()) {
+    return;
+  }
+  contributors_.push_back(std::move(provenance));
+  if (by.origin == Origin::custom) plugins_.push_back(by);
+}
+
+void TransformerModel::blame_plugins(std::string_view what) const {
+  if (internal::is_settled()) throw;
+  const Registered* by = root_ == nullptr ? nullptr : maker_in(*root_);
+  // Whoever changed the model last is the likeliest.
+  if (by == nullptr && !plugins_.empty()) by = &plugins_.back();
+  if (by == nullptr) throw;
+  try {
+    throw;
+  } catch (const Interruption&) {
+    throw;
+  } catch (...) {
+    by->refuse(fmt::format("{} failed on what it made of the model: {}", what,
+                           internal::current_exception_text()),
+               "this is most likely a mistake in the plugin");
+  }
 }
 
 Module* TransformerModel::find(std::string_view path) {
@@ -120,6 +203,55 @@ ParameterCounts TransformerModel::count_parameters() const {
   return counts;
 }
 
+std::vector<std::string> TransformerModel::assumptions() const {
+  std::vector<std::string> all = assumptions_;
+  const std::vector<std::string> defaults = config_.defaults_read();
+  if (!defaults.empty()) {
+    all.push_back(fmt::format("absent, as in {}: {}", config_.class_name(), join(defaults, ", ")));
+  }
+  return all;
+}
+
+std::vector<std::string> TransformerModel::warnings() const {
+  std::vector<std::string> all = warnings_;
+  const std::vector<UnreadKey> unread = config_.unread();
+  constexpr std::size_t most_keys = 12;
+  for (std::size_t i = 0; i < std::min(unread.size(), most_keys); ++i) {
+    const UnreadKey& key = unread[i];
+    const std::string meant = config_.closest_unset(key);
+    all.push_back(fmt::format("config key {}{} is not read{}{}", key.path,
+                              key.value.empty() ? "" : fmt::format(" ({})", key.value),
+                              ": what it says may be missing from the numbers",
+                              meant.empty() ? "" : fmt::format("; did you mean {}?", meant)));
+  }
+  if (unread.size() > most_keys) {
+    all.push_back(fmt::format("{} further config keys are not read", unread.size() - most_keys));
+  }
+  for (const StepReport& step : reports_) {
+    for (const std::string& warning : step.warnings) all.push_back(step.step + ": " + warning);
+  }
+  return all;
+}
+
+bool TransformerModel::generates() const {
+  bool generates = true;
+  walk(*root_, [&generates](const Module& module, const ModulePath&) {
+    const auto* lm = dynamic_cast<const CausalLm*>(&module);
+    if (lm != nullptr && lm->head_kind() != HeadKind::causal) generates = false;
+  });
+  return generates;
+}
+
+std::int64_t TransformerModel::context_limit() const {
+  double limit = 0;
+  walk(*root_, [&limit](const Module& module, const ModulePath&) {
+    const auto* rotary = dynamic_cast<const RotaryEmbedding*>(&module);
+    if (rotary != nullptr) limit = std::max(limit, rotary->rope().context_limit);
+  });
+  if (limit == 0) limit = config_.find<double>("max_position_embeddings").value_or(0);
+  return static_cast<std::int64_t>(std::min(limit, 1e15));
+}
+
 std::int64_t TransformerModel::longest_sequence() const {
   std::int64_t longest = std::numeric_limits<std::int64_t>::max();
   walk(*root_, [&longest](const Module& module, const ModulePath&) {
@@ -141,10 +273,17 @@ std::int64_t TransformerModel::weight_bytes() const {
 }
 
 void TransformerModel::trace(const Workload& workload, Graph& graph) const {
-  Trace tracer(graph, workload);
-  const Value result = (*root_)(tracer, tracer.input("token ids", {workload.tokens()}, DType::i64));
-  if (!tracer.has_outputs()) tracer.output("logits", result);
-  tracer.finish();
+  guard_modules("tracing", [&] {
+    Trace tracer(graph, workload);
+    this->trace(tracer);
+  });
+}
+
+void TransformerModel::trace(Trace& trace) const {
+  const std::int64_t tokens = trace.workload().tokens();
+  const Value result = (*root_)(trace, trace.input("token ids", {tokens}, DType::i64));
+  if (!trace.has_output("logits")) trace.output("logits", result);
+  trace.finish();
 }
 
 // --- registries ----------------------------------------------------------------------------------
@@ -163,12 +302,25 @@ const Registry<ArchitecturePredicate>& architecture_predicates() {
   return registry_of<ArchitecturePredicate>("architecture_predicate");
 }
 
-const Registry<ProfileFunction>& profiles() { return registry_of<ProfileFunction>("profile"); }
+std::vector<RegistryEntry<ProfileFunction>> core_profiles() {
+  std::vector<RegistryEntry<ProfileFunction>> entries;
+  for (const EmbeddedFile& file : embedded_profiles()) {
+    const auto text = [&file] { return ProfileText{{file.text, file.size}, file.name}; };
+    entries.push_back(
+        {{std::string_view(file.key), Origin::builtin, false, 0, std::string_view(file.name)},
+         ProfileFunction(text)});
+  }
+  return entries;
+}
+
+const Registry<ProfileFunction>& profiles() {
+  return registry_of<ProfileFunction>("profile", core_profiles);
+}
 
 std::string recognise(const HfConfig& config) {
-  const auto* const entry = architecture_predicates().match(
-      [&](const ArchitecturePredicate& recognises) { return recognises(config); },
-      fmt::format("the config {}", config.file()));
+  const auto* const entry =
+      architecture_predicates().match([&](const auto& predicate) { return predicate.call(config); },
+                                      fmt::format("the config {}", config.file()));
   return entry == nullptr ? "" : std::string(entry->pattern);
 }
 
@@ -188,151 +340,14 @@ const OperatorDefinition& find_operator(const std::string& name) {
   }
   const std::lock_guard lock(mutex);
   for (const Known& known : definitions) {
-    if (known.name == name && known.definition.work == entry->value) return known.definition;
+    const RegistryEntry<OperatorFunction>& work = known.definition.work;
+    const bool same = work.value == entry->value && work.file == entry->file &&
+                      work.line == entry->line && work.plugin == entry->plugin;
+    if (known.name == name && same) return known.definition;
   }
-  Known& fresh = definitions.emplace_back(Known{name, {nullptr, entry->value}});
+  Known& fresh = definitions.emplace_back(Known{name, {"", *entry}});
   fresh.definition.name = fresh.name.c_str();
   return fresh.definition;
-}
-
-// --- profiles ------------------------------------------------------------------------------------
-
-ModelProfile load_profile(const std::string& model_type, const std::vector<std::string>& files,
-                          const std::string& builtin_type) {
-  const std::string& builtin = builtin_type.empty() ? model_type : builtin_type;
-  ModelProfile profile;
-  profile.model_type = model_type;
-  // Exact, else the most literal letters; the builtin index is by key, nothing is parsed in vain.
-  const EmbeddedFile* best = nullptr;
-  for (const EmbeddedFile& file : embedded_profiles()) {
-    if (!matches_pattern(builtin, file.key)) continue;
-    const bool better = best == nullptr ||
-                        (is_literal_pattern(file.key) && !is_literal_pattern(best->key)) ||
-                        (is_literal_pattern(file.key) == is_literal_pattern(best->key) &&
-                         literal_length(file.key) > literal_length(best->key));
-    if (better) best = &file;
-  }
-  if (best != nullptr) {
-    profile.merge(Node::parse_yaml(std::string_view(best->text, best->size), best->name));
-    profile.sources.back() += " (builtin)";
-  }
-  if (const auto* const entry = tcast::profiles().find(builtin)) {
-    const ProfileText text = entry->value();
-    profile.merge(Node::parse_yaml(text.text, text.file));
-    profile.sources.back() += fmt::format(" (plugin {})", entry->plugin);
-  }
-  for (const std::string& file : files) {
-    const Node yaml = Node::load_yaml(file);
-    const std::optional<Node> pattern = yaml.find("model_type");
-    if (pattern && !matches_pattern(model_type, pattern->as_string())) {
-      pattern->fail(fmt::format("this profile is for '{}', the config's model_type is '{}'",
-                                printable(pattern->as_string()), printable(model_type)),
-                    "pass a profile for this model type, or widen its model_type pattern");
-    }
-    profile.merge(yaml);
-  }
-  profile.model_type = model_type;
-  return profile;
-}
-
-// --- building ------------------------------------------------------------------------------------
-
-namespace {
-
-[[noreturn]] void fail_unknown(const HfConfig& config, const std::string& model_type) {
-  const std::vector<std::string> known = architectures().names();
-  const std::string near = closest(model_type, known);
-  const std::string plugin = missing_plugin_hint("architecture", model_type);
-  if (!plugin.empty()) {
-    config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)),
-                plugin);
-  }
-  std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
-  hint +=
-      "see 'tcast models' for what is known; describe the type in a profile with 'base:' "
-      "(--profile FILE), register it in custom_model/, or, if it is built like a known type, say "
-      "so "
-      "with --assume-base TYPE";
-  config.fail("model_type", fmt::format("unknown model type '{}'", printable(model_type)), hint);
-}
-
-/// What plugins have to say of single keys.
-void validate_types(const HfConfig& config) {
-  const auto& validators = type_validators();
-  if (validators.empty()) return;
-  for (const auto& [key, value] : config.members()) {
-    if (const auto* const entry = validators.find(key)) entry->value(value);
-  }
-}
-
-/// Other towers than the language model mean that a text-only tree would be a wrong answer.
-void refuse_other_towers(const HfConfig& config, const std::string& model_type) {
-  for (const char* key : {"vision_config", "visual", "audio_config", "vision_tower"}) {
-    if (!config.has(key)) continue;
-    const bool text = config.has("text_config") || config.has("llm_config");
-    config.fail(key,
-                fmt::format("'{}' has a part that is not a language model; such models are not "
-                            "supported yet",
-                            printable(model_type)),
-                text ? "--text-only simulates its text_config alone" : "");
-  }
-}
-
-}  // namespace
-
-TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
-                             const std::string& assume_base) {
-  const std::string model_type = config.model_type();
-  validate_types(config);
-  refuse_other_towers(config, model_type);
-  std::string build_as = model_type;
-  std::vector<std::string> assumptions;
-  const bool registered = architectures().find(model_type) != nullptr;
-  const std::string recognised =
-      registered || profile.base || !assume_base.empty() ? "" : recognise(config);
-  if (!recognised.empty()) {
-    if (architectures().find(recognised) == nullptr) {
-      throw Error(fmt::format("{}: the config is recognised as '{}', which is not a known "
-                              "architecture",
-                              config.file(), printable(recognised)),
-                  did_you_mean(recognised, architectures().names()));
-    }
-    build_as = recognised;
-    assumptions.push_back(
-        fmt::format("model type '{}' is recognised as '{}' by what its config has",
-                    printable(model_type), recognised));
-  } else if (profile.base) {
-    build_as = *profile.base;
-    if (architectures().find(build_as) == nullptr) {
-      throw Error(
-          fmt::format("{}: base: '{}' is not a known architecture",
-                      profile.sources.empty() ? "profile" : profile.sources.back(),
-                      printable(build_as)),
-          did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
-    }
-  } else if (!registered && !assume_base.empty()) {
-    build_as = assume_base;
-    if (architectures().find(build_as) == nullptr) {
-      throw Error(
-          fmt::format("--assume-base '{}' is not a known architecture", printable(build_as)),
-          did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
-    }
-    assumptions.push_back(
-        fmt::format("model type '{}' is built as '{}' (--assume-base)", model_type, build_as));
-  } else if (!registered) {
-    fail_unknown(config, model_type);
-  }
-  std::unique_ptr<Module> root =
-      architectures().find(build_as)->value({config, profile, options, assumptions});
-  if (root == nullptr) {
-    throw Error(fmt::format("the architecture '{}' ({}) returned no tree",
-                            architectures().find(build_as)->pattern,
-                            architectures().find(build_as)->place()));
-  }
-  TransformerModel model(std::move(config), std::move(profile), std::move(options), std::move(root),
-                         std::move(assumptions));
-  model.set_recognised_as(recognised);
-  return model;
 }
 
 }  // namespace tcast

@@ -105,25 +105,61 @@ class TCAST_API TransformerModel {
 
   const std::vector<StepReport>& reports() const { return reports_; }
   std::vector<StepReport>& reports() { return reports_; }
-  std::vector<std::string>& assumptions() { return assumptions_; }
-  const std::vector<std::string>& assumptions() const { return assumptions_; }
-  /// What of the config or of what was asked for is not in the numbers, besides the steps' own
-  /// warnings.
-  std::vector<std::string>& warnings() { return warnings_; }
-  const std::vector<std::string>& warnings() const { return warnings_; }
+  /// What had to be assumed; the config class's values for absent keys are among them.
+  std::vector<std::string> assumptions() const;
+  void add_assumption(std::string text) { assumptions_.push_back(std::move(text)); }
+  /// What the user should know although work goes on: of the architecture, of config keys that
+  /// nothing read, of the steps so far.
+  std::vector<std::string> warnings() const;
+  void add_warning(std::string text) { warnings_.push_back(std::move(text)); }
   /// What the profile's custom_model_config and --custom-model-config say, the latter over the
   /// former.
   const Arguments& custom_model_config() const { return custom_model_config_; }
-  /// The registered model type that the config was recognised as, where its own is unknown; else
-  /// empty.
-  const std::string& recognised_as() const { return recognised_as_; }
-  void set_recognised_as(std::string model_type) { recognised_as_ = std::move(model_type); }
+  /// The registered model type that the tree was built as, where that is another than the config's
+  /// (recognised, --assume-base, the profile's base); else empty.
+  const std::string& built_as() const { return built_as_; }
+  void set_built_as(std::string model_type) { built_as_ = std::move(model_type); }
+  /// Who built the untransformed tree: "the architecture 'llama' (builtin_model/llama.cpp:6)".
+  const std::string& built_by() const { return built_by_; }
+  void set_built_by(std::string architecture) { built_by_ = std::move(architecture); }
   /// Names that the model's hook gives; null before bind_custom_model() and where there is no hook.
   const std::shared_ptr<ModelNames>& names() const { return names_; }
-  void set_names(std::shared_ptr<ModelNames> names) { names_ = std::move(names); }
+  /// Names that a plugin's code gives are asked for guarded.
+  void set_names(std::shared_ptr<ModelNames> names);
 
-  void set_observer(StepObserver* observer) { observer_ = observer; }
+  /// Who is told before and after every step; null: nobody.
+  void set_observer(StepObserver* observer) {
+    observer_ = observer;
+    observer_maker_ = called_plugin();
+  }
   StepObserver* observer() const { return observer_; }
+  /// Tell the observer, if there is one. What goes wrong there is an Error of the plugin that set
+  /// it, and of no plugin when the program did.
+  void before_step(std::string_view step);
+  void after_step(const StepReport& report);
+
+  /// Notes that something of a registry takes part in building or transforming the model: its
+  /// provenance ends in the report, and what goes wrong in the model may be its fault.
+  template <class T>
+  void note_contributor(const Registry<T>& registry, const RegistryEntry<T>& entry) {
+    note_contributor(entry, registry.provenance(entry));
+  }
+  /// Who took part so far, each once.
+  const std::vector<Provenance>& contributors() const { return contributors_; }
+
+  /// Calls something that works on the modules. What it throws that is no Error comes out as one
+  /// that names the plugin which made a module or changed the model; where no plugin did, it passes
+  /// unchanged. `what` begins the message: "step 'shard_model'".
+  template <class Call>
+  decltype(auto) guard_modules(std::string_view what, Call&& call) const {
+    try {
+      return std::forward<Call>(call)();
+    } catch (const Error&) {
+      throw;
+    } catch (...) {
+      blame_plugins(what);
+    }
+  }
 
   /// Data-parallel replicas that share the requests: 1 until somebody lays the model out.
   std::int64_t replicas() const { return replicas_; }
@@ -138,13 +174,25 @@ class TCAST_API TransformerModel {
   /// Bytes of weights and buffers that one rank holds (the busiest), scales included, tied ones
   /// once.
   std::int64_t weight_bytes() const;
+  /// Whether it predicts tokens: false for embeddings, classifiers and reward models, which do not
+  /// decode.
+  bool generates() const;
+  /// Tokens of context that it is made for; 0: the config does not say.
+  std::int64_t context_limit() const;
   /// Tokens of the longest sequence that it takes: as many as it has learned positions, else any.
   std::int64_t longest_sequence() const;
 
   /// Traces one forward pass on one rank.
   void trace(const Workload& workload, Graph& graph) const;
+  /// The same into a trace of the caller's own, and finishes it.
+  void trace(Trace& trace) const;
 
  private:
+  void note_contributor(const Registered& by, Provenance provenance);
+  template <class Tell>
+  void tell_observer(const Tell& tell);
+  [[noreturn]] void blame_plugins(std::string_view what) const;
+
   HfConfig config_;
   ModelProfile profile_;
   ModelOptions options_;
@@ -153,10 +201,14 @@ class TCAST_API TransformerModel {
   std::vector<std::string> warnings_;
   std::vector<StepReport> reports_;
   Arguments custom_model_config_;
-  std::string recognised_as_;
+  std::string built_as_;
+  std::string built_by_ = "the architecture";
   std::shared_ptr<ModelNames> names_;
   StepObserver* observer_ = nullptr;
   std::int64_t replicas_ = 1;
+  const Registered* observer_maker_ = nullptr;
+  std::vector<Provenance> contributors_;
+  std::vector<Registered> plugins_;  ///< of the contributors, those that are plugins'
 };
 
 /// Builds the tree that HuggingFace's class would build from a config.
@@ -178,15 +230,14 @@ using ProfileFunction = std::function<ProfileText()>;
 using ModuleClassFunction = std::function<std::unique_ptr<Module>(
     Module& original, const ModelProfile& profile, const ModelOptions& options)>;
 
-/// Work of a registered operator.
-using OperatorFunction = OpWork (*)(const CustomOp& op);
-
 /// What is registered under these groups; see registry_of().
 TCAST_API const Registry<ArchitectureFunction>& architectures();
 TCAST_API const Registry<ModuleClassFunction>& module_classes();
 TCAST_API const Registry<OperatorFunction>& operators();
 TCAST_API const Registry<ArchitecturePredicate>& architecture_predicates();
 TCAST_API const Registry<ProfileFunction>& profiles();
+/// What tcast itself has there.
+TCAST_API std::vector<RegistryEntry<ProfileFunction>> core_profiles();
 
 /// The registered model type whose predicate recognises a config, or "". Throws Error when two of
 /// one origin do.
@@ -197,16 +248,18 @@ TCAST_API std::string recognise(const HfConfig& config);
 TCAST_API const OperatorDefinition& find_operator(const std::string& name);
 
 /// Merges the builtin profile of `model_type` (exact, else the most specific wildcard), the one
-/// that a plugin registered, and the given files, later ones over earlier ones. Throws Error.
-/// `builtin_type`, if given, is the type whose builtin profile is taken instead (a model type that
-/// is built as another one).
+/// that a plugin registered, and the given files, later ones over earlier ones; below them the
+/// profile of the type that the model is built as, where one of them names a `base` (or, where none
+/// does, that of `built_as`). Instead of a file, "scope::name" is a registered profile. Throws
+/// Error.
 TCAST_API ModelProfile load_profile(const std::string& model_type,
                                     const std::vector<std::string>& files,
-                                    const std::string& builtin_type = {});
+                                    const std::string& built_as = {});
 
 /// Builds the untransformed model (decision D1). `assume_base`: the architecture to use for a model
-/// type that nobody registered. Throws Error: unknown model types with what to do next, vision
-/// towers and diffusion models by name.
+/// type that nobody registered. Throws Error: unknown model types with what to do next; vision
+/// towers and diffusion models by name, unless a plugin has an architecture for them; and, for a
+/// model that is built as another type, keys that mean a part which that type has not.
 TCAST_API TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
                                        const std::string& assume_base = {});
 

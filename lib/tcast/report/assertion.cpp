@@ -17,39 +17,39 @@ namespace {
 
 using Kind = ReportField::Kind;
 
-struct ComparisonName {
+struct RelationName {
   std::string_view name;
-  Comparison comparison;
+  Relation relation;
 };
 /// Longer names first: "<=" is not "<" and "=".
-constexpr ComparisonName comparisons[] = {
-    {"<=", Comparison::less_equal}, {">=", Comparison::greater_equal}, {"==", Comparison::equal},
-    {"!=", Comparison::not_equal},  {"<", Comparison::less},           {">", Comparison::greater},
+constexpr RelationName relations[] = {
+    {"<=", Relation::less_equal}, {">=", Relation::greater_equal}, {"==", Relation::equal},
+    {"!=", Relation::not_equal},  {"<", Relation::less},           {">", Relation::greater},
 };
 
-std::string_view name_of(Comparison comparison) {
-  for (const ComparisonName& entry : comparisons) {
-    if (entry.comparison == comparison) return entry.name;
+std::string_view name_of(Relation relation) {
+  for (const RelationName& entry : relations) {
+    if (entry.relation == relation) return entry.name;
   }
-  TCAST_CHECK(false, "a comparison without a name");
+  TCAST_CHECK(false, "a relation without a name");
 }
 
-bool holds(double left, Comparison comparison, double right) {
-  switch (comparison) {
-    case Comparison::less:
+bool holds(double left, Relation relation, double right) {
+  switch (relation) {
+    case Relation::less:
       return left < right;
-    case Comparison::less_equal:
+    case Relation::less_equal:
       return left <= right;
-    case Comparison::greater:
+    case Relation::greater:
       return left > right;
-    case Comparison::greater_equal:
+    case Relation::greater_equal:
       return left >= right;
-    case Comparison::equal:
+    case Relation::equal:
       return left == right;
-    case Comparison::not_equal:
+    case Relation::not_equal:
       return left != right;
   }
-  TCAST_CHECK(false, "an unknown comparison");
+  TCAST_CHECK(false, "an unknown relation");
 }
 
 /// Reads an assertion from left to right and knows the column for messages.
@@ -65,7 +65,7 @@ class AssertionReader {
              c == '_' || c == '.' || c == '-';
     }));
     if (result.field.empty()) fail("the name of a field");
-    result.comparison = take_comparison();
+    result.relation = take_relation();
     result.value = take_number();
     skip_blanks();
     if (at_ != text_.size()) fail("the end");
@@ -85,12 +85,12 @@ class AssertionReader {
     return text_.substr(begin, at_ - begin);
   }
 
-  Comparison take_comparison() {
+  Relation take_relation() {
     skip_blanks();
-    for (const ComparisonName& entry : comparisons) {
+    for (const RelationName& entry : relations) {
       if (text_.substr(at_, entry.name.size()) == entry.name) {
         at_ += entry.name.size();
-        return entry.comparison;
+        return entry.relation;
       }
     }
     fail("one of < <= > >= == !=");
@@ -160,9 +160,45 @@ const ReportField& find_field(const Assertion& assertion, const std::vector<Repo
               hint);
 }
 
+[[noreturn]] void fail_not_a_number(const Assertion& assertion, const ReportField& field) {
+  throw Error(
+      fmt::format("assertion '{}': {} is not a number", printable(assertion.text), field.path));
+}
+
+/// Where a report's numbers hold: " on H200, batch_size 8, ..., tp 2, ep 1, dp 1".
+std::string place_of(const Report& report) {
+  constexpr std::string_view shown[] = {"phase",
+                                        "batch_size",
+                                        "input_length",
+                                        "output_length",
+                                        "num_queries",
+                                        "query_length",
+                                        "context_length",
+                                        "num_devices",
+                                        "tp",
+                                        "pp",
+                                        "ep",
+                                        "dp",
+                                        "cp"};
+  std::string place = report.device.empty() ? "" : " on " + printable(report.device);
+  for (const std::string_view name : shown) {
+    for (const ReportInput& input : report.inputs) {
+      if (input.name != name) continue;
+      place += fmt::format("{} {} {}", place.empty() ? " with" : ",", name, printable(input.value));
+    }
+  }
+  return place;
+}
+
 }  // namespace
 
 Assertion parse_assertion(std::string_view text) { return AssertionReader(text).read(); }
+
+void require_field(const Assertion& assertion, const Report& sample) {
+  const std::vector<ReportField> fields = report_fields(sample);
+  const ReportField& field = find_field(assertion, fields);
+  if (field.kind == Kind::text || field.kind == Kind::other) fail_not_a_number(assertion, field);
+}
 
 AssertionResult evaluate(const Assertion& assertion, const Report& report) {
   const std::vector<ReportField> fields = report_fields(report);
@@ -172,10 +208,7 @@ AssertionResult evaluate(const Assertion& assertion, const Report& report) {
                             field.path),
                 report.single_phase ? "a run with --phase has numbers of that phase only" : "");
   }
-  if (field.kind != Kind::number && field.kind != Kind::flag) {
-    throw Error(
-        fmt::format("assertion '{}': {} is not a number", printable(assertion.text), field.path));
-  }
+  if (field.kind != Kind::number && field.kind != Kind::flag) fail_not_a_number(assertion, field);
   const auto show = [&](double value) {
     if (field.kind == Kind::flag && (value == 0 || value == 1)) {
       return std::string(value == 1 ? "true" : "false");
@@ -183,11 +216,11 @@ AssertionResult evaluate(const Assertion& assertion, const Report& report) {
     return fmt::format("{}", value);
   };
   AssertionResult result;
-  result.passed = holds(field.value, assertion.comparison, assertion.value);
+  result.passed = holds(field.value, assertion.relation, assertion.value);
   result.actual = field.value;
-  result.text =
-      fmt::format("{}: {} {} {} (it is {})", result.passed ? "passed" : "failed", field.path,
-                  name_of(assertion.comparison), show(assertion.value), show(field.value));
+  result.text = fmt::format("{}: {} {} {} (it is {}){}", result.passed ? "passed" : "failed",
+                            field.path, name_of(assertion.relation), show(assertion.value),
+                            show(field.value), result.passed ? "" : place_of(report));
   return result;
 }
 

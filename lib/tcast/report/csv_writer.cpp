@@ -1,5 +1,6 @@
 #include "tcast/report/csv_writer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <string_view>
@@ -12,9 +13,22 @@
 namespace tcast {
 namespace {
 
+/// Whether a spreadsheet would take the field for a formula: the letters of OWASP's "CSV
+/// injection", also in their full width (U+FF0B, FF0D, FF1D, FF20).
+bool is_formula(std::string_view field) {
+  constexpr std::string_view letters = "=+-@\t\r\n";
+  constexpr std::string_view wide[] = {"\xEF\xBC\x8B", "\xEF\xBC\x8D", "\xEF\xBC\x9D",
+                                       "\xEF\xBC\xA0"};
+  if (field.empty()) return false;
+  return letters.find(field.front()) != std::string_view::npos ||
+         std::any_of(std::begin(wide), std::end(wide),
+                     [field](std::string_view letter) { return field.starts_with(letter); });
+}
+
 void append_field(std::string& out, std::string_view text) {
-  const std::string field = valid_text(text);
-  if (field.find_first_of(",\"\r\n") == std::string::npos) {
+  const std::string valid = valid_text(text);
+  const std::string field = is_formula(valid) ? "'" + valid : valid;
+  if (field == valid && field.find_first_of(",\"\r\n") == std::string::npos) {
     out += field;
     return;
   }

@@ -63,6 +63,7 @@ Json memory_to_json(const ReportMemory& memory) {
   json["fits"] = memory.fits;
   json["max_batch_size"] = integer_or_null(memory.max_batch_size);
   json["max_context_length"] = integer_or_null(memory.max_context_length);
+  json["context_limit"] = integer_or_null(memory.context_limit);
   json["max_position_embeddings"] = integer_or_null(memory.max_position_embeddings);
   // A 0 would pass every "at most" assertion.
   const auto positive = [](std::int64_t value) { return value > 0 ? Json(value) : Json(); };
@@ -118,6 +119,20 @@ Json dtypes_to_json(const ReportDTypes& dtypes) {
   return json;
 }
 
+Json experts_to_json(const ReportExperts& experts) {
+  const auto expected = [](const std::optional<double>& value, const char* name) {
+    return number_or_null(value.has_value(), value.value_or(0), name);
+  };
+  Json json;
+  json["num_experts"] = experts.num_experts;
+  json["per_token"] = experts.per_token;
+  json["per_device"] = experts.per_device;
+  json["expected_distinct_prefill"] =
+      expected(experts.distinct_prefill, "expected_distinct_prefill");
+  json["expected_distinct_decode"] = expected(experts.distinct_decode, "expected_distinct_decode");
+  return json;
+}
+
 Json timing_to_json(const ReportTiming& timing) {
   Json json;
   json["took_s"] = finite(timing.took_s, "took_s");
@@ -154,7 +169,7 @@ void append_op(std::string& out, const ReportOp& op, bool with_ideal) {
   object.text("phase", op.phase);
   object.text("name", op.name);
   object.text("module", op.module);
-  object.integer("calls", op.calls);
+  object.number("calls", op.calls);
   object.number("total_s", op.total_s);
   object.number("flops", op.flops);
   object.number("bytes", op.bytes);
@@ -227,6 +242,7 @@ Json head_to_json(const Report& report) {
   json["device"] = valid_text(report.device);
   json["pipeline"] = valid_text(report.pipeline);
   if (report.dtypes) json["quantization"] = dtypes_to_json(*report.dtypes);
+  json["provenance"] = provenance_json(report.provenance);
   return json;
 }
 
@@ -235,6 +251,7 @@ Json summary_to_json(const Report& report) {
   const bool both = !report.single_phase;
   Json json = head_to_json(report);
   json["memory"] = memory_to_json(report.memory);
+  if (report.experts) json["experts"] = experts_to_json(*report.experts);
   json["latency"] = latency_to_json(report, report.latency);
   if (report.mtp_tokens > 0) json["latency"]["tokens_per_step"] = 1 + report.mtp_tokens;
   json["throughput"]["output_tokens_per_s"] =
@@ -295,6 +312,21 @@ ReportField::Kind kind_of(const Json& json) {
 
 }  // namespace
 
+Json provenance_json(const std::vector<Provenance>& list) {
+  Json json = Json::array();
+  for (const Provenance& one : list) {
+    Json entry = {{"kind", valid_text(one.kind)},
+                  {"name", valid_text(one.name)},
+                  {"origin", name_of(one.from)}};
+    if (!one.plugin.empty()) entry["plugin"] = valid_text(one.plugin);
+    if (!one.file.empty()) entry["file"] = valid_text(one.file);
+    if (one.line > 0) entry["line"] = one.line;
+    if (one.replaces_builtin) entry["in_place_of"] = "builtin";
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
+
 std::string write_json(const Report& report, bool one_line) {
   JsonWithLists json(summary_to_json(report), one_line);
   json.add_ops(report);
@@ -329,6 +361,9 @@ std::vector<ReportField> report_fields(const Report& report) {
       add(fmt::format("{}.{}", name, inner), value);
     }
   }
+  // Of these lists, how many there are.
+  add("assumptions", Json(report.assumptions.size()));
+  add("warnings", Json(report.warnings.size()));
   return fields;
 }
 

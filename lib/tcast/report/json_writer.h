@@ -4,7 +4,10 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "tcast/base/export.h"
+#include "tcast/base/provenance.h"
 #include "tcast/report/report.h"
 
 namespace tcast {
@@ -21,6 +24,9 @@ TCAST_API std::string write_json(const Report& report, bool one_line);
 /// What the steps of a pipeline did to a model, pretty-printed: schema, inputs, model, device,
 /// pipeline, steps, assumptions and warnings as in write_json().
 TCAST_API std::string write_steps_json(const Report& report);
+
+/// [{kind, name, origin, plugin, file, line, in_place_of}]: what there is of them.
+TCAST_API nlohmann::ordered_json provenance_json(const std::vector<Provenance>& list);
 
 /// A field of the JSON that is not inside a list.
 struct ReportField {

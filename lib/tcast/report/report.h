@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tcast/base/export.h"
+#include "tcast/base/provenance.h"
 
 namespace tcast {
 
@@ -22,7 +23,7 @@ struct ReportOp {
   std::string phase{};   ///< "prefill", "decode", or a part of a run that is neither: "sampling"
   std::string name{};    ///< "matmul", "attention", ...
   std::string module{};  ///< "model.layers.*.self_attn.q_proj"
-  std::int64_t calls = 0;
+  double calls = 0;      ///< expected ones: not whole where they depend on the routing to experts
   double total_s = 0;
   double flops = 0;      ///< of all calls
   double bytes = 0;      ///< of all calls
@@ -64,8 +65,10 @@ struct ReportMemory {
   /// 0 when none does, nothing when memory does not limit it or nobody asked.
   std::optional<std::int64_t> max_batch_size{};
   std::optional<std::int64_t> max_context_length{};
-  /// Tokens that the config is made for (max_position_embeddings), whatever fits.
-  std::optional<std::int64_t> max_position_embeddings{};
+  /// Tokens of context that the config is made for, whatever fits: what its scaling of positions
+  /// makes of the original length.
+  std::optional<std::int64_t> context_limit{};
+  std::optional<std::int64_t> max_position_embeddings{};  ///< as the config has it
   std::int64_t min_devices = 0;     ///< least number of devices that would do; 0: unknown
   std::int64_t min_devices_tp = 0;  ///< spread like this
   std::int64_t min_devices_ep = 0;
@@ -99,6 +102,17 @@ struct ReportDTypes {
 /// in fp8 e4m3; KV cache bf16".
 TCAST_API std::string describe(const ReportDTypes& dtypes);
 
+/// Routed experts of a layer, the busiest rank's, of the layers of which there are most.
+struct ReportExperts {
+  std::int64_t num_experts = 0;  ///< of the layer
+  std::int64_t per_token = 0;
+  std::int64_t per_device = 0;  ///< that the rank holds
+  /// Of those, expected to be chosen by at least one token of the pass; nothing for a pass that was
+  /// not simulated.
+  std::optional<double> distinct_prefill{};
+  std::optional<double> distinct_decode{};
+};
+
 struct ReportLatency {
   double prefill_s = 0;
   double ttft_s = 0;
@@ -111,7 +125,7 @@ struct ReportLatency {
 struct StepFigures {
   std::int64_t regions = 0;     ///< traced regions of prefill
   std::int64_t traced_ops = 0;  ///< operators traced for prefill
-  std::int64_t called_ops = 0;  ///< operators executed by prefill
+  std::int64_t called_ops = 0;  ///< operators executed by prefill, as far as can be expected
   std::int64_t weights_bytes = 0;
   std::int64_t kv_cache_bytes = 0;
   double prefill_flops = 0;
@@ -160,7 +174,10 @@ struct Report {
   std::optional<ReportDTypes> dtypes{};
   /// Tokens that a decode step predicts beyond the next one (--num-mtp-tokens).
   std::int64_t mtp_tokens = 0;
+  /// Where the device and all else that was chosen by its name comes from.
+  std::vector<Provenance> provenance{};
   ReportMemory memory{};
+  std::optional<ReportExperts> experts{};  ///< of a model that has routed ones
   ReportLatency latency{};
   double output_tokens_per_s = 0;
   double output_tokens_per_s_per_device = 0;

@@ -324,7 +324,7 @@ std::string write_steps_table(const Report& report) {
   if (report.steps.size() > 2 && report.steps.front().step.empty()) {
     result += "\nall steps together\n" + write_effect(report.steps.front(), report.steps.back());
   }
-  return result + write_list("warnings", warnings_of_model(report));
+  return result + write_notes(report);
 }
 
 }  // namespace tcast

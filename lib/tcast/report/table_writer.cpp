@@ -232,12 +232,29 @@ std::string write_memory(const Report& report) {
   std::string context =
       limit(memory.max_context_length, "tokens with this batch", "a single token");
   // What fits is one thing, what the model was trained for another.
-  const std::optional<std::int64_t> positions = memory.max_position_embeddings;
-  if (positions && memory.max_context_length.value_or(*positions + 1) > *positions) {
-    context += fmt::format("; the config is made for {} (max_position_embeddings)",
-                           format_grouped(*positions));
+  const std::optional<std::int64_t> made_for = memory.context_limit;
+  if (made_for && memory.max_context_length.value_or(*made_for + 1) > *made_for) {
+    context +=
+        fmt::format("; the config is made for {} ({})", format_grouped(*made_for),
+                    made_for == memory.max_position_embeddings ? "max_position_embeddings"
+                                                               : "with its scaling of positions");
   }
   return result + wrap("  longest context    ", context);
+}
+
+// ---- experts
+
+std::string write_experts(const ReportExperts& experts) {
+  TextTable table({{"experts read, of each layer"}, {"expected", true}, {"held", true}, {}});
+  const auto add = [&](const char* pass, const std::optional<double>& distinct) {
+    if (!distinct) return;
+    table.add_row({pass, fmt::format("{:.4g}", *distinct), format_grouped(experts.per_device),
+                   fmt::format("a token chooses {} of {}", experts.per_token,
+                               format_grouped(experts.num_experts))});
+  };
+  add("  prefill", experts.distinct_prefill);
+  add("  decode step", experts.distinct_decode);
+  return table.text();
 }
 
 // ---- latency
@@ -360,14 +377,13 @@ std::string write_ops(const PhaseOps& phase, bool with_ideal, std::size_t max_ro
   double other_share = 0;
   for (std::size_t i = 0; i < phase.ops.size(); ++i) {
     const ReportOp& op = *phase.ops[i];
-    calls += static_cast<double>(op.calls);
+    calls += op.calls;
     if (i < shown) {
-      add(op.name, op.module, static_cast<double>(op.calls), phase.times.parts[i],
-          phase.ideals.parts[i], phase.shares.parts[i], op.bound,
-          op.scaled ? op.source + "*" : op.source);
+      add(op.name, op.module, op.calls, phase.times.parts[i], phase.ideals.parts[i],
+          phase.shares.parts[i], op.bound, op.scaled ? op.source + "*" : op.source);
       any_scaled = any_scaled || op.scaled;
     } else {
-      other_calls += static_cast<double>(op.calls);
+      other_calls += op.calls;
       other_time += phase.times.parts[i];
       other_ideal += phase.ideals.parts[i];
       other_share += phase.shares.parts[i];
@@ -562,12 +578,21 @@ std::string write_header(const Report& report) {
   line("parameters", fmt::format("{} total, {} active per token",
                                  format_count(static_cast<double>(report.total_parameters)),
                                  format_count(static_cast<double>(report.active_parameters))));
-  line("device", report.device);
-  if (report.dtypes) line("dtypes", describe(*report.dtypes));
+  std::vector<std::string> plugins;
+  std::string device = report.device;
+  for (const Provenance& one : report.provenance) {
+    if (one.kind == "device") {
+      if (one.from != Provenance::From::host) device += fmt::format(" ({})", to_string(one));
+    } else if (one.from == Provenance::From::plugin) {
+      plugins.push_back(fmt::format("{} '{}' {}", one.kind, printable(one.name), to_string(one)));
+    }
+  }
+  line("device", device);
   for (const std::string_view label : {"parallelism", "quantization", "workload", "options"}) {
     line(label, join(lines[label], ", "));
   }
   line("pipeline", report.pipeline);
+  line("plugins", join(plugins, "; "));
   return result;
 }
 
@@ -584,6 +609,7 @@ std::string write_table(const Report& report, const TableOptions& options) {
   if (does_not_fit(report.memory)) result = wrap("verdict       ", verdict_of(report.memory));
   result += write_header(report);
   result += "\n" + write_memory(report);
+  if (report.experts) result += "\n" + write_experts(*report.experts);
   result += "\n" + write_latency(report);
   std::vector<PhaseOps> phases;
   for (const ReportOp& op : report.ops) {
@@ -597,9 +623,11 @@ std::string write_table(const Report& report, const TableOptions& options) {
   // The modules of one operator are in its row already.
   std::erase_if(phases, [](const PhaseOps& phase) { return phase.ops.size() < 2; });
   if (!phases.empty()) result += "\n" + ModuleTable(phases).text(module_times(phases));
-  result += write_list("assumptions", report.assumptions);
-  result += write_list("warnings", report.warnings);
-  return result;
+  return result + write_notes(report);
+}
+
+std::string write_notes(const Report& report) {
+  return write_list("assumptions", report.assumptions) + write_list("warnings", report.warnings);
 }
 
 }  // namespace tcast

@@ -19,8 +19,8 @@ struct TableOptions {
 /// workload, other options, pipeline; those of which the report knows something.
 TCAST_API std::string write_header(const Report& report);
 
-/// Texts under a title, behind an empty line; nothing where there are none.
-TCAST_API std::string write_list(std::string_view title, const std::vector<std::string>& texts);
+/// The lists of assumptions and of warnings, each behind an empty line; what is empty is left out.
+TCAST_API std::string write_notes(const Report& report);
 
 /// The report for a person at a terminal: what was run, memory, latency, where the time goes by
 /// operator and by module, assumptions and warnings; a model that does not fit is told to before

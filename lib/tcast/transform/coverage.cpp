@@ -191,7 +191,7 @@ Coverage cover_skew(const TransformerModel& model) {
     if (!chooses_experts(module, model.profile().moe_field_names)) return;
     const auto* fused = dynamic_cast<const FusedMoe*>(&module);
     Coverage::Part part{path.text(), path.count(), 0};
-    if (fused != nullptr && fused->skew() == skew) {
+    if (fused != nullptr && fused->config().skew == skew) {
       add(coverage.done, part);
     } else {
       coverage.left.push_back(std::move(part));
@@ -341,9 +341,8 @@ void check_coverage(TransformerModel& model, const std::string& who) {
     report.warnings.push_back(shortfall.message + "; " + shortfall.hint);
   }
   if (!undone.empty()) throw Error(join(undone, "; "), hint);
-  std::move(report.assumptions.begin(), report.assumptions.end(),
-            std::back_inserter(model.assumptions()));
-  std::move(report.warnings.begin(), report.warnings.end(), std::back_inserter(model.warnings()));
+  for (std::string& assumption : report.assumptions) model.add_assumption(std::move(assumption));
+  for (std::string& warning : report.warnings) model.add_warning(std::move(warning));
 }
 
 }  // namespace tcast

@@ -65,6 +65,20 @@ const DecoderLayer& find_block(const TransformerModel& m, const LayerList& layer
               did_you_mean(wanted, present, "the layers are " + join(present, ", ")));
 }
 
+/// A layer's copy is quantized as the layer is; what the step adds to it would not be.
+void require_unquantized(const TransformerModel& m) {
+  for (const char* step : {"quantize_linear", "quantize_model"}) {
+    bool quantized = false;
+    walk(m.root(), [&quantized](const Module& module, const ModulePath&) {
+      const auto* const linear = dynamic_cast<const Linear*>(&module);
+      quantized = quantized || (linear != nullptr && linear->quantization());
+    });
+    if (!quantized) return;
+    require_before(m, "maybe_enable_mtp", step,
+                   "the projection eh_proj of the new layers would not be quantized");
+  }
+}
+
 }  // namespace
 
 TransformerModel& maybe_enable_mtp(TransformerModel& model) {
@@ -77,6 +91,10 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
     auto* wrapper = dynamic_cast<LanguageModelWrapper*>(&m.root());
     if (wrapper == nullptr) {
       report.skipped.push_back({"", "the model is not wrapped (step wrap_model comes first)", true});
+      return;
+    }
+    if (wrapper->mtp_tokens() > 0) {
+      report.skipped.push_back({"", "the multi-token-prediction layers are there already"});
       return;
     }
     const std::int64_t available = m.config().get_or<std::int64_t>("num_nextn_predict_layers", 0);
@@ -92,6 +110,7 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
     }
     DecoderModel& decoder = wrapper->model().decoder();
     LayerList& layers = decoder.layers();
+    require_unquantized(m);
     const DecoderLayer& block = find_block(m, layers);
     const std::string list_path = path_of(m.root(), layers);
     const Shape embedding = decoder.embeddings().parameters().at(0).shape;
@@ -113,7 +132,7 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
           fmt::format("{} tokens are predicted by {} layer(s), applied again", tokens, count));
     }
     wrapper->set_mtp_tokens(tokens);
-    m.assumptions().push_back(fmt::format(
+    m.add_assumption(fmt::format(
         "a decode step checks {} tokens and counts one as accepted; divide tpot_s by the accepted "
         "tokens per step",
         tokens + 1));

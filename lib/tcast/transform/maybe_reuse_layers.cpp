@@ -15,6 +15,10 @@ TransformerModel& maybe_reuse_layers(TransformerModel& model) {
     walk(m.root(), [&](Module& module, const ModulePath& path) {
       auto* layers = dynamic_cast<LayerList*>(&module);
       if (layers == nullptr) return;
+      if (layers->reuse()) {
+        report.skipped.push_back({path.text(), "equal layers are traced once already"});
+        return;
+      }
       layers->set_reuse(true);
       layers->compare_layers();
       for (std::size_t i = 0; i < layers->children().size(); ++i) {
@@ -29,12 +33,16 @@ TransformerModel& maybe_reuse_layers(TransformerModel& model) {
               {where, layer.class_name(),
                fmt::format("traced once, called {} times", layer.members().count)});
         } else {
-          report.skipped.push_back({where, "no other layer is equal to it"});
+          const IdentityGap gap = first_identity_gap(layer);
+          report.skipped.push_back({where, gap ? gap.text() : "no other layer is equal to it"});
           continue;
         }
         report.changed_modules += layer.members().count;
       }
     });
+    for (const std::string& cost : cost_of_identity_gaps(m.root())) {
+      report.skipped.push_back({"", cost});
+    }
   });
 }
 

@@ -12,9 +12,10 @@
 
 namespace tcast {
 
-void replace_named_class(
-    TransformerModel& model, StepReport& report, const std::string& class_name, const char* field,
-    const std::function<Replacement(Module& module, const std::string& path)>& make) {
+void replace_named_class(TransformerModel& model, StepReport& report, const std::string& class_name,
+                         const char* field,
+                         const std::function<std::unique_ptr<Module>(
+                             Module& module, const std::string& path, NotReplaced& why)>& make) {
   std::set<std::string> classes;
   std::int64_t matched = 0;
   std::int64_t already = 0;
@@ -25,15 +26,16 @@ void replace_named_class(
     matched += count;
     const std::string where = path.text();
     const std::string from = module.class_name();
-    Replacement replacement = make(module, where);
-    if (replacement.module == nullptr) {
-      if (replacement.already) already += count;
-      report.skipped.push_back({where, std::move(replacement.reason), !replacement.already});
+    NotReplaced why;
+    std::unique_ptr<Module> replacement = make(module, where, why);
+    if (replacement == nullptr) {
+      if (why.already) already += count;
+      report.skipped.push_back({where, std::move(why.reason), !why.already});
       return nullptr;
     }
-    report.changed.push_back({where, from, replacement.module->class_name()});
+    report.changed.push_back({where, from, replacement->class_name()});
     report.changed_modules += count;
-    return std::move(replacement.module);
+    return replacement;
   });
   report.expected = matched - already;
   if (matched > 0) return;
@@ -42,12 +44,36 @@ void replace_named_class(
         {"", fmt::format("no '{}' among the layers kept by --num-hidden-layers", class_name)});
     return;
   }
+  if (!model.profile().is_users(field)) {
+    report.skipped.push_back({"", fmt::format("no layer of this model has a '{}'", class_name)});
+    return;
+  }
   const std::vector<std::string> present(classes.begin(), classes.end());
-  const std::string source =
-      model.profile().sources.empty() ? "profile" : model.profile().sources.back();
-  throw Error(fmt::format("{}: {}: no module of the model has the class '{}'", source, field,
-                          printable(class_name)),
+  throw Error(fmt::format("{}: {}: no module of the model has the class '{}'",
+                          model.profile().source_of(field), field, printable(class_name)),
               did_you_mean(class_name, present, "'tcast inspect' shows the classes"));
+}
+
+void note_idle_names(const TransformerModel& model, StepReport& report,
+                     const std::string& class_name, const std::string& field,
+                     std::initializer_list<FieldName> names) {
+  for (const FieldName& field_name : names) {
+    const std::string key = fmt::format("{}.{}", field, field_name.key);
+    if (!model.profile().is_users(key)) continue;
+    std::int64_t modules = 0;
+    bool found = false;
+    walk(model.root(), [&](const Module& module, const ModulePath& path) {
+      if (module.hf_class_name() != class_name) return;
+      modules += path.count();
+      found = found || module.find_child(field_name.name) != nullptr ||
+              module.find_attribute(field_name.name) != nullptr;
+    });
+    if (modules == 0 || found) continue;
+    report.warnings.push_back(
+        fmt::format("{}: {}: none of {} '{}' has a child or attribute '{}'",
+                    model.profile().source_of(key), key, modules, printable(class_name),
+                    printable(field_name.name)));
+  }
 }
 
 void expect_also(TransformerModel& model, StepReport& report, const std::string& reason,
@@ -66,7 +92,19 @@ void expect_also(TransformerModel& model, StepReport& report, const std::string&
   report.expected = report.expected.value_or(0) + left;
 }
 
-ModuleClassFunction find_module_class(const std::string& name, const char* field) {
+void keep_quantized_cache(const AttentionModule& original, AttentionModule& replacement,
+                          const char* step, const std::string& path) {
+  const std::optional<DType> dtype = original.quantized_cache();
+  if (!dtype || replacement.set_cache_dtype(*dtype)) return;
+  throw Error(fmt::format("step '{}' comes after step 'quantize_model': the KV cache of {} is in "
+                          "{}, and '{}' has none to store so",
+                          step, path, short_name_of(*dtype), replacement.class_name()),
+              fmt::format("call {} before quantize_model, and set_cache() in the class", step));
+}
+
+const RegistryEntry<ModuleClassFunction>& find_module_class(TransformerModel& model,
+                                                            const std::string& name,
+                                                            const char* field) {
   const auto* entry = module_classes().find(name);
   if (entry == nullptr) {
     const std::vector<std::string> known = module_classes().names();
@@ -76,7 +114,8 @@ ModuleClassFunction find_module_class(const std::string& name, const char* field
         plugin.empty() ? did_you_mean(name, known, fmt::format("known are {}", join(known, ", ")))
                        : plugin);
   }
-  return entry->value;
+  model.note_contributor(module_classes(), *entry);
+  return *entry;
 }
 
 }  // namespace tcast

@@ -31,10 +31,10 @@ TransformerModel& patch_attention(TransformerModel& model) { return patch_attent
 
 TransformerModel& patch_attention(TransformerModel& model, const std::string& implementation) {
   return run_step(model, "patch_attention", [&](TransformerModel& m, StepReport& report) {
-    const ModuleClassFunction make =
+    const auto* const make =
         implementation.empty()
             ? nullptr
-            : find_module_class(implementation, "patch_attention.implementation");
+            : &find_module_class(m, implementation, "patch_attention.implementation");
     const DType dtype = dtype_of(m.root());
     std::int64_t attentions = 0;
     rewrite(m.root(), [&](Module& module, const ModulePath& path) -> std::unique_ptr<Module> {
@@ -58,15 +58,23 @@ TransformerModel& patch_attention(TransformerModel& model, const std::string& im
       if (make == nullptr) {
         paged = attention->make_paged(options);
       } else {
-        paged = make(*attention, m.profile(), m.options());
+        // Made from a copy, so that one that would become what it is stays as it is.
+        const std::unique_ptr<Module> copy = module.clone();
+        paged = make->call(*copy, m.profile(), m.options());
         if (dynamic_cast<AttentionModule*>(paged.get()) == nullptr) {
-          throw Error(fmt::format("patch_attention: implementation: '{}' made no attention of {}",
-                                  printable(implementation), where),
-                      "its module class must return an AttentionModule");
+          make->refuse(fmt::format("it made no attention of {}", where),
+                       "a class for patch_attention must return an AttentionModule");
         }
       }
       if (paged == nullptr) {
         report.skipped.push_back({where, "'" + from + "' keeps a paged cache already"});
+        return nullptr;
+      }
+      if (auto* const replacement = dynamic_cast<AttentionModule*>(paged.get())) {
+        keep_quantized_cache(*attention, *replacement, "patch_attention", where);
+      }
+      if (make != nullptr && same_structure(*paged, module)) {
+        report.skipped.push_back({where, "it is a '" + from + "' already"});
         return nullptr;
       }
       attentions += path.count();

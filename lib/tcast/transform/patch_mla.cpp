@@ -1,6 +1,5 @@
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -33,7 +32,7 @@ std::string missing_fields(const Module& module, const MlaFieldNames& names) {
   }
   for (const std::string& attribute : {names.num_heads, names.kv_lora_rank, names.qk_nope_head_dim,
                                        names.qk_rope_head_dim, names.v_head_dim}) {
-    if (module.find_attribute(attribute) != nullptr) continue;
+    if (module.find_attribute(attribute)) continue;
     std::vector<std::string> present;
     for (const Attribute& known : module.attributes()) present.push_back(known.name);
     return fmt::format("it has no attribute '{}'; {}", attribute,
@@ -63,21 +62,47 @@ TransformerModel& patch_mla(TransformerModel& model, const std::string& implemen
       expect_also(m, report, no_name, expands_latents);
       return;
     }
-    const ModuleClassFunction make = find_module_class(implementation, "mla_module_class_type");
+    const auto& make = find_module_class(m, implementation, "mla_module_class_type");
+    const MlaFieldNames& names = profile.mla_field_names;
+    note_idle_names(m, report, *profile.mla_module_name, "mla_field_names_override",
+                    {{"num_heads", names.num_heads},
+                     {"q_lora_rank", names.q_lora_rank},
+                     {"kv_lora_rank", names.kv_lora_rank},
+                     {"qk_nope_head_dim", names.qk_nope_head_dim},
+                     {"qk_rope_head_dim", names.qk_rope_head_dim},
+                     {"v_head_dim", names.v_head_dim},
+                     {"q_proj", names.q_proj},
+                     {"q_a_proj", names.q_a_proj},
+                     {"q_a_layernorm", names.q_a_layernorm},
+                     {"q_b_proj", names.q_b_proj},
+                     {"kv_a_proj_with_mqa", names.kv_a_proj_with_mqa},
+                     {"kv_a_layernorm", names.kv_a_layernorm},
+                     {"kv_b_proj", names.kv_b_proj},
+                     {"o_proj", names.o_proj}});
     replace_named_class(
         m, report, *profile.mla_module_name, "mla_module_name",
-        [&](Module& module, const std::string&) -> Replacement {
-          std::string reason = missing_fields(module, profile.mla_field_names);
-          if (!reason.empty()) return {nullptr, std::move(reason)};
-          if (dynamic_cast<LatentAttention*>(&module) == nullptr) {
-            return {nullptr, "class '" + module.class_name() + "' is not a LatentAttention"};
+        [&](Module& module, const std::string& path, NotReplaced& why) -> std::unique_ptr<Module> {
+          why.reason = missing_fields(module, profile.mla_field_names);
+          if (!why.reason.empty()) return nullptr;
+          const auto* const attention = dynamic_cast<LatentAttention*>(&module);
+          if (attention == nullptr) {
+            why.reason = "class '" + module.class_name() + "' is not a LatentAttention";
+            return nullptr;
           }
-          std::unique_ptr<Module> made = make(module, profile, m.options());
-          if (dynamic_cast<AttentionModule*>(made.get()) == nullptr) {
-            throw Error(fmt::format("profile: mla_module_class_type: '{}' is no attention class",
-                                    printable(implementation)));
+          // Made from a copy, so that one that would become what it is stays as it is.
+          const std::unique_ptr<Module> copy = module.clone();
+          std::unique_ptr<Module> made = make.call(*copy, profile, m.options());
+          auto* const replacement = dynamic_cast<AttentionModule*>(made.get());
+          if (replacement == nullptr) {
+            make.refuse(fmt::format("it made no attention of {}", path),
+                        "a class for mla_module_class_type must return an AttentionModule");
           }
-          return {std::move(made)};
+          keep_quantized_cache(*attention, *replacement, "patch_mla", path);
+          if (same_structure(*made, module)) {
+            why = {fmt::format("it is a '{}' already", made->class_name()), true};
+            return nullptr;
+          }
+          return made;
         });
     expect_also(m, report, "its class is not the profile's mla_module_name", expands_latents);
   });

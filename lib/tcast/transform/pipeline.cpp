@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <exception>
 #include <map>
-#include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/model/decoder.h"
+#include "tcast/model/tree_check.h"
 #include "tcast/transform/coverage.h"
 #include "tcast/transform/steps.h"
 
@@ -38,35 +38,6 @@ constexpr std::array<StepInfo, 9> steps = {{
      shard_model},
 }};
 
-/// The standard steps as a pipeline calls them, those with arguments by their other form.
-std::vector<RegistryEntry<StepFunction>> core_steps() {
-  using Form = TransformerModel& (*)(TransformerModel&, const std::string&);
-  static constexpr std::pair<std::string_view, std::pair<const char*, Form>> with_argument[] = {
-      {"patch_attention", {"implementation", patch_attention}},
-      {"patch_mla", {"implementation", patch_mla}},
-      {"patch_moe", {"experts", patch_moe}}};
-  std::vector<RegistryEntry<StepFunction>> entries;
-  const auto add = [&](std::string_view name, StepFunction function) {
-    entries.push_back(
-        {name, std::move(function), Origin::builtin, false, 0, "lib/tcast/transform/pipeline.cpp"});
-  };
-  for (const StepInfo& step : steps) {
-    add(step.name,
-        [&step](TransformerModel& model, const Arguments& arguments) -> TransformerModel& {
-          for (const auto& [name, form] : with_argument) {
-            if (name != step.name) continue;
-            const auto value = arguments.find<std::string>(form.first);
-            if (value) return form.second(model, *value);
-          }
-          return step.function(model);
-        });
-  }
-  add("quantize_linear", [](TransformerModel& model, const Arguments&) -> TransformerModel& {
-    return quantize_linear(model);
-  });
-  return entries;
-}
-
 const RegistryEntry<StepFunction>& find_step(const std::string& name, const std::string& where) {
   if (const auto* const entry = registered_steps().find(name)) return *entry;
   const std::vector<std::string> known = registered_steps().names();
@@ -75,36 +46,6 @@ const RegistryEntry<StepFunction>& find_step(const std::string& name, const std:
               plugin.empty()
                   ? did_you_mean(name, known, fmt::format("known are {}", join(known, ", ")))
                   : plugin);
-}
-
-/// What must hold after any step, whoever wrote it.
-void validate(TransformerModel& model, std::string_view step) {
-  auto fail = [&](const ModulePath& path, const std::string& what) {
-    throw Error(fmt::format("{} left {} {}", step, path.text(), what),
-                "this is a mistake in the step or in the hook that ran it");
-  };
-  walk(model.root(), [&](Module& module, const ModulePath& path) {
-    for (const auto& child : module.children()) {
-      if (child == nullptr) fail(path, "with a missing child");
-    }
-    const bool is_list = !module.children().empty() && module.children()[0]->members().in_list();
-    std::int64_t next = 0;
-    for (const auto& child : module.children()) {
-      if (!is_list) continue;
-      if (child->members().first != next) {
-        fail(path, fmt::format("with a gap before entry {}", child->members().first));
-      }
-      next += child->members().count;
-    }
-    for (const Parameter& parameter : module.parameters()) {
-      if (parameter.shape.elements() <= 0) {
-        fail(path, fmt::format("with an empty parameter '{}'", parameter.name));
-      }
-    }
-    if (auto* layers = dynamic_cast<LayerList*>(&module)) {
-      if (layers->reuse()) layers->compare_layers();
-    }
-  });
 }
 
 /// A step that changed fewer modules than it is about says so, with the first reason for one of
@@ -135,27 +76,37 @@ class FunctionModel final : public CustomModel {
   std::function<void(TransformerModel&)> function_;
 };
 
-/// Calls something of a plugin's; what it throws that is no Error becomes one that names it.
-template <class Call>
-void call_plugin(const std::string& what, Call call) {
-  try {
-    call();
-  } catch (const Error&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const std::exception& error) {
-    throw Error(fmt::format("{} failed: {}", what, error.what()),
-                "this is a mistake in the plugin, not in the model");
-  } catch (...) {
-    throw Error(fmt::format("{} failed: it threw something that is no std::exception", what),
-                "throw tcast::Error(message, hint)");
-  }
-}
+/// A hook of a plugin.
+class GuardedModel final : public CustomModel {
+ public:
+  GuardedModel(const Registered& hook, std::unique_ptr<CustomModel> model)
+      : hook_(hook), model_(std::move(model)) {}
 
-std::string hook_text(const RegistryEntry<CustomModelHook>& hook) {
-  return fmt::format("the hook '{}' ({})", hook.pattern, hook.place());
-}
+  void validate(const TransformerModel& model) const override {
+    guarded(hook_, "validate", [&] { model_->validate(model); });
+  }
+  TransformerModel& transform(TransformerModel& model) override {
+    guarded(hook_, "", [&] { model_->transform(model); });
+    return model;
+  }
+  std::string parameter_name(const std::string& path) const override {
+    return guarded(hook_, "parameter_name",
+                   [&] { return required(model_->parameter_name(path), path); });
+  }
+  std::string checkpoint_name(const std::string& path) const override {
+    return guarded(hook_, "checkpoint_name",
+                   [&] { return required(model_->checkpoint_name(path), path); });
+  }
+
+ private:
+  static std::string required(std::string name, const std::string& path) {
+    if (name.empty()) throw Error(fmt::format("it returned no name for '{}'", path));
+    return name;
+  }
+
+  Registered hook_;
+  std::unique_ptr<CustomModel> model_;
+};
 
 /// "type=reference" of --custom-model.
 std::pair<std::string, std::string> split_mapping(const std::string& text) {
@@ -177,7 +128,56 @@ const RegistryEntry<CustomModelHook>& resolve_hook(const std::string& reference,
   }
 }
 
+// --- what must hold after any step, whoever wrote it ---------------------------------------------
+
+[[noreturn]] void fail_check(const std::string& who, const TreeFault& fault) {
+  throw Error(fmt::format("{} left {} broken: {}", who,
+                          fault.path.empty() ? "the model" : printable(fault.path),
+                          printable(fault.text, 1000)),
+              "this is a mistake in the step or in the hook that ran it");
+}
+
+/// Checks the tree, and compares layers again. `who` names, as text, what was done to it; it is
+/// called when something is wrong only.
+template <class Who>
+void check_tree(TransformerModel& model, Who who) {
+  if (const std::optional<TreeFault> fault = find_fault(model.root())) fail_check(who(), *fault);
+  model.guard_modules("comparing layers", [&model] {
+    walk(model.root(), [](Module& module, const ModulePath&) {
+      auto* const layers = dynamic_cast<LayerList*>(&module);
+      if (layers != nullptr && layers->reuse()) layers->compare_layers();
+    });
+  });
+}
+
+/// Traces the model as well, before anybody prices or executes it.
+template <class Who>
+void check_model(TransformerModel& model, Who who) {
+  check_tree(model, who);
+  if (const std::optional<TreeFault> fault = find_traced_fault(model)) fail_check(who(), *fault);
+}
+
+/// "step 'merge_mlp' of the hook 'example_decoder' of plugin 'example' (custom_model/...cpp:71)",
+/// "the step 'x' of plugin 'mine' (custom_model/x.cpp:3)".
+std::string step_text(const TransformerModel& model, std::string_view name) {
+  const std::string text = fmt::format("step '{}'", printable(name));
+  if (const auto* const hook = custom_model_of(model)) return text + " of the " + hook->text();
+  const auto* const step = registered_steps().find(name);
+  if (step != nullptr) return step->origin == Origin::custom ? "the " + step->text() : text;
+  const auto* const patch = patches().find(name);
+  return patch == nullptr ? text : "the " + patch->text();
+}
+
 }  // namespace
+
+void require_before(const TransformerModel& model, std::string_view step, std::string_view later,
+                    const std::string& consequence) {
+  for (const StepReport& report : model.reports()) {
+    if (report.step != later || report.changed_modules == 0) continue;
+    throw Error(fmt::format("step '{}' comes after step '{}': {}", step, later, consequence),
+                fmt::format("call {} before {}", step, later));
+  }
+}
 
 void CustomModel::validate(const TransformerModel&) const {}
 
@@ -185,11 +185,51 @@ TransformerModel& CustomModel::transform(TransformerModel& model) {
   return run_profile_steps(model);
 }
 
+std::unique_ptr<CustomModel> CustomModelHook::operator()() const {
+  if (make != nullptr) return make();
+  return std::make_unique<FunctionModel>(function);
+}
+
+std::unique_ptr<CustomModel> Checked<std::unique_ptr<CustomModel>>::of(
+    const Registered& by, std::unique_ptr<CustomModel> model) {
+  if (model == nullptr) by.refuse("it made no object", "return a CustomModel");
+  return std::make_unique<GuardedModel>(by, std::move(model));
+}
+
 const Registry<CustomModelHook>& custom_models() {
   return registry_of<CustomModelHook>("custom_model");
 }
 
 const Registry<PatchFunction>& patches() { return registry_of<PatchFunction>("patch"); }
+
+/// The standard steps as a pipeline calls them, those with arguments by their other form.
+std::vector<RegistryEntry<StepFunction>> core_steps() {
+  using Form = TransformerModel& (*)(TransformerModel&, const std::string&);
+  static constexpr std::pair<std::string_view, std::pair<const char*, Form>> with_argument[] = {
+      {"patch_attention", {"implementation", patch_attention}},
+      {"patch_mla", {"implementation", patch_mla}},
+      {"patch_moe", {"experts", patch_moe}}};
+  std::vector<RegistryEntry<StepFunction>> entries;
+  const auto add = [&](std::string_view name, StepFunction function) {
+    entries.push_back({{name, Origin::builtin, false, 0, "lib/tcast/transform/pipeline.cpp"},
+                       std::move(function)});
+  };
+  for (const StepInfo& step : steps) {
+    add(step.name,
+        [&step](TransformerModel& model, const Arguments& arguments) -> TransformerModel& {
+          for (const auto& [name, form] : with_argument) {
+            if (name != step.name) continue;
+            const auto value = arguments.find<std::string>(form.first);
+            if (value) return form.second(model, *value);
+          }
+          return step.function(model);
+        });
+  }
+  add("quantize_linear", [](TransformerModel& model, const Arguments&) -> TransformerModel& {
+    return quantize_linear(model);
+  });
+  return entries;
+}
 
 const Registry<StepFunction>& registered_steps() {
   return registry_of<StepFunction>("step", core_steps);
@@ -216,21 +256,16 @@ const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& mo
                          model.profile().sources.back() + ": custom_model");
   }
   if (const auto* const hook = custom_models().find(model_type)) return hook;
-  if (model.recognised_as().empty()) return nullptr;
-  return custom_models().find(model.recognised_as());
+  // Steps of the type's own profile come before the hook of the type that it is built as.
+  if (model.built_as().empty() || !model.profile().pipeline.empty()) return nullptr;
+  return custom_models().find(model.built_as());
 }
 
 void bind_custom_model(TransformerModel& model) {
   const auto* const hook = custom_model_of(model);
   if (hook == nullptr) return;
-  std::shared_ptr<CustomModel> object;
-  if (hook->value.make != nullptr) {
-    call_plugin(hook_text(*hook), [&] { object = hook->value.make(); });
-    if (object == nullptr) throw Error(fmt::format("{} made no object", hook_text(*hook)));
-  } else {
-    object = std::make_shared<FunctionModel>(hook->value.function);
-  }
-  model.set_names(std::move(object));
+  model.note_contributor(custom_models(), *hook);
+  model.set_names(hook->call());
 }
 
 std::span<const StepInfo> standard_steps() { return steps; }
@@ -249,8 +284,12 @@ TransformerModel& run_profile_steps(TransformerModel& model) {
     const auto& entry = find_step(step.name, step.place);
     const Arguments arguments =
         step.arguments ? Arguments(*step.arguments) : Arguments(step.place + ": ");
-    call_plugin(fmt::format("the step '{}' ({})", entry.pattern, entry.place()),
-                [&] { entry.value(model, arguments); });
+    if (entry.origin == Origin::custom) model.note_contributor(registered_steps(), entry);
+    entry.call(model, arguments);
+    // A step of somebody's own may do without run_step().
+    if (entry.origin == Origin::custom) {
+      check_tree(model, [&] { return step_text(model, step.name); });
+    }
     arguments.reject_unread(fmt::format("the step '{}'", step.name));
   }
   return model;
@@ -268,9 +307,9 @@ TransformerModel& apply_vl_patch(TransformerModel& model) {
                     printable(name)),
         plugin.empty() ? did_you_mean(name, patches().names()) : plugin);
   }
+  model.note_contributor(patches(), *patch);
   return run_step(model, name, [&](TransformerModel& m, StepReport& report) {
-    call_plugin(fmt::format("the patch '{}' ({})", patch->pattern, patch->place()),
-                [&] { patch->value(m); });
+    patch->call(m);
     report.changed.push_back({"", "", fmt::format("patched by '{}' ({})", name, patch->place())});
   });
 }
@@ -281,26 +320,41 @@ TransformerModel& run_step(
   StepReport report;
   report.step = name;
   const std::vector<std::string>& skipped = model.options().skip_steps;
-  if (model.observer() != nullptr) model.observer()->before_step(model, name);
+  // Whoever prices or executes the model gets one that can be.
+  const auto check = [&model](auto who) {
+    model.observer() == nullptr ? check_tree(model, who) : check_model(model, who);
+  };
+  // A hook may have changed the tree since the last step, where nobody looked.
+  if (model.names() != nullptr) {
+    check([&] {
+      const auto* const hook = custom_model_of(model);
+      return fmt::format("{}, before step '{}',",
+                         hook != nullptr ? "the " + hook->text() : "a hook", printable(name));
+    });
+  }
+  model.before_step(name);
   if (std::find(skipped.begin(), skipped.end(), name) != skipped.end()) {
     report.disabled = true;
     report.skipped.push_back({"", "disabled by --skip-step", true});
   } else {
     const auto start = std::chrono::steady_clock::now();
-    body(model, report);
+    model.guard_modules(fmt::format("step '{}'", name), [&] { body(model, report); });
     note_shortfall(report);
-    validate(model, fmt::format("step '{}'", name));
+    check([&] { return step_text(model, name); });
     const std::chrono::duration<double, std::milli> taken =
         std::chrono::steady_clock::now() - start;
     report.milliseconds = taken.count();
   }
   model.reports().push_back(report);
-  if (model.observer() != nullptr) model.observer()->after_step(model, model.reports().back());
+  model.after_step(model.reports().back());
   return model;
 }
 
 std::string describe_pipeline(const TransformerModel& model) {
-  if (const auto* hook = custom_model_of(model)) return hook_text(*hook);
+  if (const auto* hook = custom_model_of(model)) {
+    const bool replaces = custom_models().provenance(*hook).replaces_builtin;
+    return fmt::format("the {}{}", hook->text(), replaces ? ", in place of the builtin one" : "");
+  }
   if (!model.profile().pipeline.empty()) {
     return fmt::format("the pipeline of {}", model.profile().sources.back());
   }
@@ -318,17 +372,15 @@ void note_unused(TransformerModel& model, bool has_hook) {
                 "leave it out, or choose a hook with --custom-model TYPE=HOOK");
   }
   if (!unread.empty()) {
-    model.assumptions().push_back(
-        fmt::format("keys of custom_model_config that the hook did not read: {}",
-                    printable(join(unread, ", "), 2000)));
+    model.add_warning(fmt::format("keys of custom_model_config that the hook did not read: {}",
+                                  printable(join(unread, ", "), 2000)));
   }
   for (const std::string& text : model.options().custom_models) {
     const auto [pattern, hook] = split_mapping(text);
     resolve_hook(hook, "--custom-model");
     if (matches_pattern(model.config().model_type(), pattern)) continue;
-    model.assumptions().push_back(
-        fmt::format("--custom-model {} is not used: the model type is '{}'", printable(text),
-                    printable(model.config().model_type())));
+    model.add_assumption(fmt::format("--custom-model {} is not used: the model type is '{}'",
+                                     printable(text), printable(model.config().model_type())));
   }
 }
 
@@ -338,19 +390,24 @@ void transform(TransformerModel& model) {
   for (const std::string& name : model.options().skip_steps) find_step(name, "--skip-step");
   const auto* const hook = custom_model_of(model);
   if (hook != nullptr) {
-    if (model.names() == nullptr) bind_custom_model(model);
-    const auto object = std::dynamic_pointer_cast<CustomModel>(model.names());
-    TCAST_CHECK(object != nullptr, "a hook is an object");
-    call_plugin(hook_text(*hook), [&] {
-      object->validate(model);
-      object->transform(model);
-    });
-    if (model.root().children().empty() && model.root().parameters().empty()) {
-      throw Error(fmt::format("{} left the model without a root", hook_text(*hook)));
+    auto object = std::dynamic_pointer_cast<CustomModel>(model.names());
+    if (object == nullptr) {
+      bind_custom_model(model);
+      object = std::dynamic_pointer_cast<CustomModel>(model.names());
     }
-    validate(model, fmt::format("hook '{}'", hook->pattern));
+    TCAST_CHECK(object != nullptr, "a hook is an object");
+    object->validate(model);
+    object->transform(model);
+    if (model.root().children().empty() && model.root().parameters().empty()) {
+      hook->refuse("it left the model without a root");
+    }
+    check_model(model, [&] { return "the " + hook->text(); });
   } else {
     run_profile_steps(model);
+    if (const std::optional<TreeFault> fault = find_traced_fault(model)) {
+      fail_check(fmt::format("{}, on what {} built,", describe_pipeline(model), model.built_by()),
+                 *fault);
+    }
   }
   note_unused(model, hook != nullptr);
   check_coverage(model, describe_pipeline(model));

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "tcast/base/export.h"
 #include "tcast/base/plugin.h"
@@ -27,13 +28,22 @@ class TCAST_API CustomModel : public ModelNames {
 
 /// What is registered for model types: a function that transforms the model, or how to make a hook
 /// object.
-struct CustomModelHook {
+struct TCAST_API CustomModelHook {
   std::function<void(TransformerModel& model)> function{};
   std::function<std::unique_ptr<CustomModel>()> make{};
+
+  /// The hook's object for one model; null when it made none.
+  std::unique_ptr<CustomModel> operator()() const;
 
   friend bool operator==(const CustomModelHook& hook, std::nullptr_t) {
     return hook.function == nullptr && hook.make == nullptr;
   }
+};
+
+/// A hook whose stages are called guarded. Throws Error for none.
+template <>
+struct TCAST_API Checked<std::unique_ptr<CustomModel>> {
+  static std::unique_ptr<CustomModel> of(const Registered& by, std::unique_ptr<CustomModel> model);
 };
 
 /// Every registered hook, patch (vl_patch_method) and step; the nine standard steps are among the
@@ -44,6 +54,8 @@ TCAST_API const Registry<PatchFunction>& patches();
 using StepFunction =
     std::function<TransformerModel&(TransformerModel& model, const Arguments& arguments)>;
 TCAST_API const Registry<StepFunction>& registered_steps();
+/// What tcast itself has there.
+TCAST_API std::vector<RegistryEntry<StepFunction>> core_steps();
 
 /// The hook that transforms a model: the one that --custom-model names for its type, else the
 /// profile's custom_model, else the one registered for its type, else for the type that its config
@@ -68,13 +80,21 @@ TCAST_API std::span<const StepInfo> standard_steps();
 TCAST_API TransformerModel& run_standard_steps(TransformerModel& model);
 
 /// What every step does around its body: skips it if disabled, times it, runs it, records the
-/// report, validates the tree, tells the observer. A custom hook's own steps may use it too.
+/// report, checks the tree (find_fault()), compares layers again, tells the observer; with an
+/// observer, and at the end of a hook or pipeline, small traces are checked too. A custom hook's
+/// own steps may use it too. Throws Error naming hook or step, place, module and what is wrong with
+/// it.
 TCAST_API TransformerModel& run_step(
     TransformerModel& model, std::string_view name,
     const std::function<void(TransformerModel& model, StepReport& report)>& body);
 
-/// How a model is going to be transformed, in words: "the nine standard steps", "the hook
-/// 'bailing_moe' (builtin_model/bailing_moe.cpp:40)", "the pipeline of <profile>".
+/// Refuses an order of steps: throws Error that names both when `later` ran already and changed
+/// something. `consequence` is what would be wrong, such as "its experts would stay whole".
+TCAST_API void require_before(const TransformerModel& model, std::string_view step,
+                              std::string_view later, const std::string& consequence);
+
+/// How a model is going to be transformed, in words: "the nine standard steps", "the hook 'mine' of
+/// plugin 'mine' (custom_model/mine.cpp:40)", "the pipeline of <profile>".
 TCAST_API std::string describe_pipeline(const TransformerModel& model);
 
 /// Runs the steps of the profile's pipeline, or the nine steps when it has none.

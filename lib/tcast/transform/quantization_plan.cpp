@@ -145,7 +145,8 @@ Description describe_file(const QuantizationFile& file) {
 /// Files that say something of the quantization; their own formats come first.
 std::vector<Description> descriptions(const HfConfig& config, bool wanted) {
   std::vector<Description> found;
-  const auto own = config.nested("quantization_config");
+  auto own = config.nested("quantization_config");
+  if (!own) own = config.nested("compression_config");
   if (own && !own->members().empty()) found.push_back(describe_own(config, *own, wanted));
   for (const QuantizationFile& file : quantization_files(config)) {
     const bool other_tool = file.tool != QuantizationTool::modelopt;
@@ -186,10 +187,16 @@ bool same_schemes(const std::vector<QuantizationGroup>& a,
 /// others.
 void note_unread(const Description& description, const HfConfig& config, QuantizationPlan& plan) {
   if (description.file.file() == config.file()) return;
-  const std::vector<std::string> unread = description.file.unread_keys();
+  std::vector<std::string> unread;
+  for (const UnreadKey& key : description.file.unread()) unread.push_back(key.path);
   if (unread.empty()) return;
   plan.warnings.push_back(fmt::format("{}: keys that nothing read: {}", description.file.file(),
                                       printable(join(unread, ", "), 2000)));
+}
+
+/// Marks what a config.json says itself as known.
+void know_own_scheme(const HfConfig& config) {
+  config.know({"quantization_config", "compression_config"});
 }
 
 LinearQuantization scheme_of(LinearScheme scheme) {
@@ -266,7 +273,7 @@ void plan_checkpoint(const HfConfig& config, QuantizationPlan& plan) {
     }
     note_unread(one, config, plan);
   }
-  if (plan.linear_by_option) config.node("quantization_config");  // likewise
+  if (plan.linear_by_option) know_own_scheme(config);  // likewise
   if (!found.empty() || plan.linear_by_option) return;
   const std::string hint = hinted_quantization(config);
   if (hint.empty()) return;
@@ -339,7 +346,7 @@ QuantizationPlan plan_quantization(const HfConfig& config, const ModelOptions& o
   plan_options(options, plan);
   const bool leaves_all = plan.linear_by_option && !plan.quantizes_linears() && plan.kv_by_option;
   if (leaves_all) {
-    config.node("quantization_config");
+    know_own_scheme(config);
   } else {
     plan_checkpoint(config, plan);
   }

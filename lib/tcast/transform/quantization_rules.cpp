@@ -36,6 +36,9 @@ constexpr Tower outer_tower = {"language_model.", ""};
 /// The list that the user gave, not the checkpoint.
 constexpr std::string_view user_source = "--quantize-ignore";
 
+/// The list of what stays although nobody names it.
+constexpr std::string_view default_source = "by default";
+
 std::string without_escapes(const std::string& text) {
   std::string result;
   std::copy_if(text.begin(), text.end(), std::back_inserter(result),
@@ -99,6 +102,16 @@ std::int64_t layer_in(const std::string& pattern) {
   return status == std::errc() && end != begin ? layer : -1;
 }
 
+/// The names of the tree's heads: "lm_head", "score" of a classifier.
+std::vector<std::string> heads_in(const Module& root) {
+  std::vector<std::string> names;
+  walk(root, [&names](const Module& module, const ModulePath&) {
+    const auto* const lm = dynamic_cast<const CausalLm*>(&module);
+    if (lm != nullptr && lm->head() != nullptr) names.push_back(lm->config().head.name);
+  });
+  return names;
+}
+
 std::string list_of(const std::vector<std::string>& patterns) {
   constexpr std::size_t most = 5;
   std::vector<std::string> shown;
@@ -115,6 +128,14 @@ std::string list_of(const std::vector<std::string>& patterns) {
 QuantizationRules::QuantizationRules(const TransformerModel& model, Module& root,
                                      QuantizationPlan plan)
     : plan_(std::move(plan)) {
+  for (ModulePatterns& list : plan_.ignore) {
+    if (list.source != default_source) continue;
+    for (std::string& name : heads_in(root)) {
+      if (std::find(list.texts.begin(), list.texts.end(), name) == list.texts.end()) {
+        list.texts.push_back(std::move(name));
+      }
+    }
+  }
   // The user's own ones first, so that a mistake in them is reported as theirs.
   const ModuleFilter own(model.options().quantize_ignore, std::string(user_source));
   const ModuleFilter::Names by_checkpoint = names_of(model, towers_in(plan_));
@@ -226,7 +247,7 @@ std::vector<std::string> QuantizationRules::complaints(const Module& root) const
   };
   for (const Ignored& list : ignored_) {
     // What an option names is checked by itself; a default may well name nothing.
-    if (list.source == user_source || list.source == "by default") continue;
+    if (list.source == user_source || list.source == default_source) continue;
     complain(list.filter.unmatched(root), list.source, "ignore patterns", "nothing");
   }
   for (std::size_t i = 0; i < targets_.size(); ++i) {

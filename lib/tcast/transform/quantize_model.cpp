@@ -80,7 +80,7 @@ void quantize_cache(TransformerModel& m, const QuantizationPlan& plan, StepRepor
   walk(m.root(), [&](Module& module, const ModulePath& path) {
     auto* attention = dynamic_cast<AttentionModule*>(&module);
     if (attention == nullptr) return;
-    if (attention->cache_dtype() == plan.kv_cache) {
+    if (attention->quantized_cache() == plan.kv_cache) {
       report.skipped.push_back({path.text(), "its KV cache is quantized already"});
       ++paged;
       return;

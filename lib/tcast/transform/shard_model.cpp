@@ -1,5 +1,7 @@
+#include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -55,13 +57,14 @@ Layout layout_of(const ParallelOptions& parallel) {
   layout.experts.tensor_group = {part_size, 1};
   layout.experts.token_slices = {parts, part_size};
   layout.experts.expert_group = {parallel.ep, part_size};
+  layout.experts.replicas = parallel.dp();
   return layout;
 }
 
 class Sharder {
  public:
   Sharder(TransformerModel& model, StepReport& report, const Layout& layout)
-      : model_(model), report_(report), layout_(layout) {}
+      : model_(model), report_(report), layout_(layout), again_(model.is_sharded()) {}
 
   /// Returns whether there were experts to spread.
   bool run() {
@@ -76,34 +79,35 @@ class Sharder {
   void visit(Module& module, ModulePath& path) {
     path.push(module);
     const std::string from = module.class_name();
-    const std::string attribute_before = parallel_of(module);
     bool covered = true;
+    std::string done;  // what a rule did
+    // What was cut before comes out of the rules as it went in.
+    const std::unique_ptr<Module> before = again_ ? module.clone() : nullptr;
     if (auto* attention = dynamic_cast<AttentionModule*>(&module)) {
       if (tensor_parallel()) {
         attention->shard_heads(layout_.tensor, path.text());
-        changed(path, from, fmt::format("heads over tp {}", layout_.tensor.size));
+        done = fmt::format("heads over tp {}", layout_.tensor.size);
       }
     } else if (auto* moe = dynamic_cast<FusedMoe*>(&module)) {
       moe->shard(layout_.experts, layout_.tensor, path.text());
       spread_experts_ = true;
-      if (parallel_of(module) != attribute_before) {
-        changed(path, from, "experts over " + parallel_of(module));
-      }
+      const std::string parallel = module.string_attribute("parallel").value_or("");
+      if (!parallel.empty()) done = "experts over " + parallel;
     } else if (auto* mlp = dynamic_cast<Mlp*>(&module)) {
       if (tensor_parallel()) {
         mlp->shard(layout_.tensor, true, path.text());
-        changed(path, from, fmt::format("width over tp {}", layout_.tensor.size));
+        done = fmt::format("width over tp {}", layout_.tensor.size);
       }
     } else if (auto* embedding = dynamic_cast<Embedding*>(&module)) {
       if (tensor_parallel()) {
         embedding->shard_rows(layout_.tensor);
-        changed(path, from, module.class_name());
+        done = module.class_name();
       }
     } else if (auto* linear = dynamic_cast<Linear*>(&module);
                linear != nullptr && module.name() == "lm_head") {
       if (tensor_parallel()) {
         linear->shard_columns(layout_.tensor, {}, true);
-        changed(path, from, module.class_name());
+        done = module.class_name();
       }
     } else {
       covered = false;
@@ -111,21 +115,18 @@ class Sharder {
         report_.skipped.push_back({path.text(), "no rule cuts it: whole on every rank"});
       }
     }
+    if (before != nullptr && !done.empty() && same_structure(*before, module)) {
+      report_.skipped.push_back({path.text(), "it is sharded already"});
+    } else if (!done.empty()) {
+      report_.changed.push_back({path.text(), from, std::move(done)});
+      report_.changed_modules += path.count();
+    }
     if (covered) {
       list_whole_parts(module, path);
     } else {
       for (const auto& child : module.children()) visit(*child, path);
     }
     path.pop();
-  }
-
-  static std::string parallel_of(const Module& module) {
-    return module.string_attribute("parallel").value_or("");
-  }
-
-  void changed(const ModulePath& path, const std::string& from, std::string to) {
-    report_.changed.push_back({path.text(), from, std::move(to)});
-    report_.changed_modules += path.count();
   }
 
   /// Parameters below a sharded block that its rules keep whole (norms, compressed projections,
@@ -140,7 +141,7 @@ class Sharder {
       }
       // Experts on other ranks are not copies.
       for (const Module* on_way : below.chain()) {
-        if (on_way->find_attribute("expert_parallel") != nullptr) return;
+        if (on_way->find_attribute("expert_parallel")) return;
       }
       std::string inner = below.text();
       const std::size_t dot = inner.find('.');
@@ -152,6 +153,7 @@ class Sharder {
   TransformerModel& model_;
   StepReport& report_;
   const Layout& layout_;
+  bool again_;  // somebody has sharded the model before
   bool spread_experts_ = false;
 };
 

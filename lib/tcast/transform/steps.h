@@ -10,8 +10,8 @@
 
 namespace tcast {
 
-/// One forward interface: token ids in, logits out for the rows that need them. Adds an LM head
-/// where the model has none, tied if the config ties it.
+/// One forward interface: token ids in, the head's result out for the rows that need it; hidden
+/// states where there is no head.
 TCAST_API TransformerModel& wrap_model(TransformerModel& model);
 
 /// Adds multi-token-prediction layers when they were asked for. Throws Error when the config has
