@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <set>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +21,7 @@
 #include "tcast/transform/stored_dtypes.h"
 
 #include "error_of.h"
+#include "scratch.h"
 
 namespace {
 
@@ -38,13 +39,14 @@ class Adapter : public ModuleOf<Adapter> {
     weight.shape = {width, 2 * width};
     add_parameter(std::move(weight));
   }
+  NoState config() const { return {}; }
 };
 
 }  // namespace
 
 TCAST_REGISTER_ARCHITECTURE("covered_adapter")
 (const tcast::ArchitectureContext& context) {
-  std::unique_ptr<tcast::Module> root = tcast::architectures().find("llama")->value(context);
+  std::unique_ptr<tcast::Module> root = tcast::architectures().find("llama")->call(context);
   tcast::rewrite(
       *root, [](tcast::Module& module, const tcast::ModulePath&) -> std::unique_ptr<tcast::Module> {
         if (module.hf_class_name() == "LlamaMLP") {
@@ -91,13 +93,7 @@ std::string adapter_config(const std::string& quantization = "") {
 
 /// All that a transformed model warns of.
 std::vector<std::string> warnings_of(const TransformerModel& model) {
-  std::vector<std::string> warnings = model.warnings();
-  for (const StepReport& report : model.reports()) {
-    for (const std::string& warning : report.warnings) {
-      warnings.push_back(report.step + ": " + warning);
-    }
-  }
-  return warnings;
+  return model.warnings();
 }
 
 /// Sets a reason in every parameter of that name in modules of a class.
@@ -429,6 +425,7 @@ TEST_CASE("a model that cannot be wrapped, and attention that cannot be patched,
       weight.shape = {4, 4};
       add_parameter(std::move(weight));
     }
+    NoState config() const { return {}; }
     Value forward(Trace&, Value input) const override { return input; }
   };
   TransformerModel base = build("qwen3-0.6b");
@@ -483,4 +480,123 @@ TEST_CASE("multi-token prediction, replicas and skew are found in the tree") {
   // The same model asked for something else does not have it.
   model.set_replicas(1);
   CHECK(!coverage_of(model).requests[3].is_complete());
+}
+
+// C6
+TEST_CASE("a mixture config whose layers are all dense has no experts to patch") {
+  const std::string text = R"({"model_type": "qwen3_moe", "torch_dtype": "bfloat16",
+    "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96,
+    "moe_intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 2, "head_dim": 16,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "mlp_only_layers": [0, 1],
+    "tie_word_embeddings": false})";
+  TransformerModel model = build_text(text);
+  transform(model);
+  CHECK(warnings_of(model) == std::vector<std::string>{});
+  bool told = false;
+  for (const StepReport& report : model.reports()) {
+    if (report.step != "patch_moe") continue;
+    REQUIRE(report.skipped.size() == 1);
+    told = report.skipped[0].reason == "no layer of this model has a 'Qwen3MoeSparseMoeBlock'";
+  }
+  CHECK(told);
+  ModelOptions options;
+  options.parallel = {2, 1, 2};
+  CHECK(error_of([&] {
+          TransformerModel spread = build_text(text, options);
+          transform(spread);
+        }).find("--ep 2 was asked for, but the nine standard steps did not carry it out | step "
+                "'shard_model': the model has no routed experts") == 0);
+  // A wrong name of the user's own is a mistake.
+  const Scratch scratch;
+  const std::string file = scratch.write("mine.yaml", "moe_module_name: Qwen3MoeBlock\n");
+  CHECK(error_of([&] {
+          HfConfig config = HfConfig::parse(text, "config.json");
+          TransformerModel wrong =
+              build_model(std::move(config), load_profile("qwen3_moe", {file}), {});
+          transform(wrong);
+        }).find(file + ": moe_module_name: no module of the model has the class 'Qwen3MoeBlock'") ==
+        0);
+}
+
+TEST_CASE("names of a user's profile that no block of the tree has are told") {
+  struct Row {
+    const char* model;
+    const char* yaml;
+    std::vector<std::string> warnings;  // how they begin; FILE stands for the profile's
+  };
+  const Row rows[] = {
+      {"qwen3-30b-a3b",
+       "moe_field_names_override: {norm_topk_prob: normalized}",
+       {"patch_moe: FILE: moe_field_names_override.norm_topk_prob: none of 48 "
+        "'Qwen3MoeSparseMoeBlock' has a child or attribute 'normalized'"}},
+      {"qwen3-30b-a3b", "moe_field_names_override: {gate: gate, top_k: top_k}", {}},
+      // Without its name a part would not be computed.
+      {"deepseek-v2-lite",
+       "moe_field_names_override: {shared_experts: extra}",
+       {"patch_moe: FILE: moe_field_names_override.shared_experts: none of 26 'DeepseekV2MoE' has a "
+        "child or attribute 'extra'",
+        "patch_moe: expected 26, changed 0: model.layers.[1-26].mlp: its child 'shared_experts' is "
+        "none of the parts that moe_field_names_override names"}},
+      {"deepseek-v2-lite",
+       "mla_field_names_override: {q_a_proj: query_down}",
+       {"patch_mla: FILE: mla_field_names_override.q_a_proj: none of 27 'DeepseekV2Attention' has a "
+        "child or attribute 'query_down'"}},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(std::string(row.yaml));
+    const Scratch scratch;
+    const std::string file = scratch.write("mine.yaml", std::string(row.yaml) + "\n");
+    HfConfig config = HfConfig::load(models + row.model + ".json");
+    ModelProfile profile = load_profile(config.model_type(), {file});
+    TransformerModel model = build_model(std::move(config), std::move(profile), {});
+    transform(model);
+    std::vector<std::string> warnings = warnings_of(model);
+    CAPTURE(join(warnings, " | "));
+    REQUIRE(warnings.size() == row.warnings.size());
+    for (std::size_t i = 0; i < warnings.size(); ++i) {
+      std::string expected = row.warnings[i];
+      if (const std::size_t at = expected.find("FILE"); at != std::string::npos) {
+        expected.replace(at, 4, file);
+      }
+      CHECK(warnings[i].find(expected) == 0);
+    }
+  }
+}
+
+TEST_CASE("a head of scores stays as it is, as a head of tokens does") {
+  const auto text = [](const char* type, const char* head) {
+    return fmt::format(R"({{"model_type": "{}", "architectures": ["{}"], "torch_dtype": "bfloat16",
+      "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96,
+      "num_attention_heads": 4, "num_key_value_heads": 2, "num_labels": 3}})",
+                       type, head);
+  };
+  struct Row {
+    std::string config;
+    const char* reason;
+  };
+  const Row rows[] = {
+      {text("llama", "LlamaForSequenceClassification"), "excluded by 'score' (by default)"},
+      {text("qwen2", "Qwen2ForRewardModel"), "excluded by 'score' (by default)"},
+      {text("llama", "LlamaForTokenClassification"), "excluded by 'score' (by default)"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.config);
+    ModelOptions options;
+    options.quantize_linear = LinearScheme::fp8;
+    options.parallel = {2, 2, 1};
+    TransformerModel model = build_text(row.config, options);
+    transform(model);
+    CHECK(warnings_of(model) == std::vector<std::string>{});
+    walk(model.root(), [](const Module& module, const ModulePath& path) {
+      if (path.text().find("score") != 0) return;
+      for (const Parameter& parameter : module.parameters()) CHECK(parameter.dtype == DType::bf16);
+    });
+    for (const Coverage& coverage : coverage_of(model).requests) {
+      REQUIRE(!coverage.exempt.empty());
+      CHECK(coverage.exempt.back().path.find("score") == 0);
+      CHECK(coverage.exempt.back().reason == (coverage.request == "--tp 2"
+                                                  ? "scores of labels are computed whole on every rank"
+                                                  : row.reason));
+    }
+  }
 }

@@ -20,6 +20,7 @@
 
 #include "app/options.h"
 #include "error_of.h"
+#include "scratch.h"
 
 namespace {
 
@@ -68,6 +69,13 @@ TransformerModel transformed_text(const std::string& text, const ModelInputs& in
   return transformed(HfConfig::parse(text, "config.json"), inputs);
 }
 
+/// Keys of the config that nothing read.
+std::vector<std::string> unread_keys(const TransformerModel& model) {
+  std::vector<std::string> paths;
+  for (const UnreadKey& key : model.config().unread()) paths.push_back(key.path);
+  return paths;
+}
+
 /// The dtype of the caches, if they have one.
 std::optional<DType> cache_dtype(const TransformerModel& model) {
   Graph graph;
@@ -81,32 +89,6 @@ std::optional<DType> cache_dtype(const TransformerModel& model) {
   }
   return dtype;
 }
-
-/// A folder that goes away.
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "tcast-quantization-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    folder_ = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  std::string write(const std::string& name, const std::string& text) const {
-    fs::create_directories((folder_ / name).parent_path());
-    std::ofstream(folder_ / name, std::ios::binary) << text;
-    return (folder_ / name).string();
-  }
-  std::string path() const { return folder_.string(); }
-
- private:
-  fs::path folder_;
-};
 
 /// An error without the scratch folder's name.
 std::string without(const Scratch& scratch, std::string text) {
@@ -236,7 +218,7 @@ TEST_CASE("quantization: the kept cases give their numbers, or say what they lac
     CHECK(model.weight_bytes() == row.weight_bytes);
     CHECK(cache_dtype(model) == row.cache);
     CHECK(model.warnings() == std::vector<std::string>{});
-    for (const std::string& key : model.config().unread_keys()) {
+    for (const std::string& key : unread_keys(model)) {
       CAPTURE(key);
       CHECK(key.find("quantization_config") == std::string::npos);
     }
@@ -361,7 +343,7 @@ TEST_CASE("compressed-tensors: settings that change nothing are known, others ar
              "strategy": "token", "type": "float", "riddle": true}}})");
   const TransformerModel model = transformed_text(config);
   CHECK(model.weight_bytes() == fp8_per_channel);
-  CHECK(model.config().unread_keys() ==
+  CHECK(unread_keys(model) ==
         std::vector<std::string>{"quantization_config.mystery",
                                  "quantization_config.config_groups.group_0.input_activations."
                                  "riddle"});
@@ -405,7 +387,7 @@ TEST_CASE("fp8: every spelling has its bytes") {
         transformed_text(llama(fmt::format(R"("quantization_config": {{{}}})", row.members)));
     CHECK(model.weight_bytes() == row.weight_bytes);
     CHECK(model.warnings() == std::vector<std::string>{});
-    CHECK(model.config().unread_keys() == std::vector<std::string>{});
+    CHECK(unread_keys(model) == std::vector<std::string>{});
   }
   CHECK(cache_dtype(transformed_text(llama(R"("quantization_config": {"quant_method": "fp8",
         "activation_scheme": "static", "kv_cache_scheme": "static"})"))) == DType::f8_e4m3);
@@ -515,7 +497,7 @@ TEST_CASE("an option takes the place of what the checkpoint says, part by part")
     const TransformerModel model = transformed_text(config, inputs);
     CHECK(model.weight_bytes() == row.weight_bytes);
     CHECK(cache_dtype(model) == row.cache);
-    CHECK(model.config().unread_keys() == std::vector<std::string>{});
+    CHECK(unread_keys(model) == std::vector<std::string>{});
   }
 }
 

@@ -107,7 +107,7 @@ std::vector<std::string> heads_in(const Module& root) {
   std::vector<std::string> names;
   walk(root, [&names](const Module& module, const ModulePath&) {
     const auto* const lm = dynamic_cast<const CausalLm*>(&module);
-    if (lm != nullptr && lm->head() != nullptr) names.push_back(lm->config().head.name);
+    if (lm != nullptr && !lm->config().head.name.empty()) names.push_back(lm->config().head.name);
   });
   return names;
 }

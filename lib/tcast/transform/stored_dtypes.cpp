@@ -30,7 +30,9 @@ Parameters head_of(const Module& root) {
   Parameters head;
   walk(root, [&](const Module& module, const ModulePath&) {
     const auto* lm = dynamic_cast<const CausalLm*>(&module);
-    if (lm != nullptr && lm->head() != nullptr) add_all(head, *lm->head());
+    const Module* const own = lm != nullptr ? lm->find_child(lm->config().head.name) : nullptr;
+    if (own == nullptr) return;
+    walk(*own, [&head](const Module& part, const ModulePath&) { add_all(head, part); });
   });
   return head;
 }
