@@ -20,7 +20,6 @@
 #include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/report_model.h"
 #include "app/simulation.h"
 
 namespace tcast {

@@ -300,21 +300,12 @@ std::string write_step(const ReportStep& step, const ReportStep* before) {
   return result;
 }
 
-/// Those that are no step's own, which stand with the step.
-std::vector<std::string> warnings_of_model(const Report& report) {
-  std::vector<std::string> warnings = report.warnings;
-  for (const ReportStep& step : report.steps) {
-    for (const std::string& own : step.warnings) std::erase(warnings, step.step + ": " + own);
-  }
-  return warnings;
-}
-
 }  // namespace
 
 std::string write_steps_table(const Report& report) {
   std::string result = write_header(report);
   if (report.steps.empty()) {
-    return result + "\nno step ran\n" + write_list("warnings", report.warnings);
+    return result + "\nno step ran\n" + write_notes(report);
   }
   result += "\n" + write_overview(report.steps);
   for (std::size_t i = 0; i < report.steps.size(); ++i) {

@@ -545,6 +545,13 @@ class ModuleTable {
   const std::vector<PhaseOps>& phases_;
 };
 
+std::string write_list(std::string_view title, const std::vector<std::string>& texts) {
+  if (texts.empty()) return {};
+  std::string result = fmt::format("\n{}\n", title);
+  for (const std::string& text : texts) result += wrap("  - ", text);
+  return result;
+}
+
 }  // namespace
 
 std::string write_header(const Report& report) {
@@ -588,18 +595,12 @@ std::string write_header(const Report& report) {
     }
   }
   line("device", device);
+  if (report.dtypes) line("dtypes", describe(*report.dtypes));
   for (const std::string_view label : {"parallelism", "quantization", "workload", "options"}) {
     line(label, join(lines[label], ", "));
   }
   line("pipeline", report.pipeline);
   line("plugins", join(plugins, "; "));
-  return result;
-}
-
-std::string write_list(std::string_view title, const std::vector<std::string>& texts) {
-  if (texts.empty()) return {};
-  std::string result = fmt::format("\n{}\n", title);
-  for (const std::string& text : texts) result += wrap("  - ", text);
   return result;
 }
 

@@ -66,7 +66,7 @@ void note_idle_names(const TransformerModel& model, StepReport& report,
       if (module.hf_class_name() != class_name) return;
       modules += path.count();
       found = found || module.find_child(field_name.name) != nullptr ||
-              module.find_attribute(field_name.name) != nullptr;
+              module.find_attribute(field_name.name).has_value();
     });
     if (modules == 0 || found) continue;
     report.warnings.push_back(
