@@ -416,7 +416,7 @@ TEST_CASE("hooks: a tree that cannot be is refused by every command, before anyt
   });
   static const auto replaced = [](const ArchitectureContext& context, const std::string& name,
                                   std::int64_t in, std::int64_t out) {
-    auto root = architectures().find("builtin::llama")->call(context);
+    auto root = architectures().find("builtin::llama")->value(context);
     rewrite(*root, [&](Module& module, const ModulePath&) -> std::unique_ptr<Module> {
       if (module.name() != name) return nullptr;
       auto other = std::make_unique<Linear>(in, out, false, DType::f32);
@@ -635,7 +635,7 @@ TEST_CASE("layers: what differs between them is priced, reused or not") {  // S1
     CHECK(steps.back().at("regions") == one.regions + 2);
   }
   // What that costs is said.
-  const std::string trap = scratch.file("trap.json");
+  const std::string trap = scratch.path("trap.json");
   const json told = json::parse(run({"inspect", trap, "--steps", "--format", "json"}).out)
                         .at("steps")
                         .at(3)
@@ -650,7 +650,7 @@ TEST_CASE("layers: what differs between them is priced, reused or not") {  // S1
   INFO(verified.err);
   CHECK(contains(verified.out, "has no config() to compare"));
   CHECK_FALSE(
-      contains(run({"inspect", scratch.file("known_trap.json"), "--steps"}).out, "config()"));
+      contains(run({"inspect", scratch.path("known_trap.json"), "--steps"}).out, "config()"));
 }
 
 TEST_CASE("nasty plugins are warnings, errors with --strict, and errors when they are needed") {

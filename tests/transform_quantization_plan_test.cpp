@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/file.h"
 #include "tcast/graph/graph.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/transform/pipeline.h"
@@ -603,7 +604,7 @@ TEST_CASE("files beside a config.json are read, or refused where they stand") {
        0,
        "DIR/hf_quant_config.json: expected a file, got a directory"},
       {"far too large",
-       {{"hf_quant_config.json", std::string(3 << 20, ' ')}},
+       {{"hf_quant_config.json", std::string(20 << 20, ' ')}},
        llama(""),
        0,
        "DIR/hf_quant_config.json: expected at most"},
@@ -800,12 +801,14 @@ TEST_CASE("patterns that name nothing are told, unless what they name is not bui
     }
   }
   // Layers that predict more tokens, which nobody asked for.
-  CHECK(transformed_text(
-            llama(R"("num_nextn_predict_layers": 1, "quantization_config": {"quant_method": "fp8",
-                "modules_to_not_convert": ["mtp.fc", "model.layers.8.eh_proj",
-                "model.layers.8.mlp", "re:.*layers\\.8\\..*"], "weight_block_size": [128, 128]})"))
-            .warnings()
-            .empty());
+  std::string with_mtp = read_file(std::string(TCAST_SOURCE_DIR) + "/configs/models/deepseek-v3.json",
+                                   1 << 20);
+  const std::string scheme = "\"quantization_config\": {";
+  REQUIRE(with_mtp.find(scheme) != std::string::npos);
+  with_mtp.insert(with_mtp.find(scheme) + scheme.size(),
+                  R"("modules_to_not_convert": ["mtp.fc", "model.layers.61.eh_proj",
+                     "model.layers.61.mlp", "re:.*layers\\.61\\..*"], )");
+  CHECK(transformed_text(with_mtp).warnings() == std::vector<std::string>{});
   const TransformerModel model = transformed_text(compressed(
       R"("ignore": ["lm_head"], "config_groups": {"a": )" +
       group(R"(["Linear", "Embedding", "re:.*nothing", "model.layers.0.mlp"])", fp8_channel) +

@@ -542,8 +542,11 @@ void require_even_rotary(const HfConfig& config, const DecoderSpec& spec) {
 }
 
 DType read_dtype(const ArchitectureContext& context) {
+  if (context.options.dtype) {
+    context.config.as_written().know({"dtype", "torch_dtype"});
+    return *context.options.dtype;
+  }
   const std::optional<CheckpointDtype> dtype = context.config.checkpoint_dtype();
-  if (context.options.dtype) return *context.options.dtype;
   if (!dtype) {
     context.assumptions.emplace_back("torch_dtype is absent: bfloat16 weights");
     return DType::bf16;

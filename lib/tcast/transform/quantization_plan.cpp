@@ -194,9 +194,9 @@ void note_unread(const Description& description, const HfConfig& config, Quantiz
                                       printable(join(unread, ", "), 2000)));
 }
 
-/// Marks what a config.json says itself as known.
+/// Marks what a config.json says itself as known, what ModelOpt left in it included.
 void know_own_scheme(const HfConfig& config) {
-  config.know({"quantization_config", "compression_config"});
+  config.as_written().know({"quantization_config", "compression_config", "producer", "quant_algo"});
 }
 
 LinearQuantization scheme_of(LinearScheme scheme) {
