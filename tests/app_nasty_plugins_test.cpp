@@ -871,14 +871,16 @@ const std::vector<Nonsense>& nonsense() {
        [](LinkedPlugins& linked) {
          add_forward(linked, [](Trace& trace, Value x) { return trace.softmax(x, 1000, 1000); });
        },
-       running(use_hook), "run failed on what it made of the model: "},
+       running(use_hook),
+       "softmax rows=1000 columns=1000 f32: its input is [2, 64], expected "
+       "rows of 1000"},
       {"operator with more operands than there can be",
        [](LinkedPlugins& linked) {
          add_forward(linked, [](Trace& trace, Value x) {
            return trace.emit(CustomOp{}, {x, x, x, x, x, x, x}, trace.shape(x), trace.dtype(x));
          });
        },
-       hooked, "at most six operands"},
+       hooked, "has more than 6 operands on a side"},
       {"module that calls itself without end",
        [](LinkedPlugins& linked) {
          add(linked, "custom_model", "nasty",
@@ -890,7 +892,7 @@ const std::vector<Nonsense>& nonsense() {
                              },
                              {}});
        },
-       hooked, "modules do not call each other without end"},
+       hooked, "more than 1000 modules call one another"},
       {"hook that takes away what a forward needs",
        [](LinkedPlugins& linked) {
          add(linked, "custom_model", "nasty",

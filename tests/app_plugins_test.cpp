@@ -416,7 +416,7 @@ TEST_CASE("hooks: a tree that cannot be is refused by every command, before anyt
   });
   static const auto replaced = [](const ArchitectureContext& context, const std::string& name,
                                   std::int64_t in, std::int64_t out) {
-    auto root = architectures().find("builtin::llama")->value(context);
+    auto root = architectures().find("builtin::llama")->call(context);
     rewrite(*root, [&](Module& module, const ModulePath&) -> std::unique_ptr<Module> {
       if (module.name() != name) return nullptr;
       auto other = std::make_unique<Linear>(in, out, false, DType::f32);
@@ -441,16 +441,19 @@ TEST_CASE("hooks: a tree that cannot be is refused by every command, before anyt
     const char* hook;
     std::string message;
   } const cases[] = {
-      {"drops_weight", "the hook 'drops_weight' (custom_model/broken.cpp:1) left " + lost},
+      {"drops_weight",
+       "the hook 'drops_weight' of plugin 'broken' (custom_model/broken.cpp:1) left " + lost},
       {"drops_between",
-       "the hook 'drops_between' (custom_model/broken.cpp:2), before step "
+       "the hook 'drops_between' of plugin 'broken' (custom_model/broken.cpp:2), before step "
        "'patch_attention', left " +
            lost},
       {"reshapes_in_step",
-       "step 'squeeze' of the hook 'reshapes_in_step' (custom_model/broken.cpp:3) left "
+       "step 'squeeze' of the hook 'reshapes_in_step' of plugin 'broken' "
+       "(custom_model/broken.cpp:3) left "
        "model.layers.[0-1].mlp.up_proj broken: its weight is [48], expected [48, 32]"},
       {"narrows",
-       "the hook 'narrows' (custom_model/broken.cpp:4) left model.layers.0 broken: add "
+       "the hook 'narrows' of plugin 'broken' (custom_model/broken.cpp:4) left model.layers.0 "
+       "broken: add "
        "elements=192 second=96 f32: [6, 16] does not stretch to [6, 32]"},
       {"forgets_rotary", "(custom_model/broken.cpp:5)"},
   };
@@ -484,13 +487,16 @@ TEST_CASE("hooks: a tree that cannot be is refused by every command, before anyt
     }
     const std::string text = failing(scratch.config("wrongly_built"), {});
     INFO(text);
-    CHECK(contains(text,
-                   "the architecture 'wrongly_built' (custom_model/broken.cpp:6) built "
-                   "model.layers.[0-1].mlp wrongly: its child 'gate_proj' has 24 outputs, expected "
-                   "48"));
+    CHECK(contains(
+        text,
+        "the architecture 'wrongly_built' of plugin 'broken' (custom_model/broken.cpp:6) built "
+        "model.layers.[0-1].mlp wrongly: its child 'gate_proj' has 24 outputs, expected "
+        "48"));
     const std::string narrow = failing(scratch.config("narrowly_built"), {});
     INFO(narrow);
-    CHECK(contains(narrow, "the architecture 'narrowly_built' (custom_model/broken.cpp:7) built"));
+    CHECK(contains(
+        narrow,
+        "the architecture 'narrowly_built' of plugin 'broken' (custom_model/broken.cpp:7) built"));
     CHECK(contains(narrow, "[6, 16] does not stretch to [6, 32]"));
   }
 }
@@ -635,7 +641,7 @@ TEST_CASE("layers: what differs between them is priced, reused or not") {  // S1
     CHECK(steps.back().at("regions") == one.regions + 2);
   }
   // What that costs is said.
-  const std::string trap = scratch.path("trap.json");
+  const std::string trap = scratch.file("trap.json");
   const json told = json::parse(run({"inspect", trap, "--steps", "--format", "json"}).out)
                         .at("steps")
                         .at(3)
@@ -650,7 +656,7 @@ TEST_CASE("layers: what differs between them is priced, reused or not") {  // S1
   INFO(verified.err);
   CHECK(contains(verified.out, "has no config() to compare"));
   CHECK_FALSE(
-      contains(run({"inspect", scratch.path("known_trap.json"), "--steps"}).out, "config()"));
+      contains(run({"inspect", scratch.file("known_trap.json"), "--steps"}).out, "config()"));
 }
 
 TEST_CASE("nasty plugins are warnings, errors with --strict, and errors when they are needed") {
@@ -739,8 +745,8 @@ TEST_CASE("profiles: pipelines of registered steps with arguments") {
       {"wrap_model, {type: patch_attention, implementation: Flash}",
        "no module class 'Flash' is registered"},
       {"wrap_model, {type: patch_attention, implementation: GroupedExperts}",
-       "the module class 'GroupedExperts' (builtin_model/module_classes.cpp:23): it made no "
-       "attention of"},
+       "): it made no attention of model.layers.[0-1].self_attn\n  hint: a class for "
+       "patch_attention must return an AttentionModule"},
       {"{type: wrap_model, deep: 1}",
        "p.yaml:1:37: pipeline[0].deep: the step 'wrap_model' takes no argument 'deep'"},
       {"{type: plugged_step, note: a, nota: b}",

@@ -392,7 +392,9 @@ TEST_CASE("every module of every builtin model can be compared, transformed or n
     CAPTURE(config.file());
     types.insert(config.model_type());
     for (ModelOptions options : all) {
-      options.num_hidden_layers = std::min<std::int64_t>(6, config.get_size("num_hidden_layers"));
+      const TransformerModel whole = build_model(config, load_profile(config.model_type(), {}), {});
+      options.num_hidden_layers =
+          std::min<std::int64_t>(6, whole.config().get_size("num_hidden_layers"));
       TransformerModel model = build_model(config, load_profile(config.model_type(), {}), options);
       look(model);
       try {

@@ -37,16 +37,16 @@ class OperandCheck {
   void operator()(const GroupedMatMul& op) {
     std::size_t inputs = 3;
     rows_of(0, op.k, "input");
-    elements(0, op.rows * op.k, "input");
+    elements(0, op.row_count() * op.k, "input");
     elements(1, op.experts * op.n * op.k, "weight");
     at_least(2, op.first_expert + op.experts, "token counts");
     if (op.weight_scales > 0) at_least(inputs++, op.experts * op.weight_scales, "weight scales");
     if (op.bias) elements(inputs++, op.experts * op.n, "bias");
     // Of no rows there are no scales, in a tensor all the same.
-    const bool scaled = op.activation_scales > 0 || (op.rows == 0 && has_input(inputs));
+    const bool scaled = op.activation_scales > 0 || (op.row_count() == 0 && has_input(inputs));
     if (scaled) elements(inputs++, op.activation_scales, "activation scales");
     count(inputs, 1);
-    result(0, op.rows * op.n);
+    result(0, op.row_count() * op.n);
   }
 
   void operator()(const Attention& op) {

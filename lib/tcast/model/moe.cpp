@@ -30,7 +30,7 @@ Value route(Trace& trace, const MoeConfig& config, Value logits, const Module& g
   op.dtype = trace.dtype(logits);
   Operands operands{logits};
   for (const Parameter& parameter : gate.parameters()) {
-    if (parameter.buffer) operands.push(trace.parameter(parameter));
+    if (config.correction_bias && parameter.buffer) operands.push(trace.parameter(parameter));
   }
   const Shape shape{op.tokens, op.top_k};
   const Value weights = trace.emit(op, operands, shape, DType::f32);
@@ -352,8 +352,9 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
     done += experts;
     ExpertLoad share = load.part(static_cast<double>(experts) / static_cast<double>(local));
     if (apart) share.rows = load.rows;
-    // Rows in memory are whole; those of neighbours add up to all of them.
-    const std::int64_t own_rows = apart ? all_rows : all_rows * done / local - rows_before;
+    // Rows in memory are whole: there may be a few more of them than all rows.
+    const std::int64_t own_rows =
+        apart ? all_rows : static_cast<std::int64_t>(std::ceil(share.rows));
     rows_before += own_rows;
     const auto& mlp = dynamic_cast<const Mlp&>(*node);
     const ScopeGuard scope_of_member(trace, node->name(), node->class_name(), true);
@@ -378,6 +379,7 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
              : apart         ? trace.add(joined, out)
                              : join_rows(trace, joined, out, {rows_before, hidden});
   }
+  if (!apart && rows_before > all_rows) return trace.view(joined, {all_rows, hidden});
   return joined;
 }
 

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/guard.h"
 #include "tcast/base/text.h"
 #include "tcast/graph/graph_check.h"
 
@@ -132,6 +133,31 @@ std::optional<TreeFault> find_fault(const Module& root) {
   return find_below(root, root, path);
 }
 
+namespace {
+
+/// Inside of a handler: what the exception says of the tree at `path`; nothing when it is about
+/// something else.
+std::optional<TreeFault> current_fault(const std::string& path) {
+  const bool names_plugin = internal::is_settled();
+  try {
+    throw;
+  } catch (const TooLarge&) {
+    return std::nullopt;
+  } catch (const Error& error) {
+    return TreeFault{path, error.what(), error.hint(), names_plugin};
+  } catch (const Interruption&) {
+    return std::nullopt;
+  } catch (const std::bad_alloc&) {
+    return std::nullopt;
+  } catch (const std::exception& error) {
+    return TreeFault{path, error.what()};
+  } catch (...) {
+    return TreeFault{path, "its forward threw something that is no std::exception"};
+  }
+}
+
+}  // namespace
+
 std::optional<TreeFault> find_traced_fault(const TransformerModel& model) {
   // Sizes that no width of a model has, so that one is not taken for the other.
   const std::int64_t longest = model.longest_sequence();
@@ -144,16 +170,9 @@ std::optional<TreeFault> find_traced_fault(const TransformerModel& model) {
     Trace trace(graph, pass);
     try {
       model.trace(trace);
-    } catch (const std::bad_alloc&) {
-      throw;
-    } catch (const TooLarge&) {
-      throw;
-    } catch (const Interruption&) {
-      throw;
-    } catch (const std::exception& error) {
-      return TreeFault{trace.failed_at(), error.what()};
     } catch (...) {
-      return TreeFault{trace.failed_at(), "its forward threw something that is no std::exception"};
+      if (std::optional<TreeFault> fault = current_fault(trace.failed_at())) return fault;
+      throw;
     }
     if (const auto fault = find_fault(graph)) return TreeFault{fault->path, fault->text};
   }
@@ -161,10 +180,12 @@ std::optional<TreeFault> find_traced_fault(const TransformerModel& model) {
 }
 
 void fail_as_built(const TransformerModel& model, const TreeFault& fault) {
-  throw Error(fmt::format("{} built {} wrongly: {}", model.built_by(),
-                          fault.path.empty() ? "the model" : printable(fault.path),
-                          printable(fault.text, 1000)),
-              "this is a mistake in the architecture's function");
+  const std::string where = fault.path.empty() ? "the model" : printable(fault.path);
+  throw Error(fault.names_plugin ? fmt::format("{} (as {} built it)", printable(fault.text, 1000),
+                                               model.built_by())
+                                 : fmt::format("{} built {} wrongly: {}", model.built_by(), where,
+                                               printable(fault.text, 1000)),
+              fault.hint.empty() ? "this is a mistake in the architecture's function" : fault.hint);
 }
 
 void require_traceable_as_built(const TransformerModel& model) {

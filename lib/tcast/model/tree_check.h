@@ -11,8 +11,11 @@ namespace tcast {
 
 /// A place of a tree at which it cannot be what somebody wanted.
 struct TreeFault {
-  std::string path;  ///< "model.layers.[3-60].mlp.up_proj"; empty: the model itself
-  std::string text;  ///< "its weight is [64], expected [128, 64]"
+  std::string path;    ///< "model.layers.[3-60].mlp.up_proj"; empty: the model itself
+  std::string text;    ///< "its weight is [64], expected [128, 64]"
+  std::string hint{};  ///< of an Error that a forward threw; empty: none
+  /// The text names the plugin whose forward it was; somebody else may have changed what it needs.
+  bool names_plugin = false;
 };
 
 /// The first module that is not what its class needs: Module::fault(), missing children and gaps in

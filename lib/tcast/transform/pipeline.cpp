@@ -130,11 +130,17 @@ const RegistryEntry<CustomModelHook>& resolve_hook(const std::string& reference,
 
 // --- what must hold after any step, whoever wrote it ---------------------------------------------
 
+/// What the message says of hooks and steps is said once, whoever called the check.
 [[noreturn]] void fail_check(const std::string& who, const TreeFault& fault) {
-  throw Error(fmt::format("{} left {} broken: {}", who,
-                          fault.path.empty() ? "the model" : printable(fault.path),
-                          printable(fault.text, 1000)),
-              "this is a mistake in the step or in the hook that ran it");
+  const std::string where = fault.path.empty() ? "the model" : printable(fault.path);
+  const std::string text = printable(fault.text, 1000);
+  outside_of_plugins([&] {
+    throw Error(fault.names_plugin ? fmt::format("{} (as {} left it)", text, who)
+                                   : fmt::format("{} left {} broken: {}", who, where, text),
+                fault.hint.empty() ? "this is a mistake in the step or in the hook that ran it"
+                                   : fault.hint);
+  });
+  throw InternalError("a check that failed did not throw");
 }
 
 /// Checks the tree, and compares layers again. `who` names, as text, what was done to it; it is
