@@ -119,7 +119,8 @@ ConfigSizes widths(const HfConfig& config, const Facts& facts, const ParallelOpt
   const std::int64_t heads = config.get_size("num_attention_heads");
   const std::int64_t kv_heads = facts.kv_heads > 0 ? facts.kv_heads : heads;
   // Key and value heads first, then the query heads that share one.
-  const std::int64_t few_kv = part_of(kv_heads, divisor, kv_heads % tp == 0 ? tp : kv_heads, 2 * tp);
+  const std::int64_t few_kv =
+      part_of(kv_heads, divisor, kv_heads % tp == 0 ? tp : kv_heads, 2 * tp);
   const std::int64_t sharing = heads / kv_heads;
   const std::int64_t few_sharing =
       part_of(sharing, std::max<std::int64_t>(1, divisor * few_kv / kv_heads),

@@ -22,8 +22,7 @@ TEST_CASE("names of quantization schemes go both ways") {
   CHECK_FALSE(tcast::parse_linear_scheme("FP8"));
   CHECK_FALSE(tcast::parse_linear_scheme(""));
 
-  CHECK(tcast::kv_scheme_names() ==
-        std::vector<std::string>{"checkpoint", "none", "int8", "fp8"});
+  CHECK(tcast::kv_scheme_names() == std::vector<std::string>{"checkpoint", "none", "int8", "fp8"});
   for (const std::string& name : tcast::kv_scheme_names()) {
     CHECK(tcast::name_of(*tcast::parse_kv_scheme(name)) == name);
   }

@@ -113,9 +113,9 @@ TEST_CASE("json: what weights, activations and KV cache are stored and computed 
   const Json json = read_back(report);
   using Names = std::vector<std::string>;
   CHECK(names_of(json)[5] == "quantization");
-  CHECK(names_of(json["quantization"]) ==
-        Names{"linear", "other_linears", "embedding_dtype", "activation_dtype", "compute_dtype",
-              "kv_cache_dtype", "weight_bytes"});
+  CHECK(names_of(json["quantization"]) == Names{"linear", "other_linears", "embedding_dtype",
+                                                "activation_dtype", "compute_dtype",
+                                                "kv_cache_dtype", "weight_bytes"});
   CHECK(json["quantization"]["linear"] == Json::parse(R"({"scheme": "fp8", "source": "checkpoint",
     "weight_dtype": "float8_e4m3fn", "bits": 8, "block": [128, 128],
     "activation_dtype": "float8_e4m3fn", "bytes": 7000000000})"));

@@ -92,9 +92,7 @@ std::string adapter_config(const std::string& quantization = "") {
 }
 
 /// All that a transformed model warns of.
-std::vector<std::string> warnings_of(const TransformerModel& model) {
-  return model.warnings();
-}
+std::vector<std::string> warnings_of(const TransformerModel& model) { return model.warnings(); }
 
 /// Sets a reason in every parameter of that name in modules of a class.
 void declare(TransformerModel& model, const std::string& class_name, std::string Parameter::*reason,
@@ -255,7 +253,8 @@ TEST_CASE("the checkpoint's KV cache is accounted for") {
   CHECK(warnings_of(model) ==
         std::vector<std::string>{
             "the nine standard steps did not carry the KV cache of quantization_config "
-            "(compressed-tensors) out: 3 modules (384 B per token) stay as they were (model.layers.*.self_attn); step "
+            "(compressed-tensors) out: 3 modules (384 B per token) stay as they were "
+            "(model.layers.*.self_attn); step "
             "'quantize_model': no attention keeps a paged cache",
             "quantize_model: expected 3, changed 0: no attention keeps a paged cache"});
   CHECK(stored_dtypes(model).caches == std::vector<DType>{DType::bf16});
@@ -388,7 +387,8 @@ TEST_CASE("a step that changes fewer modules than it is about says so") {
        "patch_moe: expected 48, changed 0: model.layers.[0-47].mlp: no child 'router'"},
       {"no name of the mixture", "qwen3-30b-a3b",
        [](ModelProfile& profile) { profile.moe_module_name.reset(); },
-       "patch_moe: expected 48, changed 0: model.layers.[0-47].mlp: the profile names no mixture of "
+       "patch_moe: expected 48, changed 0: model.layers.[0-47].mlp: the profile names no mixture "
+       "of "
        "experts"},
       {"no name of the latent attention", "deepseek-v2-lite",
        [](ModelProfile& profile) { profile.mla_module_name.reset(); },
@@ -504,8 +504,9 @@ TEST_CASE("a mixture config whose layers are all dense has no experts to patch")
   CHECK(error_of([&] {
           TransformerModel spread = build_text(text, options);
           transform(spread);
-        }).find("--ep 2 was asked for, but the nine standard steps did not carry it out | step "
-                "'shard_model': the model has no routed experts") == 0);
+        })
+            .find("--ep 2 was asked for, but the nine standard steps did not carry it out | step "
+                  "'shard_model': the model has no routed experts") == 0);
   // A wrong name of the user's own is a mistake.
   const Scratch scratch;
   const std::string file = scratch.write("mine.yaml", "moe_module_name: Qwen3MoeBlock\n");
@@ -533,13 +534,15 @@ TEST_CASE("names of a user's profile that no block of the tree has are told") {
       // Without its name a part would not be computed.
       {"deepseek-v2-lite",
        "moe_field_names_override: {shared_experts: extra}",
-       {"patch_moe: FILE: moe_field_names_override.shared_experts: none of 26 'DeepseekV2MoE' has a "
+       {"patch_moe: FILE: moe_field_names_override.shared_experts: none of 26 'DeepseekV2MoE' has "
+        "a "
         "child or attribute 'extra'",
         "patch_moe: expected 26, changed 0: model.layers.[1-26].mlp: its child 'shared_experts' is "
         "none of the parts that moe_field_names_override names"}},
       {"deepseek-v2-lite",
        "mla_field_names_override: {q_a_proj: query_down}",
-       {"patch_mla: FILE: mla_field_names_override.q_a_proj: none of 27 'DeepseekV2Attention' has a "
+       {"patch_mla: FILE: mla_field_names_override.q_a_proj: none of 27 'DeepseekV2Attention' has "
+        "a "
         "child or attribute 'query_down'"}},
   };
   for (const Row& row : rows) {
@@ -594,9 +597,9 @@ TEST_CASE("a head of scores stays as it is, as a head of tokens does") {
     for (const Coverage& coverage : coverage_of(model).requests) {
       REQUIRE(!coverage.exempt.empty());
       CHECK(coverage.exempt.back().path.find("score") == 0);
-      CHECK(coverage.exempt.back().reason == (coverage.request == "--tp 2"
-                                                  ? "scores of labels are computed whole on every rank"
-                                                  : row.reason));
+      CHECK(coverage.exempt.back().reason ==
+            (coverage.request == "--tp 2" ? "scores of labels are computed whole on every rank"
+                                          : row.reason));
     }
   }
 }

@@ -720,7 +720,8 @@ TEST_CASE("patterns of a checkpoint with more towers mean the text model's modul
       {R"("re:.*lm_head", "re:model.language_model.layers.7.mlp.*")", fp8_per_channel + mlp, ""},
       {R"("language_model.lm_head", "re:language_model\\.model\\.layers\\.[0-3]\\.self_attn\\..*")",
        fp8_per_channel + 4 * attention, ""},
-      {R"("re:language_model\\..*")", in_bf16, "everything is exempt: model.layers.[0-7].self_attn.q_proj: excluded by"},
+      {R"("re:language_model\\..*")", in_bf16,
+       "everything is exempt: model.layers.[0-7].self_attn.q_proj: excluded by"},
       {R"("lm_head", "model.language_model.layers.2.mlp.up_proj")",
        fp8_per_channel + 2816 * 1024 - 4 * 2816, ""},
       {R"("lm_head", "language_model.model.layers.2.mlp.up_proj")",
@@ -801,8 +802,8 @@ TEST_CASE("patterns that name nothing are told, unless what they name is not bui
     }
   }
   // Layers that predict more tokens, which nobody asked for.
-  std::string with_mtp = read_file(std::string(TCAST_SOURCE_DIR) + "/configs/models/deepseek-v3.json",
-                                   1 << 20);
+  std::string with_mtp =
+      read_file(std::string(TCAST_SOURCE_DIR) + "/configs/models/deepseek-v3.json", 1 << 20);
   const std::string scheme = "\"quantization_config\": {";
   REQUIRE(with_mtp.find(scheme) != std::string::npos);
   with_mtp.insert(with_mtp.find(scheme) + scheme.size(),

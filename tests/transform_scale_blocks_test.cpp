@@ -40,7 +40,8 @@ std::string llama(std::int64_t intermediate, std::int64_t kv_heads, std::int64_t
       "hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 16,
       "num_key_value_heads": {}, "head_dim": {}, "intermediate_size": {}, "rms_norm_eps": 1e-5,
       "tie_word_embeddings": false, "quantization_config": {{"quant_method": "fp8",
-      "weight_block_size": [{}]}}}})", kv_heads, head_dim, intermediate, block);
+      "weight_block_size": [{}]}}}})",
+                     kv_heads, head_dim, intermediate, block);
 }
 
 }  // namespace
@@ -53,14 +54,17 @@ TEST_CASE("blocks of experts that tensor parallelism would cut are refused, with
     CAPTURE(fine.ep);
     CHECK(transformed(config, fine).weight_bytes() > 0);
   }
-  CHECK(error_of([&] { transformed(config, {4, 4, 1}); }) ==
+  CHECK(error_of([&] {
+          transformed(config, {4, 4, 1});
+        }) ==
         "model.layers.[0-7].mlp.experts.[0-31].gate_proj: 4 ranks cut its 768 rows into parts of "
         "192, but one scale belongs to 128 of them (and 2 more modules like it) | --ep 4 spreads "
         "the experts whole; --tp 2 cuts no block");
   // With half of the ranks on each expert nothing is cut.
   CHECK(transformed(config, {4, 4, 2}).weight_bytes() > 0);
-  CHECK(error_of([&] { transformed(config, {8, 8, 2}); }).find(
-            "4 ranks cut its 768 rows into parts of 192") != std::string::npos);
+  CHECK(error_of([&] {
+          transformed(config, {8, 8, 2});
+        }).find("4 ranks cut its 768 rows into parts of 192") != std::string::npos);
 }
 
 // S15
@@ -108,11 +112,13 @@ TEST_CASE("fused projections: every part of the rows keeps whole blocks") {
         "hidden_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 16,
         "num_key_value_heads": {}, "intermediate_size": {}, "rms_norm_eps": 1e-5,
         "pad_token_id": 0, "tie_word_embeddings": false, "quantization_config": {{"quant_method":
-        "fp8", "weight_block_size": [128, 128]}}}})", kv_heads, intermediate);
+        "fp8", "weight_block_size": [128, 128]}}}})",
+                       kv_heads, intermediate);
   };
   CHECK(error_with(phi3(4096, 8), {4, 4, 1}) == "");
-  CHECK(error_with(phi3(4096 + 256, 8), {4, 4, 1}).find(
-            "mlp.gate_up_proj: 4 ranks cut its 4352 rows into parts of 1088") != std::string::npos);
+  CHECK(error_with(phi3(4096 + 256, 8), {4, 4, 1})
+            .find("mlp.gate_up_proj: 4 ranks cut its 4352 rows into parts of 1088") !=
+        std::string::npos);
   CHECK(error_with(phi3(4096, 2), {4, 4, 1}) == "");
 }
 
@@ -125,7 +131,8 @@ TEST_CASE("scales of channels and of whole weights are never cut") {
             "tie_word_embeddings": false, "quantization_config": {{
             "quant_method": "compressed-tensors", "format": "float-quantized",
             "ignore": ["lm_head"], "config_groups": {{"g": {{"targets": ["Linear"],
-            "weights": {{"num_bits": 8, "type": "float", "strategy": "{}"}}}}}}}}}})", strategy);
+            "weights": {{"num_bits": 8, "type": "float", "strategy": "{}"}}}}}}}}}})",
+        strategy);
     CHECK(error_with(config, {4, 4, 1}) == "");
   }
 }

@@ -55,7 +55,8 @@ void read_config(std::string_view text) {
     if (const auto nested = config.nested("text_config")) nested->get<double>("rms_norm_eps");
   });
   for (const tcast::UnreadKey& key : config.unread()) {
-    TCAST_CHECK(!key.path.empty() || text.find("\"\"") != std::string_view::npos, "key without a name");
+    TCAST_CHECK(!key.path.empty() || text.find("\"\"") != std::string_view::npos,
+                "key without a name");
   }
 }
 

@@ -268,11 +268,12 @@ std::optional<CheckpointDtype> HfConfig::checkpoint_dtype() const {
     if (!dtype && text.find("float8") == std::string::npos) {
       node.fail_expected("an element type", "as in \"bfloat16\", \"float16\" or \"float32\"");
     }
-    node.fail(fmt::format("'{}' would be the dtype of norms, embeddings and activations, too",
-                          printable(text)),
-              "a quantized checkpoint has a 16-bit dtype here and says in quantization_config which "
-              "weights are stored otherwise; for quantized weights of your own use "
-              "--quantize-linear, and --dtype in place of this key");
+    node.fail(
+        fmt::format("'{}' would be the dtype of norms, embeddings and activations, too",
+                    printable(text)),
+        "a quantized checkpoint has a 16-bit dtype here and says in quantization_config which "
+        "weights are stored otherwise; for quantized weights of your own use "
+        "--quantize-linear, and --dtype in place of this key");
   };
   CheckpointDtype result;
   result.dtype = dtype_of(found[0]);

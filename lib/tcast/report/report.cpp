@@ -61,8 +61,10 @@ std::string describe_weights(const ReportDTypes& dtypes) {
   }
   // Everything in one dtype is said once.
   const std::string tables = spoken(dtypes.embedding_dtypes);
-  if (parts.empty() && (others.empty() || others == std::vector<std::string>{tables})) return tables;
-  if (!others.empty()) parts.push_back((parts.empty() ? "" : "other linears ") + join(others, ", "));
+  if (parts.empty() && (others.empty() || others == std::vector<std::string>{tables}))
+    return tables;
+  if (!others.empty())
+    parts.push_back((parts.empty() ? "" : "other linears ") + join(others, ", "));
   if (dtypes.embedding_dtypes.empty()) return join(parts, ", ");
   parts.push_back("embedding/head " + tables);
   return join(parts, ", ");

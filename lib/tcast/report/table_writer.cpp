@@ -268,8 +268,7 @@ std::string show_rate(double rate) {
 std::string write_latency(const Report& report) {
   const bool both = !report.single_phase;
   const ReportLatency* const ideal = report.ideal ? &*report.ideal : nullptr;
-  const char* const title =
-      does_not_fit(report.memory) ? "latency (does not fit)" : "latency";
+  const char* const title = does_not_fit(report.memory) ? "latency (does not fit)" : "latency";
   TextTable table({{title}, {"estimate", true}, {ideal != nullptr ? "ideal" : "", true}});
   const auto add = [&](std::string_view name, double ReportLatency::*value) {
     table.add_row({fmt::format("  {}", name), format_seconds(report.latency.*value),

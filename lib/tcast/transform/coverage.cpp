@@ -30,8 +30,8 @@ Coverage::Part part_of(const ModulePath& path, const Parameter& parameter) {
   return {path.text(), path.count(), checked_mul(bytes, path.count(), "bytes of weights")};
 }
 
-/// Whether a rank holds a part only of a stack, or of a list that the module is in: of some nodes of
-/// such a list it may hold all entries.
+/// Whether a rank holds a part only of a stack, or of a list that the module is in: of some nodes
+/// of such a list it may hold all entries.
 bool is_spread(const ModulePath& path, const Parameter& parameter) {
   if (parameter.stack.ranks > 1) return true;
   const std::vector<const Module*>& chain = path.chain();
@@ -57,9 +57,10 @@ std::unique_ptr<Module> whole_copy(const Module& root) {
 /// Weights by what the plan wants of them and how they are stored.
 Coverage cover_linears(const QuantizationRules& rules, const Module& root) {
   const QuantizationPlan& plan = rules.plan();
-  Coverage coverage{plan.linear_source, "quantize_model", plan.linear_by_option,
-                    "quantize them in a step of your own, leave them out with --quantize-ignore, or "
-                    "let their class say why they stay (unquantized_because)"};
+  Coverage coverage{
+      plan.linear_source, "quantize_model", plan.linear_by_option,
+      "quantize them in a step of your own, leave them out with --quantize-ignore, or "
+      "let their class say why they stay (unquantized_because)"};
   walk(root, [&](const Module& module, const ModulePath& path) {
     for (const Parameter& parameter : module.parameters()) {
       if (!is_weight_matrix(parameter)) continue;

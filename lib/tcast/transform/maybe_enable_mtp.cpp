@@ -90,7 +90,8 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
     }
     auto* wrapper = dynamic_cast<LanguageModelWrapper*>(&m.root());
     if (wrapper == nullptr) {
-      report.skipped.push_back({"", "the model is not wrapped (step wrap_model comes first)", true});
+      report.skipped.push_back(
+          {"", "the model is not wrapped (step wrap_model comes first)", true});
       return;
     }
     if (wrapper->mtp_tokens() > 0) {

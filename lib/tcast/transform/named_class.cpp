@@ -69,10 +69,9 @@ void note_idle_names(const TransformerModel& model, StepReport& report,
               module.find_attribute(field_name.name).has_value();
     });
     if (modules == 0 || found) continue;
-    report.warnings.push_back(
-        fmt::format("{}: {}: none of {} '{}' has a child or attribute '{}'",
-                    model.profile().source_of(key), key, modules, printable(class_name),
-                    printable(field_name.name)));
+    report.warnings.push_back(fmt::format("{}: {}: none of {} '{}' has a child or attribute '{}'",
+                                          model.profile().source_of(key), key, modules,
+                                          printable(class_name), printable(field_name.name)));
   }
 }
 

@@ -33,10 +33,11 @@ std::string unnamed_part(const Module& block, const MoeFieldNames& names) {
     const bool named = child == names.gate || child == names.experts ||
                        child == names.shared_experts || child == names.shared_experts_gate;
     if (named) continue;
-    return fmt::format("its child '{}' is none of the parts that moe_field_names_override names "
-                       "(gate '{}', experts '{}', shared_experts '{}', shared_experts_gate '{}')",
-                       printable(child), names.gate, names.experts, names.shared_experts,
-                       names.shared_experts_gate);
+    return fmt::format(
+        "its child '{}' is none of the parts that moe_field_names_override names "
+        "(gate '{}', experts '{}', shared_experts '{}', shared_experts_gate '{}')",
+        printable(child), names.gate, names.experts, names.shared_experts,
+        names.shared_experts_gate);
   }
   return "";
 }

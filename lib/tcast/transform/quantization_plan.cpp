@@ -234,13 +234,12 @@ void plan_checkpoint(const HfConfig& config, QuantizationPlan& plan) {
   bool have_groups = false;
   bool have_kv = false;
   for (const Description& one : found) {
-    plan.ignore.push_back(
-        one.format != nullptr
-            ? one.format->ignored(one.map)
-            : read_patterns(one.map,
-                            {"modules_to_not_convert", "ignore", "ignored_layers",
-                             "exclude_modules", "llm_int8_skip_modules"},
-                            PatternStyle::subtree));
+    plan.ignore.push_back(one.format != nullptr
+                              ? one.format->ignored(one.map)
+                              : read_patterns(one.map,
+                                              {"modules_to_not_convert", "ignore", "ignored_layers",
+                                               "exclude_modules", "llm_int8_skip_modules"},
+                                              PatternStyle::subtree));
     plan.ignore.back().source = one.place;
     plan.ignore.back().place = one.file.file() + ": " + one.place;
     if (!plan.linear_by_option) {

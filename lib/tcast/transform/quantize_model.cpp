@@ -88,8 +88,9 @@ void quantize_cache(TransformerModel& m, const QuantizationPlan& plan, StepRepor
     *report.expected += path.count();
     if (!attention->set_cache_dtype(*plan.kv_cache)) {
       report.skipped.push_back(
-          {path.text(), fmt::format("'{}' has no paged cache (step patch_attention comes first)",
-                                    module.class_name()),
+          {path.text(),
+           fmt::format("'{}' has no paged cache (step patch_attention comes first)",
+                       module.class_name()),
            true});
       return;
     }

@@ -28,7 +28,7 @@ struct StoredDTypes {
   DType activations = DType::bf16;
   /// What linears are computed in, most operations first; those of less than 1 % are left out.
   std::vector<DType> compute;
-  std::vector<DType> caches;     ///< each once; none: the model keeps no cache
+  std::vector<DType> caches;  ///< each once; none: the model keeps no cache
 };
 
 TCAST_API StoredDTypes stored_dtypes(const TransformerModel& model);
