@@ -308,7 +308,9 @@ TEST_CASE("compressed-tensors: what is not supported is refused where it stands"
       {with(R"("transform_config": {"config_groups": {"u": {"type": "hadamard"}}})"),
        "quantization_config.transform_config: rotations of weights and activations are not"},
       {with(R"("kv_cache_scheme": {"num_bits": 4, "type": "float"})"),
-       "quantization_config.kv_cache_scheme.num_bits: KV caches of 4-bit floats are not supported"},
+       "quantization_config.kv_cache_scheme.num_bits: KV caches of 4-bit floats are not supported "
+       "yet "
+       "| choose another one with --quantize-kv-cache (fp8, int8)"},
       {with(R"("kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": true})"),
        "quantization_config.kv_cache_scheme.dynamic: KV caches with scales found at run time"},
       {with(R"("kv_cache_scheme": {"num_bits": 8, "type": "int", "symmetric": false})"),

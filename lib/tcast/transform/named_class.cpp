@@ -1,6 +1,7 @@
 #include "tcast/transform/named_class.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <utility>
 #include <vector>
@@ -54,9 +55,10 @@ void replace_named_class(TransformerModel& model, StepReport& report, const std:
               did_you_mean(class_name, present, "'tcast inspect' shows the classes"));
 }
 
-void note_idle_names(const TransformerModel& model, StepReport& report,
-                     const std::string& class_name, const std::string& field,
-                     std::initializer_list<FieldName> names) {
+std::vector<std::string> idle_names(const TransformerModel& model, const std::string& class_name,
+                                    const std::string& field,
+                                    std::initializer_list<FieldName> names) {
+  std::vector<std::string> idle;
   for (const FieldName& field_name : names) {
     const std::string key = fmt::format("{}.{}", field, field_name.key);
     if (!model.profile().is_users(key)) continue;
@@ -69,10 +71,17 @@ void note_idle_names(const TransformerModel& model, StepReport& report,
               module.find_attribute(field_name.name).has_value();
     });
     if (modules == 0 || found) continue;
-    report.warnings.push_back(fmt::format("{}: {}: none of {} '{}' has a child or attribute '{}'",
-                                          model.profile().source_of(key), key, modules,
-                                          printable(class_name), printable(field_name.name)));
+    idle.push_back(fmt::format("{}: {}: none of {} '{}' has a child or attribute '{}'",
+                               model.profile().source_of(key), key, modules, printable(class_name),
+                               printable(field_name.name)));
   }
+  return idle;
+}
+
+void warn_of_idle_names(StepReport& report, std::vector<std::string> idle) {
+  const bool all = report.changed_modules == report.expected.value_or(0);
+  if (report.changed_modules == 0 || !all) return;
+  std::move(idle.begin(), idle.end(), std::back_inserter(report.warnings));
 }
 
 void expect_also(TransformerModel& model, StepReport& report, const std::string& reason,

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "tcast/model/attention.h"
 #include "tcast/model/transformer_model.h"
@@ -32,10 +33,15 @@ struct FieldName {
   const std::string& name;
 };
 
-/// Warns of names that a user gave under `field` and that no module of the class `class_name` has.
-void note_idle_names(const TransformerModel& model, StepReport& report,
-                     const std::string& class_name, const std::string& field,
-                     std::initializer_list<FieldName> names);
+/// What to say of names that a user gave under `field` and that no module of the class `class_name`
+/// has.
+std::vector<std::string> idle_names(const TransformerModel& model, const std::string& class_name,
+                                    const std::string& field,
+                                    std::initializer_list<FieldName> names);
+
+/// Warns of idle names where the step changed all that it is about: where it did not, the reason
+/// names the one that is missing.
+void warn_of_idle_names(StepReport& report, std::vector<std::string> idle);
 
 /// Modules of a C++ class that `is_left` finds and a step did not replace are expected changes,
 /// too: a skip with `reason` for each.

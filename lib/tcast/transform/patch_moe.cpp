@@ -2,6 +2,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -82,13 +83,14 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
     const MoeFieldNames& names = profile.moe_field_names;
     const auto& make_experts = find_module_class(m, experts, "custom_expert_module_type");
     const std::optional<std::int64_t> configured = configured_experts(m);
-    note_idle_names(m, report, *profile.moe_module_name, "moe_field_names_override",
-                    {{"gate", names.gate},
-                     {"experts", names.experts},
-                     {"shared_experts", names.shared_experts},
-                     {"shared_experts_gate", names.shared_experts_gate},
-                     {"top_k", names.top_k},
-                     {"norm_topk_prob", names.norm_topk_prob}});
+    std::vector<std::string> idle =
+        idle_names(m, *profile.moe_module_name, "moe_field_names_override",
+                   {{"gate", names.gate},
+                    {"experts", names.experts},
+                    {"shared_experts", names.shared_experts},
+                    {"shared_experts_gate", names.shared_experts_gate},
+                    {"top_k", names.top_k},
+                    {"norm_topk_prob", names.norm_topk_prob}});
     replace_named_class(
         m, report, *profile.moe_module_name, "moe_module_name",
         [&](Module& module, const std::string& path, NotReplaced& why) -> std::unique_ptr<Module> {
@@ -122,6 +124,7 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
               module, *config, names, profile.moe_gate_returns_raw_logits, m.options().expert_skew);
         });
     expect_also(m, report, "its class is not the profile's moe_module_name", is_eager);
+    warn_of_idle_names(report, std::move(idle));
   });
 }
 

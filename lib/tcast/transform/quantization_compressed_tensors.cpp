@@ -35,22 +35,24 @@ struct TensorArguments {
   DType dtype() const { return is_float ? DType::f8_e4m3 : DType::i8; }
 };
 
-[[noreturn]] void refuse(const HfConfig& map, const char* key, const std::string& what) {
-  map.fail(key, fmt::format("{} are not supported yet", what), other_scheme_hint);
+[[noreturn]] void refuse(const HfConfig& map, const char* key, const std::string& what,
+                         const char* hint = other_scheme_hint) {
+  map.fail(key, fmt::format("{} are not supported yet", what), hint);
 }
 
 /// Bits and kind of numbers.
-void read_type(const HfConfig& map, const char* what, TensorArguments& arguments) {
+void read_type(const HfConfig& map, const char* what, TensorArguments& arguments,
+               const char* hint = other_scheme_hint) {
   const std::int64_t bits = map.get_or<std::int64_t>("num_bits", 8);
   const std::string type = normalized(map.get_or<std::string>("type", "int"));
   if (type != "int" && type != "float") {
     map.fail("type", fmt::format("expected \"int\" or \"float\", got \"{}\"", printable(type)));
   }
   if (bits < 1 || bits > 64) map.fail("num_bits", fmt::format("expected 1 to 64, got {}", bits));
-  if (bits != 8) refuse(map, "num_bits", fmt::format("{} of {}-bit {}s", what, bits, type));
+  if (bits != 8) refuse(map, "num_bits", fmt::format("{} of {}-bit {}s", what, bits, type), hint);
   arguments.is_float = type == "float";
   if (!map.get_or<bool>("symmetric", true)) {
-    refuse(map, "symmetric", fmt::format("{} with zero points", what));
+    refuse(map, "symmetric", fmt::format("{} with zero points", what), hint);
   }
 }
 
@@ -119,11 +121,13 @@ void read_strategy(const HfConfig& map, const char* what, TensorArguments& argum
 }
 
 /// When the scales are found: fixed ones, or for each pass (true); "local" is of 4-bit formats.
-void read_dynamic(const HfConfig& map, const char* what, TensorArguments& arguments) {
+void read_dynamic(const HfConfig& map, const char* what, TensorArguments& arguments,
+                  const char* hint = other_scheme_hint) {
   const auto node = map.node("dynamic");
   if (!node) return;
   if (node->is_string()) {
-    refuse(map, "dynamic", fmt::format("{} with dynamic '{}'", what, printable(node->as_string())));
+    refuse(map, "dynamic", fmt::format("{} with dynamic '{}'", what, printable(node->as_string())),
+           hint);
   }
   arguments.dynamic = node->as_bool();
 }
@@ -313,18 +317,18 @@ std::optional<DType> kv_cache(const HfConfig& map) {
     // One scale for each head of each layer is as good as one for each layer.
     const std::string name = normalized(*strategy);
     if (name != "tensor" && name != "attn-head") {
-      refuse(*scheme, "strategy",
-             fmt::format("KV caches with strategy '{}'", printable(*strategy)));
+      refuse(*scheme, "strategy", fmt::format("KV caches with strategy '{}'", printable(*strategy)),
+             other_cache_hint);
     }
   }
   TensorArguments arguments;
-  read_type(*scheme, "KV caches", arguments);
-  read_dynamic(*scheme, "KV caches", arguments);
+  read_type(*scheme, "KV caches", arguments, other_cache_hint);
+  read_dynamic(*scheme, "KV caches", arguments, other_cache_hint);
   if (arguments.dynamic) {
-    refuse(*scheme, "dynamic", "KV caches with scales found at run time");
+    refuse(*scheme, "dynamic", "KV caches with scales found at run time", other_cache_hint);
   }
   if (scheme->get_or<std::int64_t>("group_size", 0) > 0) {
-    refuse(*scheme, "group_size", "KV caches with scales of groups");
+    refuse(*scheme, "group_size", "KV caches with scales of groups", other_cache_hint);
   }
   for (const char* key :
        {"observer", "observer_kwargs", "zp_dtype", "scale_dtype", "block_structure", "actorder"}) {

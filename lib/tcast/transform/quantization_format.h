@@ -54,6 +54,8 @@ std::string normalized(std::string_view text);
 
 /// What to do about a scheme that is not supported.
 extern const char* const other_scheme_hint;
+/// The same of a KV cache's.
+extern const char* const other_cache_hint;
 
 /// The patterns under all of `keys` that are there.
 ModulePatterns read_patterns(const HfConfig& map, std::initializer_list<const char*> keys,

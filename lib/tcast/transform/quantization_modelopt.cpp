@@ -48,11 +48,11 @@ std::optional<DType> kv_cache(const HfConfig& map) {
       scheme->fail(
           "num_bits",
           fmt::format("KV caches of {}-bit {}s are not supported yet", bits, printable(type)),
-          other_scheme_hint);
+          other_cache_hint);
     }
     if (scheme->get_or<bool>("dynamic", false)) {
       scheme->fail("dynamic", "KV caches with scales found at run time are not supported yet",
-                   other_scheme_hint);
+                   other_cache_hint);
     }
     return type == "float" ? DType::f8_e4m3 : DType::i8;
   }
@@ -64,7 +64,7 @@ std::optional<DType> kv_cache(const HfConfig& map) {
   if (name == "none" || name.empty()) return std::nullopt;
   map.fail("kv_cache_quant_algo",
            fmt::format("KV caches in {} are not supported yet", printable(*text)),
-           other_scheme_hint);
+           other_cache_hint);
 }
 
 /// ModelOpt repeats in a config.json what quant_algo says.

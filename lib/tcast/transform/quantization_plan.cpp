@@ -20,6 +20,9 @@ const char* const other_scheme_hint =
     "choose another scheme with --quantize-linear (w8a16, w8a8_dynamic, fp8), or none for 16-bit "
     "weights";
 
+const char* const other_cache_hint =
+    "choose another one with --quantize-kv-cache (fp8, int8), or none for the activations' dtype";
+
 namespace {
 
 constexpr const QuantizationFormat* formats[] = {&fp8_format, &compressed_tensors_format,
