@@ -43,7 +43,8 @@ std::vector<std::string> remarks(const TransformerModel& model) {
   std::vector<std::string> list;
   for (const std::string& assumption : model.assumptions())
     list.push_back("assumed: " + assumption);
-  if (model.reports().empty() && model.config().has("quantization_config")) {
+  // All of it is read by the steps, of which none ran.
+  if (model.reports().empty() && model.config().node("quantization_config")) {
     list.emplace_back(
         "note: the model is shown before its quantization (quantization_config); --transformed "
         "shows it after that");
@@ -152,8 +153,9 @@ class InspectCommand final : public Command {
   int inspect(TransformerModel& model, Streams streams) {
     if (output_.format == OutputFormat::json) {
       write_result(output_, json_of(model), streams);
+      const std::vector<std::string> notes = remarks(model);
       note_warnings(model.warnings().size());
-      for (const std::string& remark : remarks(model)) {
+      for (const std::string& remark : notes) {
         streams.err << "tcast: " << printable(remark, std::string::npos) << '\n';
       }
       return 0;

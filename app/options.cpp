@@ -110,7 +110,7 @@ void add_deployment_options(CommandLine& line, ModelOptions& options) {
   line.add_option(
       "--quantize-kv-cache", "SCHEME",
       [&options](const std::string& text) { options.quantize_kv_cache = require_kv_scheme(text); },
-      fmt::format("{}; default none", join(kv_scheme_names(), ", ")));
+      fmt::format("{}; default checkpoint: what the config says", join(kv_scheme_names(), ", ")));
   line.add_repeated("--quantize-ignore", "PATTERN", append_to(options.quantize_ignore),
                     "module that stays as it is, as 'lm_head' or '*.down_proj'; may be repeated");
   line.add_option("--kv-block-size", "TOKENS", to_size(options.kv_block_size),

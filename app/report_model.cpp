@@ -1,8 +1,10 @@
 #include "app/report_model.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -10,6 +12,7 @@
 #include "tcast/base/text.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
+#include "tcast/transform/stored_dtypes.h"
 
 #include "app/json_text.h"
 
@@ -57,6 +60,44 @@ void add_model(Report& report, const TransformerModel& model) {
   if (const std::int64_t limit = model.context_limit()) report.memory.context_limit = limit;
   report.assumptions = model.assumptions();
   report.warnings = model.warnings();
+  report.dtypes = report_dtypes(model);
+  report.mtp_tokens = model.options().num_mtp_tokens;
+}
+
+ReportDTypes report_dtypes(const TransformerModel& model) {
+  const StoredDTypes stored = stored_dtypes(model);
+  const auto names = [](const std::vector<DType>& dtypes) {
+    std::vector<std::string> list;
+    for (const DType dtype : dtypes) list.emplace_back(name_of(dtype));
+    return list;
+  };
+  ReportDTypes dtypes;
+  for (const StoredDTypes::Linears& one : stored.linears) {
+    ReportDTypes::Linears& linears = dtypes.linears.emplace_back();
+    linears.scheme = one.quantization ? name_of(one.quantization->scheme) : "none";
+    linears.source = one.source;
+    linears.weight_dtype = name_of(one.weight);
+    linears.bits = bits_of(one.weight);
+    linears.bytes = one.bytes;
+    DType activation = stored.activations;
+    if (one.quantization) {
+      const WeightScales& scales = one.quantization->scales;
+      linears.block = {scales.block_rows, scales.block_columns};
+      activation = one.quantization->activation.value_or(activation);
+    }
+    linears.activation_dtype = name_of(activation);
+  }
+  dtypes.embedding_dtypes = names(stored.embeddings);
+  dtypes.activation_dtype = name_of(stored.activations);
+  dtypes.compute_dtypes = names(stored.compute);
+  dtypes.kv_cache_dtypes = names(stored.caches);
+  for (int i = 0; i < dtype_count; ++i) {
+    const std::int64_t bytes = stored.bytes_by_dtype[static_cast<std::size_t>(i)];
+    if (bytes > 0) dtypes.weight_bytes.emplace_back(name_of(static_cast<DType>(i)), bytes);
+  }
+  std::stable_sort(dtypes.weight_bytes.begin(), dtypes.weight_bytes.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  return dtypes;
 }
 
 void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,

@@ -330,6 +330,7 @@ class RunCommand final : public Command {
         printable(host_features().cpu), current_threads(), generation.ranks());
     text += fmt::format("  transformed by {}; weights are generated, not those of the checkpoint\n",
                         printable(pipeline, 1000));
+    text += wrap("  ", describe(report_dtypes(model)));
     for (const Provenance& one : provenance(model)) {
       if (one.from != Provenance::From::plugin || one.kind == "hook") continue;
       text += fmt::format("  {} '{}' {}\n", one.kind, printable(one.name), to_string(one));

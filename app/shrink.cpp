@@ -120,7 +120,7 @@ ConfigSizes widths(const HfConfig& config, const Facts& facts, const ParallelOpt
   const std::int64_t kv_heads = facts.kv_heads > 0 ? facts.kv_heads : heads;
   // Key and value heads first, then the query heads that share one.
   const std::int64_t few_kv =
-      part_of(kv_heads, divisor, kv_heads % tp == 0 ? tp : kv_heads, std::max<std::int64_t>(2, tp));
+      part_of(kv_heads, divisor, kv_heads % tp == 0 ? tp : kv_heads, 2 * tp);
   const std::int64_t sharing = heads / kv_heads;
   const std::int64_t few_sharing =
       part_of(sharing, std::max<std::int64_t>(1, divisor * few_kv / kv_heads),
@@ -142,7 +142,11 @@ ConfigSizes widths(const HfConfig& config, const Facts& facts, const ParallelOpt
         "dense_intermediate_size", "intermediate_size_mlp", "q_lora_rank", "kv_lora_rank"}) {
     const std::optional<std::int64_t> size = size_in(config, key);
     if (!size || *size < 1) continue;
-    const std::int64_t step = std::lcm(width_unit(*size), *size % tp == 0 ? tp : 1);
+    // What a rank holds stays a multiple of the unit where it is one: blocks of scales stay whole.
+    const std::int64_t unit_of_size = width_unit(*size);
+    const std::int64_t step = *size % (unit_of_size * tp) == 0
+                                  ? unit_of_size * tp
+                                  : std::lcm(unit_of_size, *size % tp == 0 ? tp : 1);
     sizes.emplace_back(key, part_of(*size, divisor, step, step));
   }
   return sizes;

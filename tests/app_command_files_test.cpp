@@ -48,7 +48,7 @@ void fill(const Scratch& folder) {
   folder.write("lines.jsonl", "");
   fs::create_directories(folder.file("model"));
   folder.write("model/config.json", tiny_config());
-  folder.write("model/hf_quant_config.json", "{}");
+  folder.write("model/hf_quant_config.json", R"({"quantization": {"quant_algo": "FP8"}})");
   fs::create_directories(folder.file("many"));
   folder.write("many/a.json", tiny_config());
   folder.write("many/b.json", tiny_config());

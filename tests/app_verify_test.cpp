@@ -107,7 +107,11 @@ TCAST_REGISTER_CUSTOM_MODEL("verified_own_shards")
           mlp->shard({m.options().parallel.tp, 1}, true, path.text());
           report.changed_modules += path.count();
         });
-        m.fulfil(tcast::Request::tensor_parallel);
+        tcast::walk(m.root(), [](tcast::Module& module, const tcast::ModulePath&) {
+          for (tcast::Parameter& parameter : module.parameters()) {
+            parameter.whole_because = "this hook cuts feed-forward blocks only";
+          }
+        });
       });
 }
 

@@ -22,7 +22,7 @@ TEST_CASE("names of quantization schemes go both ways") {
   CHECK_FALSE(tcast::parse_linear_scheme("FP8"));
   CHECK_FALSE(tcast::parse_linear_scheme(""));
 
-  CHECK(tcast::kv_scheme_names() == std::vector<std::string>{"none", "int8", "fp8"});
+  CHECK(tcast::kv_scheme_names() == std::vector<std::string>{"checkpoint", "none", "int8", "fp8"});
   for (const std::string& name : tcast::kv_scheme_names()) {
     CHECK(tcast::name_of(*tcast::parse_kv_scheme(name)) == name);
   }
@@ -55,8 +55,8 @@ TEST_CASE("unknown schemes are told from those that tcast does not have") {
     CHECK(error_of([&] { tcast::require_linear_scheme(row.name); }) == row.expected);
   }
   CHECK(error_of([] { tcast::require_kv_scheme("nvfp4"); }) ==
-        "quantization of the KV cache 'nvfp4' is not supported yet | choose one of none, int8, "
-        "fp8");
+        "quantization of the KV cache 'nvfp4' is not supported yet | choose one of checkpoint, "
+        "none, int8, fp8");
   CHECK(error_of([] { tcast::require_kv_scheme("int4x"); }) ==
-        "unknown quantization of the KV cache 'int4x' | choose one of none, int8, fp8");
+        "unknown quantization of the KV cache 'int4x' | choose one of checkpoint, none, int8, fp8");
 }

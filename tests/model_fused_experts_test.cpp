@@ -9,7 +9,6 @@
 
 #include "tcast/base/error.h"
 #include "tcast/model/fused_experts.h"
-#include "tcast/transform/quantization_scheme.h"
 
 using namespace tcast;
 

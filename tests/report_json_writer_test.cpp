@@ -106,6 +106,37 @@ TEST_CASE("json: values") {
   CHECK(json["steps"] == Json::array());
 }
 
+TEST_CASE("json: what weights, activations and KV cache are stored and computed in") {
+  Report report = sample_report();
+  report.dtypes = sample_dtypes();
+  report.mtp_tokens = 2;
+  const Json json = read_back(report);
+  using Names = std::vector<std::string>;
+  CHECK(names_of(json)[5] == "quantization");
+  CHECK(names_of(json["quantization"]) == Names{"linear", "other_linears", "embedding_dtype",
+                                                "activation_dtype", "compute_dtype",
+                                                "kv_cache_dtype", "weight_bytes"});
+  CHECK(json["quantization"]["linear"] == Json::parse(R"({"scheme": "fp8", "source": "checkpoint",
+    "weight_dtype": "float8_e4m3fn", "bits": 8, "block": [128, 128],
+    "activation_dtype": "float8_e4m3fn", "bytes": 7000000000})"));
+  CHECK(json["quantization"]["other_linears"] == Json::parse(R"([{"scheme": "none",
+    "source": null, "weight_dtype": "bfloat16", "bits": 16, "block": null,
+    "activation_dtype": "bfloat16", "bytes": 1000000000}])"));
+  CHECK(json["quantization"]["compute_dtype"] == "float8_e4m3fn");
+  CHECK(json["quantization"]["kv_cache_dtype"] == "bfloat16");
+  CHECK(json["quantization"]["weight_bytes"] ==
+        Json::parse(R"({"float8_e4m3fn": 6900000000, "bfloat16": 1100000000})"));
+  CHECK(json["latency"]["tokens_per_step"] == 3);
+
+  report.dtypes = ReportDTypes{};
+  const Json none = read_back(report);
+  CHECK(none["quantization"]["linear"].is_null());
+  CHECK(none["quantization"]["kv_cache_dtype"].is_null());
+  CHECK(none["quantization"]["compute_dtype"].is_null());
+  report.dtypes->kv_cache_dtypes = {"bfloat16", "int8"};
+  CHECK(read_back(report)["quantization"]["kv_cache_dtype"] == Json{"bfloat16", "int8"});
+}
+
 TEST_CASE("json: one line or many, the same content") {
   const std::string line = write_json(sample_report(), true);
   const std::string pretty = write_json(sample_report(), false);

@@ -10,6 +10,28 @@
 
 namespace tcast {
 
+/// fp8 blocks, with a few linears left in 16 bit.
+inline ReportDTypes sample_dtypes() {
+  ReportDTypes dtypes;
+  dtypes.linears = {{.scheme = "fp8",
+                     .source = "checkpoint",
+                     .weight_dtype = "float8_e4m3fn",
+                     .bits = 8,
+                     .block = {{128, 128}},
+                     .activation_dtype = "float8_e4m3fn",
+                     .bytes = 7'000'000'000},
+                    {.scheme = "none",
+                     .weight_dtype = "bfloat16",
+                     .activation_dtype = "bfloat16",
+                     .bytes = 1'000'000'000}};
+  dtypes.embedding_dtypes = {"bfloat16"};
+  dtypes.activation_dtype = "bfloat16";
+  dtypes.compute_dtypes = {"float8_e4m3fn"};
+  dtypes.kv_cache_dtypes = {"bfloat16"};
+  dtypes.weight_bytes = {{"float8_e4m3fn", 6'900'000'000}, {"bfloat16", 1'100'000'000}};
+  return dtypes;
+}
+
 /// A small report by hand: two phases, numbers that add up.
 inline Report sample_report() {
   Report report;

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <random>
@@ -183,6 +185,89 @@ warnings
 )");
 }
 
+// S23
+TEST_CASE("table: what weights, activations and KV cache are stored and computed in") {
+  struct Row {
+    const char* what;
+    std::function<void(ReportDTypes&)> change;
+    const char* text;
+  };
+  const auto in_bf16 = [](ReportDTypes& dtypes) {
+    dtypes.linears = {{.scheme = "none", .weight_dtype = "bfloat16", .bytes = 7'000'000'000}};
+    dtypes.compute_dtypes = {"bfloat16"};
+  };
+  const Row rows[] = {
+      {"blocks, and linears that stay", [](ReportDTypes&) {},
+       "weights fp8 e4m3 128x128 blocks (checkpoint), other linears bf16, embedding/head bf16; "
+       "activations bf16, computed in fp8 e4m3; KV cache bf16"},
+      {"most linears stay",
+       [](ReportDTypes& dtypes) {
+         dtypes.linears[1].bytes = 9'000'000'000;
+         std::swap(dtypes.linears[0], dtypes.linears[1]);
+         dtypes.compute_dtypes = {"bfloat16", "float8_e4m3fn"};
+       },
+       "weights fp8 e4m3 128x128 blocks (checkpoint), other linears bf16, embedding/head bf16; "
+       "activations bf16, computed in bf16 and fp8 e4m3; KV cache bf16"},
+      {"a router alone is not worth a word",
+       [](ReportDTypes& dtypes) { dtypes.linears[1].bytes = 1'000'000; },
+       "weights fp8 e4m3 128x128 blocks (checkpoint), embedding/head bf16; activations bf16, "
+       "computed in fp8 e4m3; KV cache bf16"},
+      {"everything in one dtype", in_bf16, "weights bf16; activations bf16; KV cache bf16"},
+      {"another head",
+       [&](ReportDTypes& dtypes) {
+         in_bf16(dtypes);
+         dtypes.embedding_dtypes = {"bfloat16", "float32"};
+         dtypes.kv_cache_dtypes = {"int8"};
+       },
+       "weights bf16, embedding/head bf16 and f32; activations bf16; KV cache int8"},
+      {"int8 by option, per channel, in groups and per tensor",
+       [](ReportDTypes& dtypes) {
+         dtypes.linears[0].weight_dtype = "int8";
+         dtypes.linears[0].source = "option";
+         dtypes.linears[0].block = {{1, 0}};
+         dtypes.linears[1] = dtypes.linears[0];
+         dtypes.linears[1].block = {{1, 64}};
+         dtypes.linears.push_back(dtypes.linears[0]);
+         dtypes.linears[2].block = {{0, 0}};
+         dtypes.compute_dtypes = {"int8"};
+         dtypes.kv_cache_dtypes.clear();
+       },
+       "weights int8 per channel (option), int8 groups of 64 (option), int8 per tensor (option), "
+       "embedding/head bf16; activations bf16, computed in int8"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.what);
+    ReportDTypes dtypes = sample_dtypes();
+    row.change(dtypes);
+    CHECK(describe(dtypes) == row.text);
+  }
+  // The header has it in place of the options' defaults.
+  Report report = sample_report();
+  report.dtypes = sample_dtypes();
+  report.inputs[5].value = "\"checkpoint\"";
+  report.inputs[6].value = "\"checkpoint\"";
+  const std::string header = write_header(report);
+  CHECK(header.find("\ndtypes        weights fp8 e4m3 128x128 blocks") != std::string::npos);
+  CHECK(header.find("\nquantization") == std::string::npos);
+  report.inputs[6].value = "\"int8\"";
+  CHECK(write_header(report).find("\nquantization  kv cache int8\n") != std::string::npos);
+}
+
+// S23
+TEST_CASE("table: a step of multi-token prediction is no token") {
+  Report report = sample_report();
+  report.mtp_tokens = 3;
+  const std::string text = write_table(report);
+  std::string header = write_header(report);
+  std::replace(header.begin(), header.end(), '\n', ' ');
+  header.erase(std::unique(header.begin(), header.end(),
+                           [](char a, char b) { return a == ' ' && b == ' '; }),
+               header.end());
+  CHECK(header.find("num mtp tokens 3 (latency per step of 1+3 tokens)") != std::string::npos);
+  CHECK(text.find("  decode step of 1+3 tokens ") != std::string::npos);
+  CHECK(text.find("  time per output token (TPOT), per step of 1+3 tokens ") != std::string::npos);
+}
+
 TEST_CASE("table: does not fit, ideal times, one phase") {
   Report report = single_phase_report("decode");
   report.memory.capacity_bytes = 8'589'934'592;
@@ -198,6 +283,9 @@ TEST_CASE("table: does not fit, ideal times, one phase") {
   report.assumptions.clear();
   report.warnings.clear();
   const std::string text = write_table(report);
+  // S23: the verdict comes first.
+  CHECK(text.find("verdict       does not fit, 673 MiB too much; 4 devices would do "
+                  "(--num-devices 4 --tp 2 --ep 1)\nmodel  ") == 0);
   CHECK(text.substr(text.find("memory")) == R"(memory of one device    GiB    share
   weights             7.500   93.7 %
   KV cache            0.125    1.6 %
@@ -209,8 +297,8 @@ TEST_CASE("table: does not fit, ideal times, one phase") {
   verdict            does not fit, 673 MiB too much; 4 devices would do (--num-devices 4 --tp 2 --ep
                      1)
 
-latency        estimate    ideal
-  decode step   3.00 ms  2.80 ms
+latency (does not fit)  estimate    ideal
+  decode step            3.00 ms  2.80 ms
 
 decode: 3.00 ms; limited by memory 100.0 %
   op      module                           calls  total ms  ideal ms    share  bound   source

@@ -75,6 +75,10 @@ TEST_CASE("what a pattern matches") {
       {"re:layers", "model.layers.3", false},  // from the start of the path
       {"re:^(?!.*experts).*gate", "model.layers.3.mlp.experts.1.gate_proj", false},
       {"re:^(?!.*experts).*gate", "model.layers.3.mlp.gate_proj", true},
+      // A glob names a module with everything below it, as a literal does.
+      {"model.layers.*.self_attn", "model.layers.3.self_attn.q_proj", true},
+      {"model.layers.*.self_attn", "model.layers.3.self_attn_norm", false},
+      {"model.layers.0*", "model.layers.0.mlp.gate_proj", true},
       {"", "", true},
       {"", "lm_head", false},
   };
@@ -82,8 +86,95 @@ TEST_CASE("what a pattern matches") {
     CAPTURE(row.pattern);
     CAPTURE(row.path);
     const ModuleFilter filter({"no.such.module", row.pattern}, "test");
-    CHECK((filter.match(row.path).data() != nullptr) == row.matches);
+    CHECK(filter.match(row.path).has_value() == row.matches);
   }
+}
+
+TEST_CASE("what a pattern of compressed-tensors matches") {
+  struct Row {
+    const char* pattern;
+    const char* path;
+    std::optional<ModuleFilter::Kind> kind;
+  };
+  using Kind = ModuleFilter::Kind;
+  const Row rows[] = {
+      {"model.layers.3.mlp.gate_proj", "model.layers.3.mlp.gate_proj", Kind::name},
+      {"model.layers.3.mlp", "model.layers.3.mlp.gate_proj", {}},
+      {"gate_proj", "model.layers.3.mlp.gate_proj", {}},
+      {"*.gate_proj", "model.layers.3.mlp.gate_proj", {}},
+      {"Linear", "model.layers.3.mlp.gate_proj", Kind::class_name},
+      {"linear", "model.layers.3.mlp.gate_proj", {}},
+      {"re:.*gate", "model.layers.3.mlp.gate_proj", Kind::expression},
+      {"re:gate", "model.layers.3.mlp.gate_proj", {}},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.pattern);
+    const ModuleFilter filter({row.pattern}, "test", tcast::PatternStyle::exact);
+    const auto match = filter.match(row.path, "Linear");
+    REQUIRE(match.has_value() == row.kind.has_value());
+    if (match) CHECK((match->kind == *row.kind));
+  }
+  // The most specific one counts.
+  const ModuleFilter filter({"Linear", "re:.*", "lm_head"}, "test", tcast::PatternStyle::exact);
+  CHECK(filter.match("lm_head", "Linear")->pattern == "lm_head");
+  CHECK(filter.match("other", "Linear")->pattern == "re:.*");
+}
+
+TEST_CASE("globs and expressions are held against other names of a path, literals against both") {
+  const auto names = [](const std::string& path) {
+    return std::vector<std::string>{"language_model." + path};
+  };
+  struct Row {
+    const char* pattern;
+    bool matches;  // model.layers.3.mlp
+  };
+  const Row rows[] = {
+      {"re:model\\..*", false},
+      {"re:language_model\\..*", true},
+      {"language_model.model.layers.3*", true},
+      {"model.layers.3*", false},
+      {"model.layers.3", true},
+      {"language_model.model.layers.3.mlp", true},
+      {"layers.3.mlp", true},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.pattern);
+    const ModuleFilter filter({row.pattern}, "test", tcast::PatternStyle::subtree, names);
+    CHECK(filter.match("model.layers.3.mlp").has_value() == row.matches);
+  }
+}
+
+TEST_CASE("patterns that name nothing in a tree are found") {
+  const TransformerModel model = build("deepseek-v3", 5);
+  const std::vector<std::string> names_something = {
+      "lm_head",
+      "model.norm",
+      "mlp.gate",
+      "model.layers.4.mlp.experts.255.up_proj",
+      "model.layers.3.mlp.gate.e_score_correction_bias",
+      "experts.17",
+      "layers.3",
+      "*.input_layernorm",
+      "model.layers.[34].mlp.experts.2??",
+      "re:.*experts\\.255\\.down_proj",
+      "re:.*layers\\.4\\.post_attention_layernorm",
+  };
+  CHECK(ModuleFilter(names_something, "test").unmatched(model.root()) ==
+        std::vector<std::string>{});
+  const std::vector<std::string> names_nothing = {
+      "head",
+      "model.layers.5",
+      "model.layers.2.mlp.gate",
+      "model.layers.4.mlp.experts.256",
+      "*.experts.256.*",
+      "re:layers.*",
+      "re:.*experts\\.[3-9]\\d\\d\\.",
+      "weight.weight",
+  };
+  CHECK(ModuleFilter(names_nothing, "test").unmatched(model.root()) == names_nothing);
+  const ModuleFilter exact({"DeepseekV3MoE", "Linear", "model.layers.3.mlp", "mlp.gate", "MoE"},
+                           "test", tcast::PatternStyle::exact);
+  CHECK(exact.unmatched(model.root()) == std::vector<std::string>{"mlp.gate", "MoE"});
 }
 
 TEST_CASE("patterns that cannot be used are refused, and none takes forever") {
@@ -98,7 +189,7 @@ TEST_CASE("patterns that cannot be used are refused, and none takes forever") {
           const ModuleFilter filter({deep}, "x");
         }).find("(it is longer than 1000 letters)") != std::string::npos);
   const ModuleFilter slow({"re:(.|.)*Q", "re:(a*)*(a*)*(.*)*Q"}, "x");
-  CHECK(slow.match("model.layers.10.mlp.experts.10.gate_proj").empty());
+  CHECK(!slow.match("model.layers.10.mlp.experts.10.gate_proj"));
 }
 
 TEST_CASE("lists are cut until a pattern says the same of all members of a node") {
@@ -125,7 +216,7 @@ TEST_CASE("lists are cut until a pattern says the same of all members of a node"
     std::map<std::string, bool> expected;
     std::int64_t matched = 0;
     each_linear(model.root(), "", [&](const std::string& path) {
-      expected[path] = filter.match(path).data() != nullptr;
+      expected[path] = filter.match(path).has_value();
       matched += expected[path] ? 1 : 0;
     });
     CHECK(matched > 0);

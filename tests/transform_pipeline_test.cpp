@@ -308,7 +308,9 @@ TEST_CASE("what is asked for is done or refused") {
   skipped.parallel.tp = 2;
   skipped.skip_steps = {"shard_model"};
   CHECK(error_of("llama-3.1-8b", skipped) ==
-        "--tp 2 was asked for, but the nine standard steps did not carry it out");
+        "--tp 2 was asked for, but the nine standard steps did not carry it out: 226 modules "
+        "(15.0 GiB) stay as they were (model.embed_tokens, model.layers.[0-31].self_attn.q_proj, "
+        "model.layers.[0-31].self_attn.k_proj and 6 more)");
   ModelOptions mtp;
   mtp.num_mtp_tokens = 1;
   CHECK(error_of("deepseek-v3", mtp) == "no error");
@@ -357,7 +359,8 @@ TEST_CASE("what is asked for is done or refused") {
   cache.quantize_kv_cache = tcast::KvScheme::fp8;
   cache.skip_steps = {"patch_attention"};
   CHECK(error_of("qwen3-8b", cache) ==
-        "--quantize-kv-cache fp8 was asked for, but the nine standard steps did not carry it out");
+        "--quantize-kv-cache fp8 was asked for, but the nine standard steps did not carry it out: "
+        "36 modules (144 KiB per token) stay as they were (model.layers.*.self_attn)");
   CHECK(hint_of("qwen3-8b", cache) == "step 'quantize_model': no attention keeps a paged cache");
   ModelOptions typo;
   typo.skip_steps = {"patch_atention"};

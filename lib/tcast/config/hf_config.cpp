@@ -67,15 +67,22 @@ HfConfig::HfConfig(std::shared_ptr<State> state, Node root)
     : state_(std::move(state)), root_(std::move(root)) {}
 
 HfConfig HfConfig::load(const std::string& name) {
-  const std::string path = resolve_name(name);
+  constexpr const char* own_name = "config.json";
+  std::filesystem::path file = resolve_name(name);
   std::error_code failure;
-  if (!std::filesystem::is_directory(path, failure)) return from_root(Node::load_json(path));
-  const std::filesystem::path file = std::filesystem::path(path) / "config.json";
-  if (!std::filesystem::exists(file, failure)) {
-    throw Error(fmt::format("{}: the directory holds no config.json", printable(path, 4096)),
-                "name the config file itself");
+  if (std::filesystem::is_directory(file, failure)) {
+    if (!std::filesystem::exists(file / own_name, failure)) {
+      throw Error(
+          fmt::format("{}: the directory holds no config.json", printable(file.string(), 4096)),
+          "name the config file itself");
+    }
+    file /= own_name;
   }
-  return from_root(Node::load_json(file.string()));
+  HfConfig config = from_root(Node::load_json(file.string()));
+  if (file.filename() == own_name) {
+    config.folder_ = file.has_parent_path() ? file.parent_path().string() : ".";
+  }
+  return config;
 }
 
 HfConfig HfConfig::parse(std::string_view text, const std::string& file) {
@@ -188,7 +195,9 @@ std::optional<HfConfig> HfConfig::nested(std::string_view key) const {
   if (!found->is_map()) found->fail_expected("a map");
   // Of the whole model's config, which has read marks of its own.
   const bool own = found->document_ == root_.document_;
-  return HfConfig(own ? state_ : outer_->state_, *std::move(found));
+  HfConfig config(own ? state_ : outer_->state_, *std::move(found));
+  config.folder_ = folder_;
+  return config;
 }
 
 std::optional<Node> HfConfig::node(std::string_view key) const {
@@ -228,6 +237,7 @@ HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
     add(key, value.json_text());
   }
   HfConfig config = parse(fmt::format("{{{}}}", text), file());
+  config.folder_ = folder_;
   config.class_ = class_;
   config.defaults_ = defaults_;
   config.has_sizes_ = has_sizes_;
@@ -252,8 +262,18 @@ std::optional<CheckpointDtype> HfConfig::checkpoint_dtype() const {
   }
   if (found.empty()) return std::nullopt;
   const auto dtype_of = [](const Node& node) {
-    if (const std::optional<DType> dtype = parse_dtype(node.as_string())) return *dtype;
-    node.fail_expected("an element type", "as in \"bfloat16\", \"float16\" or \"float32\"");
+    const std::string text = node.as_string();
+    const std::optional<DType> dtype = parse_dtype(text);
+    if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) return *dtype;
+    if (!dtype && text.find("float8") == std::string::npos) {
+      node.fail_expected("an element type", "as in \"bfloat16\", \"float16\" or \"float32\"");
+    }
+    node.fail(
+        fmt::format("'{}' would be the dtype of norms, embeddings and activations, too",
+                    printable(text)),
+        "a quantized checkpoint has a 16-bit dtype here and says in quantization_config which "
+        "weights are stored otherwise; for quantized weights of your own use "
+        "--quantize-linear, and --dtype in place of this key");
   };
   CheckpointDtype result;
   result.dtype = dtype_of(found[0]);

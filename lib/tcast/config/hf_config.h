@@ -75,6 +75,14 @@ class TCAST_API HfConfig {
   /// The file as the user named it.
   const std::string& file() const;
 
+  /// The path of keys to this map in its file ("text_config.quantization_config"); "" for the
+  /// whole.
+  std::string path() const { return root_.path(); }
+
+  /// The folder that holds the model's files, of a config.json or a directory that was loaded; else
+  /// empty: what lies beside a file of another name need not belong to it.
+  const std::string& folder() const { return folder_; }
+
   /// True when the key, under one of its names, is there with a value other than null.
   bool has(std::string_view key) const;
 
@@ -121,7 +129,8 @@ class TCAST_API HfConfig {
   HfConfig with_sizes(const ConfigSizes& sizes) const;
 
   /// Checkpoint dtype: `dtype` before `torch_dtype`, that of the whole config before that of its
-  /// text part, as transformers 5 reads them; nothing when absent. Throws Error when unknown.
+  /// text part, as transformers 5 reads them; nothing when absent. Throws Error for anything but
+  /// float32, float16 and bfloat16: it is the dtype of what is not quantized.
   std::optional<CheckpointDtype> checkpoint_dtype() const;
 
   /// Keys of the whole file, in document order, that nothing has read so far and that neither the
@@ -162,6 +171,7 @@ class TCAST_API HfConfig {
 
   std::shared_ptr<State> state_;  // read marks, shared with nested configs of the same file
   Node root_;
+  std::string folder_;
   std::shared_ptr<const ConfigClass> class_;  // null: none
   std::shared_ptr<const Node> defaults_;      // of the class; null: none
   bool has_sizes_ = true;                     // of the class, for absent ones

@@ -176,7 +176,24 @@ constexpr Field<ModelProfile> profile_fields[] = {
 void ModelProfile::merge(const Node& yaml) {
   if (!yaml.is_map()) yaml.fail_expected("a map of profile fields");
   merge_fields<ModelProfile>(*this, yaml, profile_fields);
+  for (const auto& [key, value] : yaml.members()) {
+    set_by[key] = sources.size();
+    if (!value.is_map()) continue;
+    for (const std::string& name : value.keys()) set_by[key + "." + name] = sources.size();
+  }
   sources.push_back(yaml.file());
+}
+
+std::string ModelProfile::source_of(const std::string& key) const {
+  const auto found = set_by.find(key);
+  return found == set_by.end() ? "profile" : sources.at(found->second);
+}
+
+bool ModelProfile::is_users(const std::string& key) const {
+  const auto found = set_by.find(key);
+  if (found == set_by.end()) return false;
+  return found->second >= provenance.size() ||
+         provenance[found->second].from != Provenance::From::builtin;
 }
 
 }  // namespace tcast

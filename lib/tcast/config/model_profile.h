@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <string>
@@ -80,11 +81,18 @@ struct TCAST_API ModelProfile {
   std::optional<Node> custom_model_config;  ///< free-form map handed to the hook
   std::vector<std::string> sources;         ///< files that it was merged from, in order
   std::vector<Provenance> provenance;       ///< the same, where load_profile() merged it
+  /// Of each key that a source has ("moe_field_names_override.gate"), the last such source.
+  std::map<std::string, std::size_t> set_by;
 
   /// Merges a YAML map over this profile and appends its file to `sources`: keys that are present
   /// replace, maps of names merge key by key, null takes an optional field back. Throws Error for
   /// unknown keys (with the closest known one) and wrong types.
   void merge(const Node& yaml);
+
+  /// The source that a key has its value from, as `sources` has it; "profile" where none has it.
+  std::string source_of(const std::string& key) const;
+  /// Whether a file or a plugin set a key, not a profile that tcast brings along.
+  bool is_users(const std::string& key) const;
 };
 
 }  // namespace tcast

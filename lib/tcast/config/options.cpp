@@ -15,7 +15,7 @@ namespace {
 // In the order of the enumerators.
 constexpr std::string_view linear_names[] = {"checkpoint",  "none",         "w8a16",
                                              "w8a8_static", "w8a8_dynamic", "fp8"};
-constexpr std::string_view kv_names[] = {"none", "int8", "fp8"};
+constexpr std::string_view kv_names[] = {"checkpoint", "none", "int8", "fp8"};
 
 /// Schemes that people use elsewhere and that tcast does not know to cost or execute.
 constexpr std::string_view unsupported_names[] = {"w4a8",  "w4a8_static", "w4a8_dynamic", "w4a16",

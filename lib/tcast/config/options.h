@@ -24,7 +24,12 @@ enum class LinearScheme : std::uint8_t {
 /// "w8a8_dynamic", ...: as the command line spells it.
 TCAST_API std::string_view name_of(LinearScheme scheme);
 
-enum class KvScheme : std::uint8_t { none, int8, fp8 };
+enum class KvScheme : std::uint8_t {
+  checkpoint,  ///< what the checkpoint says of its KV cache, else none
+  none,        ///< the dtype of the activations
+  int8,
+  fp8,  ///< e4m3
+};
 
 /// "int8", ...: as the command line spells it.
 TCAST_API std::string_view name_of(KvScheme scheme);
@@ -61,7 +66,7 @@ struct ModelOptions {
   std::vector<std::string> skip_steps;
   LinearScheme quantize_linear = LinearScheme::checkpoint;
   std::vector<std::string> quantize_ignore;  ///< module patterns added to the checkpoint's list
-  KvScheme quantize_kv_cache = KvScheme::none;
+  KvScheme quantize_kv_cache = KvScheme::checkpoint;
   std::int64_t kv_block_size = 128;  ///< tokens per cache block, for patched attention
   double expert_skew = 0;            ///< Zipf exponent of the routing, 0 = even
   ParallelOptions parallel;

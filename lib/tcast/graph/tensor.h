@@ -120,6 +120,10 @@ struct TCAST_API Parameter {
   std::int64_t block_rows = 0;
   std::int64_t block_columns = 0;
   std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
+  /// Why quantization leaves this matrix as the checkpoint has it, and why tensor parallelism
+  /// leaves it whole on every rank ("every head needs all of the latent"); empty: they need not.
+  std::string unquantized_because{};
+  std::string whole_because{};
   Shard shard{};
   /// How dimension 0 of a stack of matrices (experts) is shared out over ranks besides.
   Shard stack{};

@@ -55,7 +55,9 @@ MtpLayer::MtpLayer(DecoderLayer& block, std::int64_t hidden_size, double epsilon
   };
   add_child("enorm", norm());
   add_child("hnorm", norm());
-  add_child("eh_proj", std::make_unique<Linear>(2 * hidden_size, hidden_size, false, dtype));
+  Module& projection =
+      add_child("eh_proj", std::make_unique<Linear>(2 * hidden_size, hidden_size, false, dtype));
+  projection.parameters()[0].whole_because = "its result is normalized whole on every rank";
   Module& head = add_child("shared_head", std::make_unique<ModuleList>());
   head.set_hf_class_name("SharedHead");
   head.add_child("norm", norm());

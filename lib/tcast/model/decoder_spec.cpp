@@ -249,6 +249,17 @@ class Builder {
 
  private:
   std::unique_ptr<Module> head() const {
+    std::unique_ptr<Module> made = make_head();
+    if (head_.kind == HeadKind::causal) return made;
+    walk(*made, [](Module& module, const ModulePath&) {
+      for (Parameter& parameter : module.parameters()) {
+        parameter.whole_because = "scores of labels are computed whole on every rank";
+      }
+    });
+    return made;
+  }
+
+  std::unique_ptr<Module> make_head() const {
     const std::int64_t hidden = spec_.hidden_size;
     switch (head_.kind) {
       case HeadKind::causal: {
@@ -531,8 +542,11 @@ void require_even_rotary(const HfConfig& config, const DecoderSpec& spec) {
 }
 
 DType read_dtype(const ArchitectureContext& context) {
+  if (context.options.dtype) {
+    context.config.as_written().know({"dtype", "torch_dtype"});
+    return *context.options.dtype;
+  }
   const std::optional<CheckpointDtype> dtype = context.config.checkpoint_dtype();
-  if (context.options.dtype) return *context.options.dtype;
   if (!dtype) {
     context.assumptions.emplace_back("torch_dtype is absent: bfloat16 weights");
     return DType::bf16;

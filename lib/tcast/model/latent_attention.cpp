@@ -64,6 +64,11 @@ void LatentAttention::shard_heads(RankGroup group, const std::string& path) {
       .shard_columns(group);
   linear(config_.names.kv_b_proj).shard_columns(group);
   linear(config_.names.o_proj).shard_rows(group);
+  linear(config_.names.kv_a_proj_with_mqa).parameters()[0].whole_because =
+      "every head needs the latent";
+  if (config_.q_lora_rank == 0) return;
+  linear(config_.names.q_a_proj).parameters()[0].whole_because =
+      "every head needs the compressed query";
 }
 
 Value LatentAttention::project_query(Trace& trace, Value hidden) const {

@@ -285,7 +285,8 @@ void Embedding::list_attributes(std::vector<Attribute>& list) const {
 
 PositionEmbedding::PositionEmbedding(std::int64_t positions, std::int64_t width, DType dtype)
     : ModuleOf("Embedding"), config_{positions, width} {
-  add_parameter(make_parameter("weight", {positions, width}, dtype, InitRole::embedding));
+  add_parameter(make_parameter("weight", {positions, width}, dtype, InitRole::embedding))
+      .whole_because = "positions are few";
 }
 
 std::string PositionEmbedding::fault() const {

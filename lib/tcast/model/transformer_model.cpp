@@ -134,63 +134,15 @@ Module* TransformerModel::find(std::string_view path) {
   return at;
 }
 
-// --- requests ------------------------------------------------------------------------------------
-
-void TransformerModel::fulfil(Request request) {
-  fulfilled_ |= 1U << static_cast<unsigned>(request);
-}
-
 bool TransformerModel::is_sharded() const {
-  const Request any[] = {Request::data_parallel, Request::tensor_parallel,
-                         Request::expert_parallel};
-  return std::any_of(std::begin(any), std::end(any), [this](Request request) {
-    return (fulfilled_ & (1U << static_cast<unsigned>(request))) != 0;
+  bool sharded = replicas_ > 1;
+  walk(*root_, [&sharded](const Module& module, const ModulePath& path) {
+    sharded = sharded || path.local_count() < path.count();
+    for (const Parameter& parameter : module.parameters()) {
+      sharded = sharded || parameter.shard.ranks > 1 || parameter.stack.ranks > 1;
+    }
   });
-}
-
-std::vector<UnfulfilledRequest> TransformerModel::unfulfilled() const {
-  struct Asked {
-    Request request;
-    bool asked;
-    UnfulfilledRequest what;
-  };
-  const ParallelOptions& parallel = options_.parallel;
-  const bool linear = options_.quantize_linear != LinearScheme::checkpoint &&
-                      options_.quantize_linear != LinearScheme::none;
-  const Asked all[] = {
-      {Request::mtp,
-       options_.num_mtp_tokens > 0,
-       {fmt::format("--num-mtp-tokens {}", options_.num_mtp_tokens), "maybe_enable_mtp"}},
-      {Request::tensor_parallel,
-       parallel.tp > 1,
-       {fmt::format("--tp {}", parallel.tp), "shard_model"}},
-      {Request::expert_parallel,
-       parallel.ep > 1,
-       {fmt::format("--ep {}", parallel.ep), "shard_model"}},
-      {Request::data_parallel,
-       parallel.dp() > 1,
-       {fmt::format("--num-devices {}", parallel.devices()), "shard_model"}},
-      {Request::expert_skew,
-       options_.expert_skew > 0,
-       {fmt::format("--expert-skew {}", options_.expert_skew), "patch_moe"}},
-      {Request::quantize_linear,
-       linear,
-       {fmt::format("--quantize-linear {}", name_of(options_.quantize_linear)), "quantize_model"}},
-      {Request::quantize_ignore,
-       !options_.quantize_ignore.empty(),
-       {fmt::format("--quantize-ignore '{}'", printable(join(options_.quantize_ignore, ", "))),
-        "quantize_model"}},
-      {Request::quantize_kv_cache,
-       options_.quantize_kv_cache != KvScheme::none,
-       {fmt::format("--quantize-kv-cache {}", name_of(options_.quantize_kv_cache)),
-        "quantize_model"}},
-  };
-  std::vector<UnfulfilledRequest> left;
-  for (const Asked& one : all) {
-    const bool done = (fulfilled_ & (1U << static_cast<unsigned>(one.request))) != 0;
-    if (one.asked && !done) left.push_back(one.what);
-  }
-  return left;
+  return sharded;
 }
 
 // --- parameters ----------------------------------------------------------------------------------

@@ -31,13 +31,16 @@ struct StepReport {
   };
   struct Skip {
     std::string path;
-    std::string reason;  ///< never empty
+    std::string reason;   ///< never empty
+    bool missed = false;  ///< something that was asked for, or expected, is not done because of it
   };
   std::string step;
   std::vector<Change> changed;
   std::vector<Skip> skipped;
-  std::optional<std::int64_t> expected;  ///< modules that should have changed (one per layer, ...)
-  std::int64_t changed_modules = 0;      ///< modules that did, counting every list entry
+  /// Modules that the step is about and that are not yet as it makes them, counting every list
+  /// entry; fewer changed ones are a warning.
+  std::optional<std::int64_t> expected;
+  std::int64_t changed_modules = 0;  ///< modules that the step changed, counted likewise
   std::vector<std::string> warnings;
   bool disabled = false;  ///< by --skip-step
   double milliseconds = 0;
@@ -61,24 +64,6 @@ struct NamedParameter {
 struct ParameterCounts {
   std::int64_t total = 0;
   std::int64_t active = 0;  ///< total minus the routed experts that a token does not select
-};
-
-/// Requested transformations that a step has to carry out (decision D8).
-enum class Request : std::uint8_t {
-  mtp,
-  tensor_parallel,
-  expert_parallel,
-  data_parallel,
-  expert_skew,
-  quantize_linear,
-  quantize_ignore,
-  quantize_kv_cache
-};
-
-/// A request that no step has carried out.
-struct UnfulfilledRequest {
-  std::string option;     ///< what asked for it: "--tp 4"
-  std::string_view step;  ///< the standard step whose business it is
 };
 
 /// The names that somebody gives to what has HuggingFace's names in the tree.
@@ -176,12 +161,12 @@ class TCAST_API TransformerModel {
     }
   }
 
-  /// Marks a request as carried out.
-  void fulfil(Request request);
-  /// True when somebody has spread it over the devices of its options: it executes on all of them.
+  /// Data-parallel replicas that share the requests: 1 until somebody lays the model out.
+  std::int64_t replicas() const { return replicas_; }
+  void set_replicas(std::int64_t replicas) { replicas_ = replicas; }
+  /// True when somebody has spread it over the devices of its options: there are replicas, or a
+  /// parameter or a list of which a rank holds a part. It executes on all of them.
   bool is_sharded() const;
-  /// Requests of the options that no step has carried out.
-  std::vector<UnfulfilledRequest> unfulfilled() const;
 
   /// Every parameter, buffer and scale in the order of the tree, list entries written out.
   std::vector<NamedParameter> parameters() const;
@@ -220,10 +205,10 @@ class TCAST_API TransformerModel {
   std::string built_by_ = "the architecture";
   std::shared_ptr<ModelNames> names_;
   StepObserver* observer_ = nullptr;
+  std::int64_t replicas_ = 1;
   const Registered* observer_maker_ = nullptr;
   std::vector<Provenance> contributors_;
   std::vector<Registered> plugins_;  ///< of the contributors, those that are plugins'
-  std::uint32_t fulfilled_ = 0;
 };
 
 /// Builds the tree that HuggingFace's class would build from a config.

@@ -86,6 +86,39 @@ Json latency_to_json(const Report& report, const ReportLatency& latency) {
   return json;
 }
 
+Json linears_to_json(const ReportDTypes::Linears& linears) {
+  Json json;
+  json["scheme"] = linears.scheme;
+  json["source"] = linears.source.empty() ? Json() : Json(linears.source);
+  json["weight_dtype"] = linears.weight_dtype;
+  json["bits"] = linears.bits;
+  json["block"] =
+      linears.block ? Json::array({linears.block->first, linears.block->second}) : Json();
+  json["activation_dtype"] = linears.activation_dtype;
+  json["bytes"] = linears.bytes;
+  return json;
+}
+
+/// Most linears as "linear", others in a list of their own.
+Json dtypes_to_json(const ReportDTypes& dtypes) {
+  Json json;
+  json["linear"] = dtypes.linears.empty() ? Json() : linears_to_json(dtypes.linears.front());
+  json["other_linears"] = Json::array();
+  for (std::size_t i = 1; i < dtypes.linears.size(); ++i) {
+    json["other_linears"].push_back(linears_to_json(dtypes.linears[i]));
+  }
+  const auto one_or_list = [](const std::vector<std::string>& names) {
+    return names.empty() ? Json() : names.size() == 1 ? Json(names.front()) : Json(names);
+  };
+  json["embedding_dtype"] = one_or_list(dtypes.embedding_dtypes);
+  json["activation_dtype"] = dtypes.activation_dtype;
+  json["compute_dtype"] = one_or_list(dtypes.compute_dtypes);
+  json["kv_cache_dtype"] = one_or_list(dtypes.kv_cache_dtypes);
+  json["weight_bytes"] = Json::object();
+  for (const auto& [dtype, bytes] : dtypes.weight_bytes) json["weight_bytes"][dtype] = bytes;
+  return json;
+}
+
 Json experts_to_json(const ReportExperts& experts) {
   const auto expected = [](const std::optional<double>& value, const char* name) {
     return number_or_null(value.has_value(), value.value_or(0), name);
@@ -208,6 +241,7 @@ Json head_to_json(const Report& report) {
   json["model"]["active_parameters"] = report.active_parameters;
   json["device"] = valid_text(report.device);
   json["pipeline"] = valid_text(report.pipeline);
+  if (report.dtypes) json["quantization"] = dtypes_to_json(*report.dtypes);
   json["provenance"] = provenance_json(report.provenance);
   return json;
 }
@@ -219,6 +253,7 @@ Json summary_to_json(const Report& report) {
   json["memory"] = memory_to_json(report.memory);
   if (report.experts) json["experts"] = experts_to_json(*report.experts);
   json["latency"] = latency_to_json(report, report.latency);
+  if (report.mtp_tokens > 0) json["latency"]["tokens_per_step"] = 1 + report.mtp_tokens;
   json["throughput"]["output_tokens_per_s"] =
       number_or_null(both, report.output_tokens_per_s, "output_tokens_per_s");
   json["throughput"]["output_tokens_per_s_per_device"] =

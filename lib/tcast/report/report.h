@@ -74,6 +74,34 @@ struct ReportMemory {
   std::int64_t min_devices_ep = 0;
 };
 
+/// What weights, activations and KV cache are stored and computed in. Dtypes as PyTorch spells
+/// them.
+struct ReportDTypes {
+  /// Linears, head and routers apart, whose weights are stored in one way.
+  struct Linears {
+    std::string scheme{};  ///< "fp8", "w8a8_dynamic"; "none": as the checkpoint's dtype has them
+    std::string source{};  ///< "checkpoint", "option", "pipeline"; empty: not quantized
+    std::string weight_dtype{};  ///< "float8_e4m3fn"
+    std::int64_t bits = 16;      ///< of an element
+    /// Rows and columns that share a scale, 0 being all of them; nothing: there are no scales.
+    std::optional<std::pair<std::int64_t, std::int64_t>> block{};
+    std::string activation_dtype{};  ///< that inputs are multiplied in
+    std::int64_t bytes = 0;          ///< of one device, with scales
+  };
+  std::vector<Linears> linears{};               ///< most bytes first
+  std::vector<std::string> embedding_dtypes{};  ///< of embeddings and head, each once
+  std::string activation_dtype{};
+  /// Of the operations of linears, most first, rare ones left out.
+  std::vector<std::string> compute_dtypes{};
+  std::vector<std::string> kv_cache_dtypes{};  ///< each once; none: there is no cache
+  /// Bytes of all weights of one device by their dtype, most first.
+  std::vector<std::pair<std::string, std::int64_t>> weight_bytes{};
+};
+
+/// "weights fp8 e4m3 128x128 blocks (checkpoint), embedding/head bf16; activations bf16, computed
+/// in fp8 e4m3; KV cache bf16".
+TCAST_API std::string describe(const ReportDTypes& dtypes);
+
 /// Routed experts of a layer, the busiest rank's, of the layers of which there are most.
 struct ReportExperts {
   std::int64_t num_experts = 0;  ///< of the layer
@@ -143,6 +171,9 @@ struct Report {
   std::int64_t active_parameters = 0;
   std::string device{};
   std::string pipeline{};  ///< "the nine standard steps", "the hook ..."
+  std::optional<ReportDTypes> dtypes{};
+  /// Tokens that a decode step predicts beyond the next one (--num-mtp-tokens).
+  std::int64_t mtp_tokens = 0;
   /// Where the device and all else that was chosen by its name comes from.
   std::vector<Provenance> provenance{};
   ReportMemory memory{};

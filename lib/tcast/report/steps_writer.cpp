@@ -304,7 +304,9 @@ std::string write_step(const ReportStep& step, const ReportStep* before) {
 
 std::string write_steps_table(const Report& report) {
   std::string result = write_header(report);
-  if (report.steps.empty()) return result + "\nno step ran\n";
+  if (report.steps.empty()) {
+    return result + "\nno step ran\n" + write_notes(report);
+  }
   result += "\n" + write_overview(report.steps);
   for (std::size_t i = 0; i < report.steps.size(); ++i) {
     if (report.steps[i].step.empty()) continue;

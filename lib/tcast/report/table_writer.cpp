@@ -147,7 +147,7 @@ std::string_view header_line_of(std::string_view input) {
       {"num_queries", "workload"},
       {"query_length", "workload"},
       {"context_length", "workload"},
-      {"num_mtp_tokens", "workload"},
+      {"num_mtp_tokens", ""},
       {"num_devices", "parallelism"},
       {"tp", "parallelism"},
       {"dp", "parallelism"},
@@ -164,6 +164,28 @@ std::string_view header_line_of(std::string_view input) {
 }
 
 // ---- memory
+
+/// Whether the model is known not to fit.
+bool does_not_fit(const ReportMemory& memory) { return memory.capacity_bytes > 0 && !memory.fits; }
+
+std::string verdict_of(const ReportMemory& memory) {
+  if (memory.capacity_bytes <= 0) return "unknown: the capacity of the device is not known";
+  const auto total = static_cast<double>(memory.total_bytes);
+  const auto capacity = static_cast<double>(memory.capacity_bytes);
+  std::string verdict = memory.fits ? "fits" : "does not fit";
+  if (memory.fits && capacity > total) {
+    verdict += ", " + format_bytes(capacity - total) + " to spare";
+  } else if (!memory.fits && total > capacity) {
+    verdict += ", " + format_bytes(total - capacity) + " too much";
+  }
+  if (memory.fits || memory.min_devices <= 0) return verdict;
+  verdict += fmt::format("; {} devices would do", format_grouped(memory.min_devices));
+  if (memory.min_devices_tp > 0) {
+    verdict += fmt::format(" (--num-devices {} --tp {} --ep {})", memory.min_devices,
+                           memory.min_devices_tp, memory.min_devices_ep);
+  }
+  return verdict;
+}
 
 std::string write_memory(const Report& report) {
   const ReportMemory& memory = report.memory;
@@ -197,22 +219,7 @@ std::string write_memory(const Report& report) {
     table.add_row({"  capacity", show(std::round(capacity / unit.quantum())), "100.0 %"});
   }
 
-  std::string verdict = memory.fits ? "fits" : "does not fit";
-  if (capacity <= 0) {
-    verdict = "unknown: the capacity of the device is not known";
-  } else if (memory.fits && capacity > total) {
-    verdict += ", " + format_bytes(capacity - total) + " to spare";
-  } else if (!memory.fits && total > capacity) {
-    verdict += ", " + format_bytes(total - capacity) + " too much";
-  }
-  if (!memory.fits && memory.min_devices > 0) {
-    verdict += fmt::format("; {} devices would do", format_grouped(memory.min_devices));
-    if (memory.min_devices_tp > 0) {
-      verdict += fmt::format(" (--num-devices {} --tp {} --ep {})", memory.min_devices,
-                             memory.min_devices_tp, memory.min_devices_ep);
-    }
-  }
-  std::string result = table.text() + wrap("  verdict            ", verdict);
+  std::string result = table.text() + wrap("  verdict            ", verdict_of(memory));
   if (report.single_phase) return result;
   const auto limit = [](const std::optional<std::int64_t>& value, std::string_view what,
                         std::string_view none) {
@@ -261,17 +268,24 @@ std::string show_rate(double rate) {
 std::string write_latency(const Report& report) {
   const bool both = !report.single_phase;
   const ReportLatency* const ideal = report.ideal ? &*report.ideal : nullptr;
-  TextTable table({{"latency"}, {"estimate", true}, {ideal != nullptr ? "ideal" : "", true}});
+  const char* const title = does_not_fit(report.memory) ? "latency (does not fit)" : "latency";
+  TextTable table({{title}, {"estimate", true}, {ideal != nullptr ? "ideal" : "", true}});
   const auto add = [&](std::string_view name, double ReportLatency::*value) {
     table.add_row({fmt::format("  {}", name), format_seconds(report.latency.*value),
                    ideal != nullptr ? format_seconds(ideal->*value) : ""});
   };
   if (has_phase(report, "prefill")) add("prefill", &ReportLatency::prefill_s);
   if (both) add("time to first token (TTFT)", &ReportLatency::ttft_s);
-  if (has_phase(report, "decode")) add("decode step", &ReportLatency::decode_step_s);
+  // A step checks that many tokens, of which one counts.
+  const std::string step_of =
+      report.mtp_tokens > 0 ? fmt::format("step of 1+{} tokens", report.mtp_tokens) : "step";
+  if (has_phase(report, "decode")) add("decode " + step_of, &ReportLatency::decode_step_s);
   if (!both) return table.text();
   // Of a single token there is no time per further token.
-  if (report.latency.tpot_s != 0) add("time per output token (TPOT)", &ReportLatency::tpot_s);
+  if (report.latency.tpot_s != 0) {
+    add("time per output token (TPOT)" + (report.mtp_tokens > 0 ? ", per " + step_of : ""),
+        &ReportLatency::tpot_s);
+  }
   add("end to end", &ReportLatency::end_to_end_s);
   table.add_row({"  output tokens/s", show_rate(report.output_tokens_per_s)});
   table.add_row({"  output tokens/s/device", show_rate(report.output_tokens_per_s_per_device)});
@@ -550,6 +564,16 @@ std::string write_header(const Report& report) {
     if (line == "quantization") name.remove_prefix(prefix.size());
     lines[line].push_back(spaced(std::string(name)) + " " + value);
   }
+  // What weights are says more than the option that asks for it, unless somebody gave one.
+  if (report.dtypes) {
+    std::erase_if(lines["quantization"], [](const std::string& text) {
+      return text == "linear checkpoint" || text == "kv cache checkpoint";
+    });
+  }
+  if (report.mtp_tokens > 0) {
+    lines["workload"].push_back(
+        fmt::format("num mtp tokens {0} (latency per step of 1+{0} tokens)", report.mtp_tokens));
+  }
   std::string result;
   const auto line = [&](std::string_view label, std::string_view text) {
     if (!text.empty()) result += wrap(fmt::format("{:<14}", label), text);
@@ -570,6 +594,7 @@ std::string write_header(const Report& report) {
     }
   }
   line("device", device);
+  if (report.dtypes) line("dtypes", describe(*report.dtypes));
   for (const std::string_view label : {"parallelism", "quantization", "workload", "options"}) {
     line(label, join(lines[label], ", "));
   }
@@ -580,7 +605,9 @@ std::string write_header(const Report& report) {
 
 std::string write_table(const Report& report, const TableOptions& options) {
   check_finite(report);
-  std::string result = write_header(report);
+  std::string result;
+  if (does_not_fit(report.memory)) result = wrap("verdict       ", verdict_of(report.memory));
+  result += write_header(report);
   result += "\n" + write_memory(report);
   if (report.experts) result += "\n" + write_experts(*report.experts);
   result += "\n" + write_latency(report);

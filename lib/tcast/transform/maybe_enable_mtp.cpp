@@ -90,12 +90,12 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
     }
     auto* wrapper = dynamic_cast<LanguageModelWrapper*>(&m.root());
     if (wrapper == nullptr) {
-      report.skipped.push_back({"", "the model is not wrapped (step wrap_model comes first)"});
+      report.skipped.push_back(
+          {"", "the model is not wrapped (step wrap_model comes first)", true});
       return;
     }
     if (wrapper->mtp_tokens() > 0) {
       report.skipped.push_back({"", "the multi-token-prediction layers are there already"});
-      m.fulfil(Request::mtp);
       return;
     }
     const std::int64_t available = m.config().get_or<std::int64_t>("num_nextn_predict_layers", 0);
@@ -106,7 +106,7 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
                   "leave --num-mtp-tokens out");
     }
     if (!m.profile().mtp_block_module_name) {
-      report.skipped.push_back({"", "the profile names no mtp_block_module_name"});
+      report.skipped.push_back({"", "the profile names no mtp_block_module_name", true});
       return;
     }
     DecoderModel& decoder = wrapper->model().decoder();
@@ -137,7 +137,6 @@ TransformerModel& maybe_enable_mtp(TransformerModel& model) {
         "a decode step checks {} tokens and counts one as accepted; divide tpot_s by the accepted "
         "tokens per step",
         tokens + 1));
-    m.fulfil(Request::mtp);
   });
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -184,48 +185,121 @@ class Splitter {
   std::function<bool(const std::string& path)> matches_;
 };
 
-}  // namespace
+/// Looks for a member path that a predicate holds for, trying list entries that the pattern cannot
+/// tell apart once.
+class Finder {
+ public:
+  Finder(const IndexView& view, const std::function<bool(const std::string& path)>& holds)
+      : view_(view), holds_(holds) {}
 
-bool ModuleFilter::Pattern::matches(std::string_view path) const {
-  if (expression) {
-    return std::regex_search(path.begin(), path.end(), *expression,
-                             std::regex_constants::match_continuous);
+  bool find(const Module& module, const std::string& path) const {
+    if (!path.empty() && holds_(path)) return true;
+    for (const Parameter& parameter : module.parameters()) {
+      if (holds_(path_below(path, parameter.name))) return true;
+    }
+    for (const auto& child : module.children()) {
+      const ListMembers& members = child->members();
+      if (!members.in_list()) {
+        if (find(*child, path_below(path, child->name()))) return true;
+        continue;
+      }
+      std::set<std::string> seen;
+      for (std::int64_t i = members.first; i < members.first + members.count; ++i) {
+        if (!seen.insert(view_.of(i)).second) continue;
+        if (find(*child, path_below(path, std::to_string(i)))) return true;
+        if (!view_.depends_on_index()) break;
+      }
+    }
+    return false;
   }
-  if (!literal) return matches_pattern(path, text);
-  if (path.size() <= text.size()) return path == text;
-  const std::size_t at = path.size() - text.size();
-  return (starts_with(path, text) && path[text.size()] == '.') ||
-         (path[at - 1] == '.' && path.substr(at) == text);
+
+ private:
+  const IndexView& view_;
+  const std::function<bool(const std::string& path)>& holds_;
+};
+
+/// Whether a dotted path leads from a node to a module or a parameter.
+bool leads_somewhere(const Module& from, const std::vector<std::string>& pieces) {
+  const Module* at = &from;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const Module* below = at->find_entry(pieces[i]);
+    if (below == nullptr) {
+      return i > 0 && i + 1 == pieces.size() && at->find_parameter(pieces[i]) != nullptr;
+    }
+    at = below;
+  }
+  return true;
 }
+
+/// The path itself and, one after the other, the modules that it lies in.
+template <class Holds>
+bool any_on_the_way(std::string_view path, Holds holds) {
+  while (true) {
+    if (holds(path)) return true;
+    const std::size_t dot = path.rfind('.');
+    if (dot == std::string_view::npos) return false;
+    path = path.substr(0, dot);
+  }
+}
+
+}  // namespace
 
 bool holds_products(const Module& module) {
   return dynamic_cast<const Linear*>(&module) != nullptr ||
-         dynamic_cast<const GroupedFusedExperts*>(&module) != nullptr;
+         dynamic_cast<const GroupedFusedExperts*>(&module) != nullptr ||
+         dynamic_cast<const FusedExperts*>(&module) != nullptr;
 }
 
 ModuleFilter::ModuleFilter(const std::vector<std::string>& patterns, const std::string& where,
-                           KnownAs known_as)
-    : known_as_(std::move(known_as)) {
+                           PatternStyle style, Names names)
+    : style_(style), names_(std::move(names)) {
   for (const std::string& text : patterns) {
     Pattern& pattern = patterns_.emplace_back(Pattern{text});
     if (is_regex(text)) {
       pattern.expression = compile(text, where);
     } else {
-      pattern.literal = is_literal_pattern(text);
+      pattern.literal = style_ == PatternStyle::exact || is_literal_pattern(text);
     }
   }
 }
 
-bool ModuleFilter::matches(const Pattern& pattern, std::string_view path) const {
-  return pattern.matches(path) ||
-         (known_as_ != nullptr && pattern.matches(known_as_(std::string(path))));
+bool ModuleFilter::matches_name(const Pattern& pattern, std::string_view name) const {
+  const std::string_view text = pattern.text;
+  if (pattern.expression) {
+    return std::regex_search(name.begin(), name.end(), *pattern.expression,
+                             std::regex_constants::match_continuous);
+  }
+  if (style_ == PatternStyle::exact) return name == text;
+  if (!pattern.literal) {
+    return any_on_the_way(name,
+                          [&](std::string_view on_way) { return matches_pattern(on_way, text); });
+  }
+  if (name.size() <= text.size()) return name == text;
+  const std::size_t at = name.size() - text.size();
+  return (starts_with(name, text) && name[text.size()] == '.') ||
+         (name[at - 1] == '.' && name.substr(at) == text);
 }
 
-std::string_view ModuleFilter::match(std::string_view path) const {
+bool ModuleFilter::matches(const Pattern& pattern, std::string_view path) const {
+  if ((names_ == nullptr || pattern.literal) && matches_name(pattern, path)) return true;
+  if (names_ == nullptr) return false;
+  const std::vector<std::string> names = names_(std::string(path));
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return matches_name(pattern, name); });
+}
+
+std::optional<ModuleFilter::Match> ModuleFilter::match(std::string_view path,
+                                                       std::string_view class_name) const {
+  std::optional<Match> best;
   for (const Pattern& pattern : patterns_) {
-    if (matches(pattern, path)) return pattern.text;
+    Match found{pattern.text, pattern.expression ? Kind::expression : Kind::name};
+    if (!matches(pattern, path)) {
+      if (style_ != PatternStyle::exact || pattern.text != class_name) continue;
+      found.kind = Kind::class_name;
+    }
+    if (!best || found.kind < best->kind) best = found;
   }
-  return {};
+  return best;
 }
 
 void ModuleFilter::split_lists(Module& root) const {
@@ -235,6 +309,32 @@ void ModuleFilter::split_lists(Module& root) const {
     Splitter splitter(view, [&](const std::string& path) { return matches(pattern, path); });
     splitter.split(root, "");
   }
+}
+
+bool ModuleFilter::names_anything(const Pattern& pattern, const Module& root) const {
+  bool found = false;
+  if (pattern.literal) {
+    const std::vector<std::string> pieces = split(pattern.text, '.');
+    if (leads_somewhere(root, pieces)) return true;
+    walk(root, [&](const Module& module, const ModulePath&) {
+      found = found || (style_ == PatternStyle::exact ? module.hf_class_name() == pattern.text
+                                                      : leads_somewhere(module, pieces));
+    });
+    if (found || names_ == nullptr) return found;
+  }
+  const IndexView view(pattern.text, pattern.literal);
+  const std::function<bool(const std::string&)> holds = [&](const std::string& path) {
+    return matches(pattern, path);
+  };
+  return Finder(view, holds).find(root, "");
+}
+
+std::vector<std::string> ModuleFilter::unmatched(const Module& root) const {
+  std::vector<std::string> texts;
+  for (const Pattern& pattern : patterns_) {
+    if (!names_anything(pattern, root)) texts.push_back(pattern.text);
+  }
+  return texts;
 }
 
 }  // namespace tcast

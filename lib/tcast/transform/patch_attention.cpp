@@ -45,7 +45,7 @@ TransformerModel& patch_attention(TransformerModel& model, const std::string& im
         if (looks_like_attention) {
           attentions += path.count();
           report.skipped.push_back(
-              {path.text(), "class '" + module.class_name() + "' is not an AttentionModule"});
+              {path.text(), "class '" + module.class_name() + "' is not an AttentionModule", true});
         }
         return nullptr;
       }

@@ -1,5 +1,6 @@
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -41,6 +42,12 @@ std::string missing_fields(const Module& module, const MlaFieldNames& names) {
   return "";
 }
 
+/// Whether a module caches keys and values of every head although it computes them from latents.
+bool expands_latents(const Module& module) {
+  return dynamic_cast<const EagerLatentAttention*>(&module) != nullptr ||
+         dynamic_cast<const PagedExpandedAttention*>(&module) != nullptr;
+}
+
 }  // namespace
 
 TransformerModel& patch_mla(TransformerModel& model) {
@@ -50,11 +57,30 @@ TransformerModel& patch_mla(TransformerModel& model) {
 TransformerModel& patch_mla(TransformerModel& model, const std::string& implementation) {
   return run_step(model, "patch_mla", [&](TransformerModel& m, StepReport& report) {
     const ModelProfile& profile = m.profile();
+    constexpr const char* no_name = "the profile names no latent attention (mla_module_name)";
     if (!profile.mla_module_name) {
-      report.skipped.push_back({"", "the profile names no latent attention (mla_module_name)"});
+      report.skipped.push_back({"", no_name});
+      expect_also(m, report, no_name, expands_latents);
       return;
     }
     const auto& make = find_module_class(m, implementation, "mla_module_class_type");
+    const MlaFieldNames& names = profile.mla_field_names;
+    std::vector<std::string> idle =
+        idle_names(m, *profile.mla_module_name, "mla_field_names_override",
+                   {{"num_heads", names.num_heads},
+                    {"q_lora_rank", names.q_lora_rank},
+                    {"kv_lora_rank", names.kv_lora_rank},
+                    {"qk_nope_head_dim", names.qk_nope_head_dim},
+                    {"qk_rope_head_dim", names.qk_rope_head_dim},
+                    {"v_head_dim", names.v_head_dim},
+                    {"q_proj", names.q_proj},
+                    {"q_a_proj", names.q_a_proj},
+                    {"q_a_layernorm", names.q_a_layernorm},
+                    {"q_b_proj", names.q_b_proj},
+                    {"kv_a_proj_with_mqa", names.kv_a_proj_with_mqa},
+                    {"kv_a_layernorm", names.kv_a_layernorm},
+                    {"kv_b_proj", names.kv_b_proj},
+                    {"o_proj", names.o_proj}});
     replace_named_class(
         m, report, *profile.mla_module_name, "mla_module_name",
         [&](Module& module, const std::string& path, NotReplaced& why) -> std::unique_ptr<Module> {
@@ -80,6 +106,8 @@ TransformerModel& patch_mla(TransformerModel& model, const std::string& implemen
           }
           return made;
         });
+    expect_also(m, report, "its class is not the profile's mla_module_name", expands_latents);
+    warn_of_idle_names(report, std::move(idle));
   });
 }
 

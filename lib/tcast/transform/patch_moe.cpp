@@ -2,6 +2,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -25,6 +26,21 @@ std::optional<std::int64_t> configured_experts(const TransformerModel& model) {
     if (!config) return std::nullopt;
   }
   return config->find<std::int64_t>(keys.back());
+}
+
+/// A fused block computes the parts that it has names for; says which part has none. "": all have.
+std::string unnamed_part(const Module& block, const MoeFieldNames& names) {
+  for (const std::string& child : block.child_names()) {
+    const bool named = child == names.gate || child == names.experts ||
+                       child == names.shared_experts || child == names.shared_experts_gate;
+    if (named) continue;
+    return fmt::format(
+        "its child '{}' is none of the parts that moe_field_names_override names "
+        "(gate '{}', experts '{}', shared_experts '{}', shared_experts_gate '{}')",
+        printable(child), names.gate, names.experts, names.shared_experts,
+        names.shared_experts_gate);
+  }
+  return "";
 }
 
 /// Steps that treat fused experts otherwise come later. Experts that are cut one by one add their
@@ -55,13 +71,26 @@ TransformerModel& patch_moe(TransformerModel& model) {
 TransformerModel& patch_moe(TransformerModel& model, const std::string& experts) {
   return run_step(model, "patch_moe", [&](TransformerModel& m, StepReport& report) {
     const ModelProfile& profile = m.profile();
+    constexpr const char* no_name = "the profile names no mixture of experts (moe_module_name)";
+    const auto is_eager = [](const Module& module) {
+      return dynamic_cast<const EagerMoe*>(&module) != nullptr;
+    };
     if (!profile.moe_module_name) {
-      report.skipped.push_back({"", "the profile names no mixture of experts (moe_module_name)"});
+      report.skipped.push_back({"", no_name, m.options().expert_skew > 0});
+      expect_also(m, report, no_name, is_eager);
       return;
     }
     const MoeFieldNames& names = profile.moe_field_names;
     const auto& make_experts = find_module_class(m, experts, "custom_expert_module_type");
     const std::optional<std::int64_t> configured = configured_experts(m);
+    std::vector<std::string> idle =
+        idle_names(m, *profile.moe_module_name, "moe_field_names_override",
+                   {{"gate", names.gate},
+                    {"experts", names.experts},
+                    {"shared_experts", names.shared_experts},
+                    {"shared_experts_gate", names.shared_experts_gate},
+                    {"top_k", names.top_k},
+                    {"norm_topk_prob", names.norm_topk_prob}});
     replace_named_class(
         m, report, *profile.moe_module_name, "moe_module_name",
         [&](Module& module, const std::string& path, NotReplaced& why) -> std::unique_ptr<Module> {
@@ -71,6 +100,8 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
           }
           const std::optional<MoeConfig> config = moe_config_of(module, names, why.reason);
           if (!config) return nullptr;
+          why.reason = unnamed_part(module, names);
+          if (!why.reason.empty()) return nullptr;
           require_untouched(m, module.child(names.experts), path);
           if (configured && *configured != config->num_experts) {
             throw Error(
@@ -89,10 +120,11 @@ TransformerModel& patch_moe(TransformerModel& model, const std::string& experts)
             }
             module.replace_child(i, std::move(made));
           }
-          m.fulfil(Request::expert_skew);
           return std::make_unique<FusedMoe>(
               module, *config, names, profile.moe_gate_returns_raw_logits, m.options().expert_skew);
         });
+    expect_also(m, report, "its class is not the profile's moe_module_name", is_eager);
+    warn_of_idle_names(report, std::move(idle));
   });
 }
 

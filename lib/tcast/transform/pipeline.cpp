@@ -15,6 +15,7 @@
 #include "tcast/base/text.h"
 #include "tcast/model/decoder.h"
 #include "tcast/model/tree_check.h"
+#include "tcast/transform/coverage.h"
 #include "tcast/transform/steps.h"
 
 namespace tcast {
@@ -45,6 +46,20 @@ const RegistryEntry<StepFunction>& find_step(const std::string& name, const std:
               plugin.empty()
                   ? did_you_mean(name, known, fmt::format("known are {}", join(known, ", ")))
                   : plugin);
+}
+
+/// A step that changed fewer modules than it is about says so, with the first reason for one of
+/// them.
+void note_shortfall(StepReport& report) {
+  if (!report.expected || report.changed_modules >= *report.expected) return;
+  std::string text =
+      fmt::format("expected {}, changed {}", *report.expected, report.changed_modules);
+  const auto first = std::find_if(report.skipped.begin(), report.skipped.end(),
+                                  [](const StepReport::Skip& skip) { return skip.missed; });
+  if (first != report.skipped.end()) {
+    text += fmt::format(": {}{}{}", first->path, first->path.empty() ? "" : ": ", first->reason);
+  }
+  report.warnings.push_back(std::move(text));
 }
 
 /// A hook that was registered as a function.
@@ -326,10 +341,11 @@ TransformerModel& run_step(
   model.before_step(name);
   if (std::find(skipped.begin(), skipped.end(), name) != skipped.end()) {
     report.disabled = true;
-    report.skipped.push_back({"", "disabled by --skip-step"});
+    report.skipped.push_back({"", "disabled by --skip-step", true});
   } else {
     const auto start = std::chrono::steady_clock::now();
     model.guard_modules(fmt::format("step '{}'", name), [&] { body(model, report); });
+    note_shortfall(report);
     check([&] { return step_text(model, name); });
     const std::chrono::duration<double, std::milli> taken =
         std::chrono::steady_clock::now() - start;
@@ -400,25 +416,7 @@ void transform(TransformerModel& model) {
     }
   }
   note_unused(model, hook != nullptr);
-  const std::vector<UnfulfilledRequest> left = model.unfulfilled();
-  if (left.empty()) return;
-  std::vector<std::string> options;
-  std::string hint;
-  for (const UnfulfilledRequest& one : left) {
-    options.push_back(one.option);
-    for (const StepReport& report : model.reports()) {
-      if (report.step != one.step) continue;
-      // What is said of no module in particular is said of the whole step.
-      const auto reason = std::find_if(report.skipped.begin(), report.skipped.end(),
-                                       [](const auto& skip) { return skip.path.empty(); });
-      if (!hint.empty() || reason == report.skipped.end()) continue;
-      hint = fmt::format("step '{}': {}", report.step, reason->reason);
-    }
-  }
-  if (hint.empty()) hint = "leave the option out";
-  throw Error(fmt::format("{} was asked for, but {} did not carry it out", join(options, " and "),
-                          describe_pipeline(model)),
-              hint);
+  check_coverage(model, describe_pipeline(model));
 }
 
 }  // namespace tcast

@@ -101,8 +101,9 @@ TCAST_API std::string describe_pipeline(const TransformerModel& model);
 TCAST_API TransformerModel& run_profile_steps(TransformerModel& model);
 
 /// Transforms a model: by the hook that is registered for its type, else by its profile's pipeline,
-/// else by the nine steps. Throws Error when a requested transformation was left undone (decision
-/// D8) and for unknown step names.
+/// else by the nine steps. Throws Error when something that an option asks for was left undone
+/// (decision D13: check_coverage()) and for unknown step names; what is left undone of the
+/// checkpoint's own scheme is among the model's warnings.
 TCAST_API void transform(TransformerModel& model);
 
 }  // namespace tcast

@@ -10,6 +10,7 @@
 #include "tcast/model/layers.h"
 #include "tcast/model/moe.h"
 #include "tcast/transform/pipeline.h"
+#include "tcast/transform/scale_blocks.h"
 #include "tcast/transform/steps.h"
 
 // Devices are numbered with the tensor-parallel rank fastest. Expert parallelism takes
@@ -90,7 +91,6 @@ class Sharder {
     } else if (auto* moe = dynamic_cast<FusedMoe*>(&module)) {
       moe->shard(layout_.experts, layout_.tensor, path.text());
       spread_experts_ = true;
-      if (layout_.experts.expert_group.size > 1) model_.fulfil(Request::expert_parallel);
       const std::string parallel = module.string_attribute("parallel").value_or("");
       if (!parallel.empty()) done = "experts over " + parallel;
     } else if (auto* mlp = dynamic_cast<Mlp*>(&module)) {
@@ -163,17 +163,16 @@ TransformerModel& shard_model(TransformerModel& model) {
   return run_step(model, "shard_model", [](TransformerModel& m, StepReport& report) {
     const ParallelOptions& parallel = m.options().parallel;
     check(parallel);
+    m.set_replicas(parallel.dp());
     if (parallel.tp == 1 && parallel.ep == 1) {
-      m.fulfil(Request::data_parallel);
       report.skipped.push_back({"", "one rank holds the whole model (--tp 1 --ep 1)"});
       return;
     }
     const Layout layout = layout_of(parallel);
     const bool spread_experts = Sharder(m, report, layout).run();
-    m.fulfil(Request::data_parallel);
-    if (report.changed_modules > 0 && parallel.tp > 1) m.fulfil(Request::tensor_parallel);
+    refuse_cut_blocks(m);
     if (parallel.ep == 1 || spread_experts) return;
-    report.skipped.push_back({"", "the model has no routed experts that could be spread"});
+    report.skipped.push_back({"", "the model has no routed experts that could be spread", true});
   });
 }
 

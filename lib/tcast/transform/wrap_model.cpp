@@ -9,6 +9,7 @@ namespace tcast {
 TransformerModel& wrap_model(TransformerModel& model) {
   return run_step(model, "wrap_model", [](TransformerModel& m, StepReport& report) {
     if (dynamic_cast<LanguageModelWrapper*>(&m.root()) != nullptr) {
+      report.expected = 0;
       report.skipped.push_back({"", "the model is wrapped already"});
       return;
     }
@@ -16,7 +17,7 @@ TransformerModel& wrap_model(TransformerModel& model) {
     auto* lm = dynamic_cast<CausalLm*>(&m.root());
     if (lm == nullptr) {
       report.skipped.push_back(
-          {"", "'" + m.root().class_name() + "' is not a causal language model"});
+          {"", "'" + m.root().class_name() + "' is not a causal language model", true});
       return;
     }
     const std::string from = lm->class_name();
