@@ -28,7 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 using namespace tcast;
 
-const std::string data = std::string(TCAST_SOURCE_DIR) + "/tests/data/quantization/";
+const std::string data = std::string(TCAST_SOURCE_DIR) + "/tests/data/cases/";
 
 /// A small llama whose bytes in bf16 are 311,461,888.
 std::string llama(const std::string& members, const std::string& dtype = "bfloat16") {

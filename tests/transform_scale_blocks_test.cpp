@@ -18,7 +18,7 @@ namespace {
 using namespace tcast;
 
 const std::string case_10 =
-    std::string(TCAST_SOURCE_DIR) + "/tests/data/quantization/10_block_fp8_tp4.json";
+    std::string(TCAST_SOURCE_DIR) + "/tests/data/cases/10_block_fp8_tp4.json";
 
 TransformerModel transformed(HfConfig config, const ParallelOptions& parallel) {
   ModelProfile profile = load_profile(config.model_type(), {});
