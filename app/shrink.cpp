@@ -18,7 +18,7 @@
 #include "tcast/model/decoder.h"
 #include "tcast/transform/pipeline.h"
 
-#include "app/generation.h"
+#include "app/verification.h"
 
 // Nothing here knows a model type: a smaller config is right when the model builds and transforms.
 
@@ -29,9 +29,12 @@ namespace {
 constexpr double most_seconds = 4;
 constexpr double most_patience_s = 600;  // when nothing smaller can be had
 constexpr double executions = 11;
+constexpr double steps = 9;
+constexpr double quantized_steps = 2;        // quantize_model and what follows
 constexpr double seconds_per_weight = 6e-9;  // to generate and to pack
 constexpr double seconds_per_flop = 1.0 / 20e9;
-constexpr double seconds_per_weight_read = 4 / 10e9;  // in f32
+constexpr double seconds_per_checked_flop = 1.0 / 0.25e9;  // of plain loops
+constexpr double seconds_per_weight_read = 4 / 10e9;       // in f32
 
 constexpr std::int64_t small_vocabulary = 8192;
 constexpr std::int64_t least_vocabulary = 512;
@@ -160,6 +163,7 @@ std::int64_t weights_of(const TransformerModel& model) {
 /// What executing a model takes.
 struct Load {
   double seconds = 0;  ///< of all executions
+  double flops = 0;    ///< of one
   std::int64_t weight_bytes = 0;
   std::int64_t activation_bytes = 0;
 
@@ -191,7 +195,7 @@ double flops_of(const TransformerModel& model, std::int64_t requests, std::int64
 }
 
 Load load_of(const TransformerModel& model, const ShrinkRequest& request,
-             const std::vector<RequestLengths>& lengths) {
+             const std::vector<RequestLengths>& lengths, double checked_executions) {
   Load load;
   const std::int64_t weights = weights_of(model);
   load.weight_bytes = checked_mul(weights, bytes_of(1, DType::f32), "weights");
@@ -199,21 +203,21 @@ Load load_of(const TransformerModel& model, const ShrinkRequest& request,
   const std::int64_t step = request.lengths.tokens_per_step;
   try {
     for (const RequestLengths& one : lengths) {
-      seconds += seconds_per_flop *
-                 flops_of(model, request.requests, one.input_length, 0, load.activation_bytes);
+      load.flops += flops_of(model, request.requests, one.input_length, 0, load.activation_bytes);
       if (one.decode_steps == 0) continue;
+      const auto decode_steps = static_cast<double>(one.decode_steps);
       const std::int64_t context = one.input_length + (one.decode_steps - 1) * step;
-      const double flops = flops_of(model, request.requests, step, context, load.activation_bytes);
-      seconds += static_cast<double>(one.decode_steps) *
-                 std::max(seconds_per_flop * flops,
-                          seconds_per_weight_read * static_cast<double>(weights));
+      load.flops +=
+          decode_steps * flops_of(model, request.requests, step, context, load.activation_bytes);
+      seconds += decode_steps * seconds_per_weight_read * static_cast<double>(weights);
     }
   } catch (const Error&) {
     // Of more operators than a graph has, untransformed: far too many to execute.
     load.seconds = std::numeric_limits<double>::infinity();
     return load;
   }
-  load.seconds = executions * seconds;
+  seconds += seconds_per_flop * load.flops;
+  load.seconds = executions * seconds + checked_executions * seconds_per_checked_flop * load.flops;
   return load;
 }
 
@@ -262,6 +266,15 @@ ConfigSizes smaller_sizes(const HfConfig& text, const Facts& facts, const Parall
     for (auto& size : widths(text, facts, parallel, divisor)) sizes.push_back(std::move(size));
   }
   return sizes;
+}
+
+/// Whether a transformed model is going to be executed in its own precision as well.
+bool is_narrow(const TransformerModel& model) {
+  try {
+    return narrowest_dtype(model) != DType::f32;
+  } catch (const Error&) {
+    return true;  // too large to be traced: smaller ones have to be all the faster
+  }
 }
 
 /// Adds those of `moves` to a smaller model after which it still can be built and transformed and
@@ -313,13 +326,19 @@ Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkReq
   }
   const std::vector<RequestLengths> lengths = lengths_across(near, request.lengths);
   Load load;
+  double checked_executions = inputs.options.dtype == DType::f32 ? 0 : steps;
   const auto fits = [&](const TransformerModel& model) {
-    load = load_of(model, request, lengths);
+    load = load_of(model, request, lengths, checked_executions);
     return load.fits(request.most_bytes, most_seconds);
   };
   bool small = weights_of(whole) <= request.most_bytes / bytes_of(1, DType::f32) && fits(whole);
   // What cannot be transformed as it is has nothing to show when it is smaller.
   transform(whole);
+  if (checked_executions == 0 && is_narrow(whole)) {
+    checked_executions = quantized_steps;
+    load.seconds += checked_executions * seconds_per_checked_flop * load.flops;
+    small = small && load.fits(request.most_bytes, most_seconds);
+  }
 
   Shrunk result;
   result.inputs = inputs;

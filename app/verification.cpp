@@ -18,24 +18,6 @@ namespace {
 /// logits may differ by.
 constexpr double near_tie = 0.1;
 
-/// The narrowest dtype that anything in the graph of a model has, of those that hold numbers.
-DType narrowest_dtype(const TransformerModel& model) {
-  Graph graph;
-  Workload work;
-  work.query_length = 2;
-  work.executes = true;
-  model.trace(work, graph);
-  DType narrowest = DType::f32;
-  const auto look = [&narrowest](DType dtype) {
-    if (bits_of(dtype) < bits_of(narrowest)) narrowest = dtype;
-  };
-  for (std::uint32_t i = 0; i < graph.region_count; ++i) {
-    for (const Tensor& tensor : graph.regions[i].tensors) look(tensor.dtype);
-    for (const CacheSpec& cache : graph.regions[i].caches) look(cache.dtype);
-  }
-  return narrowest;
-}
-
 double error_of_rows(const std::vector<LogitRows>& rows, const std::vector<LogitRows>& reference) {
   constexpr double infinite = std::numeric_limits<double>::infinity();
   if (rows.size() != reference.size()) return infinite;
@@ -85,6 +67,23 @@ std::string other_experts(std::size_t count) {
 }
 
 }  // namespace
+
+DType narrowest_dtype(const TransformerModel& model) {
+  Graph graph;
+  Workload work;
+  work.query_length = 2;
+  work.executes = true;
+  model.trace(work, graph);
+  DType narrowest = DType::f32;
+  const auto look = [&narrowest](DType dtype) {
+    if (bits_of(dtype) < bits_of(narrowest)) narrowest = dtype;
+  };
+  for (std::uint32_t i = 0; i < graph.region_count; ++i) {
+    for (const Tensor& tensor : graph.regions[i].tensors) look(tensor.dtype);
+    for (const CacheSpec& cache : graph.regions[i].caches) look(cache.dtype);
+  }
+  return narrowest;
+}
 
 std::string to_string(const VerifiedPass& pass) {
   if (pass.decode_step == 0) return fmt::format("the prompt of {} tokens", pass.input_length);

@@ -59,6 +59,10 @@ struct VerifiedStep {
   std::vector<std::string> faults;            ///< why it does not keep the function; else empty
 };
 
+/// The narrowest dtype that anything in the graph of a model has, of those that hold numbers. A
+/// model with one below f32 is executed a second time in its own precision.
+DType narrowest_dtype(const TransformerModel& model);
+
 /// Executes a model after every step of its transformation and compares it with the untransformed
 /// one.
 class Verification final : public StepObserver {

@@ -434,7 +434,7 @@ class VerifyCommand final : public Command {
   ModelInputs model_;
   OutputInputs output_;
   std::string token_ids_file_;
-  std::int64_t requests_ = 0;      ///< 0: as few as will do
+  std::int64_t requests_ = 0;  ///< 0: as few as will do
   std::optional<std::int64_t> input_length_;
   std::optional<std::int64_t> decode_steps_;
   std::int64_t seed_ = 0;
