@@ -327,7 +327,6 @@ TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
     assumptions.push_back(
         fmt::format("only the text model of '{}' is built (--text-only)", printable(whole)));
   }
-  if (!inputs.sizes.empty()) config = config.with_sizes(inputs.sizes);
   const std::string model_type = config.model_type();
   const bool unknown = architectures().find(model_type) == nullptr;
   if (!inputs.assume_base.empty() && !unknown) {
@@ -340,6 +339,13 @@ TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
   if (profile.base && !inputs.assume_base.empty()) {
     assumptions.push_back(fmt::format("--assume-base {} is not used: the profile's base is '{}'",
                                       inputs.assume_base, *profile.base));
+  }
+  if (!inputs.sizes.empty()) {
+    // Under the names that they have in configs of this class.
+    const std::string built = profile.base ? *profile.base : built_as;
+    const auto* const known = config_classes().find(built.empty() ? model_type : built);
+    if (known != nullptr) config = config.as_class(known->data());
+    config = config.with_sizes(inputs.sizes).as_written();
   }
   TransformerModel model =
       build_model(std::move(config), std::move(profile), std::move(options), inputs.assume_base);

@@ -12,13 +12,14 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/base/units.h"
+#include "tcast/cost/memory.h"
 #include "tcast/cost/op_cost.h"
 #include "tcast/model/attention.h"
 #include "tcast/model/decoder.h"
 #include "tcast/model/tree_check.h"
 #include "tcast/transform/pipeline.h"
 
-#include "app/generation.h"
+#include "app/verification.h"
 
 // Nothing here knows a model type: a smaller config is right when the model builds and transforms.
 
@@ -29,8 +30,12 @@ namespace {
 constexpr double most_seconds = 4;
 constexpr double most_patience_s = 600;  // when nothing smaller can be had
 constexpr double executions = 11;
+constexpr double steps = 9;
+constexpr double quantized_steps = 2;        // quantize_model and what follows
 constexpr double seconds_per_weight = 6e-9;  // to generate and to pack
 constexpr double seconds_per_flop = 1.0 / 20e9;
+constexpr double seconds_per_checked_flop = 1.0 / 0.25e9;  // of plain loops
+constexpr double seconds_per_weight_read = 4 / 10e9;       // in f32
 
 constexpr std::int64_t small_vocabulary = 8192;
 constexpr std::int64_t least_vocabulary = 512;
@@ -58,8 +63,6 @@ struct Facts {
   std::int64_t layers_of_every_kind = 0;  ///< the first ones that show each
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
-  std::int64_t window = 0;
-  std::int64_t chunk = 0;
   std::int64_t experts = 0;
   std::string experts_key;  ///< under which the config has their number
   std::int64_t top_k = 0;
@@ -78,8 +81,6 @@ Facts facts_of(const TransformerModel& model) {
     if (dynamic_cast<const AttentionModule*>(&module) != nullptr) {
       note(facts.kv_heads, "num_kv_heads");
       note(facts.head_dim, "head_dim");
-      note(facts.window, "sliding_window");
-      note(facts.chunk, "attention_chunk_size");
     } else if (module.int_attribute(moe.top_k)) {
       note(facts.experts, "num_experts");
       note(facts.top_k, moe.top_k);
@@ -152,14 +153,8 @@ ConfigSizes widths(const HfConfig& config, const Facts& facts, const ParallelOpt
   return sizes;
 }
 
-/// Executing such a model once, and what it holds.
-struct Load {
-  double seconds = 0;
-  std::int64_t weight_bytes = 0;
-};
-
-Load load_of(const TransformerModel& model, const ShrinkRequest& request) {
-  Load load;
+/// Parameters of a model, every entry of its lists.
+std::int64_t weights_of(const TransformerModel& model) {
   std::int64_t weights = 0;
   walk(model.root(), [&](const Module& module, const ModulePath& path) {
     for (const Parameter& parameter : module.parameters()) {
@@ -167,19 +162,33 @@ Load load_of(const TransformerModel& model, const ShrinkRequest& request) {
           checked_add(weights, checked_mul(parameter.shape.elements(), path.count(), "weights"));
     }
   });
-  load.weight_bytes = checked_mul(weights, bytes_of(1, DType::f32), "weights");
-  Graph graph;
-  Workload work;
-  work.batch = request.requests;
-  work.query_length = request.input_length;
-  work.executes = true;
-  try {
-    model.trace(work, graph);
-  } catch (const Error&) {
-    // Of more operators than a graph has, untransformed: far too many to execute.
-    load.seconds = std::numeric_limits<double>::infinity();
-    return load;
+  return weights;
+}
+
+/// What executing a model takes.
+struct Load {
+  double seconds = 0;  ///< of all executions
+  double flops = 0;    ///< of one
+  std::int64_t weight_bytes = 0;
+  std::int64_t activation_bytes = 0;
+
+  bool fits(std::int64_t most_bytes, double most) const {
+    return std::max(weight_bytes, activation_bytes) <= most_bytes && seconds <= most;
   }
+};
+
+/// Operations of a forward pass; makes `activation_bytes` as large as its activations are.
+double flops_of(const TransformerModel& model, std::int64_t requests, std::int64_t query_length,
+                std::int64_t context_length, std::int64_t& activation_bytes) {
+  Workload work;
+  work.phase = context_length > 0 ? Phase::decode : Phase::prefill;
+  work.batch = requests;
+  work.query_length = query_length;
+  work.context_length = context_length;
+  work.executes = true;
+  Graph graph;
+  model.trace(work, graph);
+  activation_bytes = std::max(activation_bytes, MemoryPlanner().peak_of(graph).bytes);
   double flops = 0;
   const std::vector<std::int64_t> calls = graph.calls_per_region();
   for (std::uint32_t i = 0; i < graph.region_count; ++i) {
@@ -187,15 +196,34 @@ Load load_of(const TransformerModel& model, const ShrinkRequest& request) {
       flops += static_cast<double>(calls[i]) * work_of(op.record).flops();
     }
   }
-  load.seconds =
-      executions * (seconds_per_weight * static_cast<double>(weights) + seconds_per_flop * flops);
-  return load;
+  return flops;
 }
 
-/// Whether a model can be executed as it is, transformed and not.
-bool fits(const TransformerModel& model, const ShrinkRequest& request, Load& load) {
-  load = load_of(model, request);
-  return load.weight_bytes <= request.most_weight_bytes && load.seconds <= most_seconds;
+Load load_of(const TransformerModel& model, const ShrinkRequest& request,
+             const std::vector<RequestLengths>& lengths, double checked_executions) {
+  Load load;
+  const std::int64_t weights = weights_of(model);
+  load.weight_bytes = checked_mul(weights, bytes_of(1, DType::f32), "weights");
+  double seconds = seconds_per_weight * static_cast<double>(weights);
+  const std::int64_t step = request.lengths.tokens_per_step;
+  try {
+    for (const RequestLengths& one : lengths) {
+      load.flops += flops_of(model, request.requests, one.input_length, 0, load.activation_bytes);
+      if (one.decode_steps == 0) continue;
+      const auto decode_steps = static_cast<double>(one.decode_steps);
+      const std::int64_t context = one.input_length + (one.decode_steps - 1) * step;
+      load.flops +=
+          decode_steps * flops_of(model, request.requests, step, context, load.activation_bytes);
+      seconds += decode_steps * seconds_per_weight_read * static_cast<double>(weights);
+    }
+  } catch (const Error&) {
+    // Of more operators than a graph has, untransformed: far too many to execute.
+    load.seconds = std::numeric_limits<double>::infinity();
+    return load;
+  }
+  seconds += seconds_per_flop * load.flops;
+  load.seconds = executions * seconds + checked_executions * seconds_per_checked_flop * load.flops;
+  return load;
 }
 
 std::vector<std::string> changes_of(const HfConfig& config, const Facts& facts,
@@ -219,6 +247,74 @@ std::vector<std::string> changes_of(const HfConfig& config, const Facts& facts,
   return changes;
 }
 
+/// Sizes of the next smaller model: of divisor 0 the config's, of 1 fewer experts and a smaller
+/// vocabulary, then widths over the divisor as well.
+ConfigSizes smaller_sizes(const HfConfig& text, const Facts& facts, const ParallelOptions& parallel,
+                          const ShrinkRequest& request, std::int64_t divisor) {
+  ConfigSizes sizes;
+  if (divisor >= 1) {
+    const std::int64_t vocabulary = text.get_size("vocab_size");
+    if (!request.keeps_vocabulary) {
+      sizes.emplace_back("vocab_size", std::min(vocabulary, std::max(least_vocabulary,
+                                                                     small_vocabulary / divisor)));
+    }
+    if (facts.experts > 0) {
+      // Twice as many as a token chooses, and enough of them in the groups that it looks at.
+      const std::int64_t in_groups =
+          ceil_div(facts.top_k, std::max<std::int64_t>(1, facts.topk_groups)) * facts.groups;
+      const std::int64_t least = std::max({2 * facts.top_k, 2 * facts.groups, in_groups});
+      sizes.emplace_back(facts.experts_key, part_of(facts.experts, facts.experts,
+                                                    std::lcm(facts.groups, parallel.ep), least));
+    }
+  }
+  if (divisor >= 2) {
+    for (auto& size : widths(text, facts, parallel, divisor)) sizes.push_back(std::move(size));
+  }
+  return sizes;
+}
+
+/// Whether a transformed model is going to be executed in its own precision as well.
+bool is_narrow(const TransformerModel& model) {
+  try {
+    return narrowest_dtype(model) != DType::f32;
+  } catch (const Error&) {
+    return true;  // too large to be traced: smaller ones have to be all the faster
+  }
+}
+
+/// Adds those of `moves` to a smaller model after which it still can be built and transformed and
+/// has the boundary where it was moved to.
+void move_boundaries(const HfConfig& config, const std::vector<BoundaryMove>& moves,
+                     const std::vector<Boundary>& deployed, Shrunk& result) {
+  result.boundaries = moved(deployed, boundaries_of(load_model(config, result.inputs)), {});
+  std::vector<BoundaryMove> done;
+  for (const BoundaryMove& move : moves) {
+    ModelInputs inputs = result.inputs;
+    for (auto& size : move.sizes()) inputs.sizes.push_back(std::move(size));
+    done.push_back(move);
+    try {
+      TransformerModel model = load_model(config, inputs);
+      std::vector<Boundary> boundaries = moved(deployed, boundaries_of(model), done);
+      transform(model);
+      const bool there =
+          std::any_of(boundaries.begin(), boundaries.end(), [&move](const Boundary& boundary) {
+            return boundary.name == move.name && boundary.at == move.to;
+          });
+      if (there) {
+        result.inputs = std::move(inputs);
+        result.boundaries = std::move(boundaries);
+        for (const BoundaryMove::Change& change : move.changes) {
+          result.changes.push_back(fmt::format("{} {} -> {}", change.key, change.from, change.to));
+        }
+        continue;
+      }
+    } catch (const Error&) {
+      // The boundary stays where it is, and is listed as not crossed.
+    }
+    done.pop_back();
+  }
+}
+
 }  // namespace
 
 Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkRequest& request) {
@@ -226,66 +322,52 @@ Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkReq
   require_traceable_as_built(whole);
   const HfConfig text = whole.config();  // of the text model, if there is more
   const Facts facts = facts_of(whole);
+  const std::vector<Boundary> deployed = boundaries_of(whole);
+  const std::vector<BoundaryMove> moves = moves_of(text, deployed, request.lengths);
+  std::vector<Boundary> near = deployed;
+  for (Boundary& boundary : near) {
+    for (const BoundaryMove& move : moves) {
+      if (move.name == boundary.name && move.from == boundary.at) boundary.at = move.to;
+    }
+  }
+  const std::vector<RequestLengths> lengths = lengths_across(near, request.lengths);
   Load load;
-  bool small = fits(whole, request, load);
+  double checked_executions = inputs.options.dtype == DType::f32 ? 0 : steps;
+  const auto fits = [&](const TransformerModel& model) {
+    load = load_of(model, request, lengths, checked_executions);
+    return load.fits(request.most_bytes, most_seconds);
+  };
+  bool small = weights_of(whole) <= request.most_bytes / bytes_of(1, DType::f32) && fits(whole);
   // What cannot be transformed as it is has nothing to show when it is smaller.
   transform(whole);
+  if (checked_executions == 0 && is_narrow(whole)) {
+    checked_executions = quantized_steps;
+    load.seconds += checked_executions * seconds_per_checked_flop * load.flops;
+    small = small && load.fits(request.most_bytes, most_seconds);
+  }
 
   Shrunk result;
   result.inputs = inputs;
   result.warnings = whole.warnings();
   const auto finish = [&] {
-    // Requests that end inside the first window or chunk would not show it.
-    const std::int64_t tokens = request.input_length + request.decode_tokens;
-    for (const auto& [key, size] : {std::pair{"sliding_window", facts.window},
-                                    std::pair{"attention_chunk_size", facts.chunk}}) {
-      if (size >= tokens) {
-        result.inputs.sizes.emplace_back(key, std::max<std::int64_t>(1, tokens / 2));
-      }
-    }
     result.changes = changes_of(text, facts, inputs, result.inputs);
+    move_boundaries(config, moves, deployed, result);
     return result;
   };
   if (small) return finish();
 
-  const std::int64_t ep = inputs.options.parallel.ep;
   if (!inputs.options.num_hidden_layers && facts.layers > 0) {
     result.inputs.options.num_hidden_layers =
         std::min(facts.layers, std::max<std::int64_t>(2, facts.layers_of_every_kind));
   }
   std::string reason;
-  const auto bearable = [&] {
-    return load.weight_bytes <= request.most_weight_bytes && load.seconds <= most_patience_s;
-  };
   for (std::int64_t divisor = 0; divisor <= most_divisor;
        divisor = std::max<std::int64_t>(1, 2 * divisor)) {
-    result.inputs.sizes.clear();
-    if (divisor >= 1) {
-      const std::int64_t vocabulary = text.get_size("vocab_size");
-      if (!request.keeps_vocabulary) {
-        result.inputs.sizes.emplace_back(
-            "vocab_size",
-            std::min(vocabulary, std::max(least_vocabulary, small_vocabulary / divisor)));
-      }
-      if (facts.experts > 0) {
-        // Twice as many as a token chooses, and enough of them in the groups that it looks at.
-        const std::int64_t in_groups =
-            ceil_div(facts.top_k, std::max<std::int64_t>(1, facts.topk_groups)) * facts.groups;
-        const std::int64_t least = std::max({2 * facts.top_k, 2 * facts.groups, in_groups});
-        result.inputs.sizes.emplace_back(
-            facts.experts_key,
-            part_of(facts.experts, facts.experts, std::lcm(facts.groups, ep), least));
-      }
-    }
-    if (divisor >= 2) {
-      for (auto& size : widths(text, facts, inputs.options.parallel, divisor)) {
-        result.inputs.sizes.push_back(std::move(size));
-      }
-    }
+    result.inputs.sizes = smaller_sizes(text, facts, inputs.options.parallel, request, divisor);
     try {
       TransformerModel model = load_model(config, result.inputs);
-      small = fits(model, request, load);
-      if (small || (divisor == most_divisor && bearable())) {
+      small = fits(model);
+      if (small || (divisor == most_divisor && load.fits(request.most_bytes, most_patience_s))) {
         transform(model);
         return finish();
       }
@@ -294,16 +376,15 @@ Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkReq
     }
   }
   std::string hint = "choose fewer layers with --num-hidden-layers, or shorter or fewer requests";
-  if (!bearable()) {
+  if (!load.fits(request.most_bytes, most_patience_s)) {
     throw Error(
         fmt::format(
             "{}: no small enough model of this kind: {} layer(s) with sizes divided by {} hold "
-            "{} of weights and take about {} to compare; {} and {} would do",
+            "{} of weights and {} of activations and take about {} to compare; {} and {} would do",
             config.file(), result.inputs.options.num_hidden_layers.value_or(facts.layers),
             most_divisor, format_bytes(static_cast<double>(load.weight_bytes)),
-            format_seconds(load.seconds),
-            format_bytes(static_cast<double>(request.most_weight_bytes)),
-            format_seconds(most_patience_s)),
+            format_bytes(static_cast<double>(load.activation_bytes)), format_seconds(load.seconds),
+            format_bytes(static_cast<double>(request.most_bytes)), format_seconds(most_patience_s)),
         std::move(hint));
   }
   throw Error(

@@ -18,24 +18,6 @@ namespace {
 /// logits may differ by.
 constexpr double near_tie = 0.1;
 
-/// The narrowest dtype that anything in the graph of a model has, of those that hold numbers.
-DType narrowest_dtype(const TransformerModel& model) {
-  Graph graph;
-  Workload work;
-  work.query_length = 2;
-  work.executes = true;
-  model.trace(work, graph);
-  DType narrowest = DType::f32;
-  const auto look = [&narrowest](DType dtype) {
-    if (bits_of(dtype) < bits_of(narrowest)) narrowest = dtype;
-  };
-  for (std::uint32_t i = 0; i < graph.region_count; ++i) {
-    for (const Tensor& tensor : graph.regions[i].tensors) look(tensor.dtype);
-    for (const CacheSpec& cache : graph.regions[i].caches) look(cache.dtype);
-  }
-  return narrowest;
-}
-
 double error_of_rows(const std::vector<LogitRows>& rows, const std::vector<LogitRows>& reference) {
   constexpr double infinite = std::numeric_limits<double>::infinity();
   if (rows.size() != reference.size()) return infinite;
@@ -86,14 +68,44 @@ std::string other_experts(std::size_t count) {
 
 }  // namespace
 
-Verification::Verification(const TransformerModel& model, VerificationRequest request,
-                           std::string hook)
-    : request_(std::move(request)), hook_(std::move(hook)), sequences_(request_.prompts) {
-  for (const TokenIds& tokens : request_.decode) {
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      sequences_[i].insert(sequences_[i].end(), tokens[i].begin(), tokens[i].end());
+DType narrowest_dtype(const TransformerModel& model) {
+  Graph graph;
+  Workload work;
+  work.query_length = 2;
+  work.executes = true;
+  model.trace(work, graph);
+  DType narrowest = DType::f32;
+  const auto look = [&narrowest](DType dtype) {
+    if (bits_of(dtype) < bits_of(narrowest)) narrowest = dtype;
+  };
+  for (std::uint32_t i = 0; i < graph.region_count; ++i) {
+    for (const Tensor& tensor : graph.regions[i].tensors) look(tensor.dtype);
+    for (const CacheSpec& cache : graph.regions[i].caches) look(cache.dtype);
+  }
+  return narrowest;
+}
+
+std::string to_string(const VerifiedPass& pass) {
+  if (pass.decode_step == 0) return fmt::format("the prompt of {} tokens", pass.input_length);
+  return fmt::format("decode step {} behind a prompt of {} tokens", pass.decode_step,
+                     pass.input_length);
+}
+
+std::vector<VerifiedPass> VerificationRequest::passes() const {
+  std::vector<VerifiedPass> passes;
+  for (const RequestLengths& one : lengths) {
+    passes.push_back({one.input_length, 0, 0, one.input_length});
+    for (std::int64_t step = 1; step <= one.decode_steps; ++step) {
+      const std::int64_t first = one.input_length + (step - 1) * tokens_per_step;
+      passes.push_back({one.input_length, step, first, tokens_per_step});
     }
   }
+  return passes;
+}
+
+Verification::Verification(const TransformerModel& model, VerificationRequest request,
+                           std::string hook)
+    : request_(std::move(request)), hook_(std::move(hook)), passes_(request_.passes()) {
   reference_ = execute(model, Arithmetic::unrounded);
   routing_.take_changes();
   require_usable(reference_.logits);
@@ -107,23 +119,24 @@ Verification::Outcome Verification::execute(const TransformerModel& model, Arith
   if (arithmetic == Arithmetic::unrounded) {
     options.on_route = [this](const RoutingCall& call) { routing_.follow(call); };
   }
-  const auto length = static_cast<std::int64_t>(sequences_[0].size());
-  Generation generation(model, static_cast<std::int64_t>(request_.prompts.size()), length,
-                        std::move(options));
-  generation.require_memory(static_cast<std::int64_t>(request_.prompts[0].size()));
+  std::int64_t longest_prompt = 0;
+  for (const RequestLengths& one : request_.lengths) {
+    longest_prompt = std::max(longest_prompt, one.input_length);
+  }
+  Generation generation(model, static_cast<std::int64_t>(request_.tokens.size()),
+                        longest_of(request_.lengths, request_.tokens_per_step), std::move(options));
+  generation.require_memory(longest_prompt);
   Outcome outcome;
-  std::size_t first = 0;
-  for (std::size_t pass = 0; pass <= request_.decode.size(); ++pass) {
-    routing_.begin_pass(pass);
-    const TokenIds& tokens = pass == 0 ? request_.prompts : request_.decode[pass - 1];
-    const std::size_t count = tokens[0].size();
+  for (std::size_t i = 0; i < passes_.size(); ++i) {
+    const VerifiedPass& pass = passes_[i];
+    routing_.begin_pass(i);
+    if (pass.decode_step == 0) generation.restart();
     outcome.logits.push_back(generation.step(
-        tokens, [&](std::int64_t depth) { return following(first, count, depth); }));
+        tokens_of(pass, 0), [&](std::int64_t depth) { return tokens_of(pass, depth); }));
     for (std::int64_t depth = 1; depth <= generation.mtp_tokens(); ++depth) {
       LogitRows& last = outcome.mtp_logits.emplace_back();
       for (LogitRows& rows : generation.logits(depth)) last.push_back(std::move(rows.back()));
     }
-    first += count;
   }
   ranks_ = generation.ranks();
   worst_op_ = generation.executor().worst_op();
@@ -135,15 +148,23 @@ Verification::Outcome Verification::execute(const TransformerModel& model, Arith
   return outcome;
 }
 
-TokenIds Verification::following(std::size_t first, std::size_t count, std::int64_t depth) const {
-  TokenIds ids(sequences_.size());
-  for (std::size_t i = 0; i < sequences_.size(); ++i) {
-    const std::vector<std::int64_t>& all = sequences_[i];
-    for (std::size_t k = 0; k < count; ++k) {
-      ids[i].push_back(all[(first + k + static_cast<std::size_t>(depth)) % all.size()]);
+TokenIds Verification::tokens_of(const VerifiedPass& pass, std::int64_t depth) const {
+  TokenIds ids;
+  for (const std::vector<std::int64_t>& all : request_.tokens) {
+    std::vector<std::int64_t>& own = ids.emplace_back();
+    for (std::int64_t i = 0; i < pass.count; ++i) {
+      own.push_back(all[static_cast<std::size_t>(pass.first + i + depth) % all.size()]);
     }
   }
   return ids;
+}
+
+std::string Verification::first_difference(const Outcome& outcome) const {
+  for (std::size_t i = 0; i < passes_.size(); ++i) {
+    const double error = error_of_rows({outcome.logits[i]}, {reference_.logits[i]});
+    if (error > request_.tolerance) return ", first after " + to_string(passes_[i]);
+  }
+  return "";
 }
 
 double Verification::error_of(const Outcome& outcome, const Outcome& reference) {
@@ -209,7 +230,7 @@ void Verification::look(const TransformerModel& model, VerifiedStep step) {
   const double before = steps_.empty() ? 0 : steps_.back().error;
   const bool adds = step.error_to_previous > request_.tolerance && std::isfinite(before);
   if (step.error > request_.tolerance && (adds || before <= request_.tolerance)) {
-    step.faults.push_back(exceeds(step.error, request_.tolerance));
+    step.faults.push_back(exceeds(step.error, request_.tolerance) + first_difference(outcome));
   }
   if (!step.wrong_routes.empty() && (steps_.empty() || steps_.back().wrong_routes.empty())) {
     step.faults.push_back(other_experts(step.wrong_routes.size()));

@@ -8,20 +8,35 @@
 
 #include "tcast/model/transformer_model.h"
 
+#include "app/boundaries.h"
 #include "app/generation.h"
 #include "app/routing_log.h"
 
 namespace tcast {
 
-/// Tokens that every version of a model is executed on, and how close their logits have to be:
+/// One forward pass that every version of a model is executed on.
+struct VerifiedPass {
+  std::int64_t input_length = 0;  ///< of the prompt that the pass is or follows
+  std::int64_t decode_step = 0;   ///< 0: the prompt
+  std::int64_t first = 0;         ///< token of each request
+  std::int64_t count = 0;         ///< tokens of each request
+};
+
+/// "the prompt of 140 tokens", "decode step 2 behind a prompt of 126 tokens".
+std::string to_string(const VerifiedPass& pass);
+
+/// Requests that every version of a model is executed on, and how close their logits have to be:
 /// max |a - b| / max |b|.
 struct VerificationRequest {
-  TokenIds prompts;              ///< equally long ones
-  std::vector<TokenIds> decode;  ///< for each decode step, equally many tokens per request
+  TokenIds tokens;                      ///< of each request, as many as the longest needs
+  std::vector<RequestLengths> lengths;  ///< each is a prompt of the first tokens and decode steps
+  std::int64_t tokens_per_step = 1;
   /// Between models that are executed without rounding (Arithmetic::unrounded).
   double tolerance = 1e-4;
   /// Of each kernel that has 8-bit or 16-bit operands, against plain loops over them.
   double kernel_tolerance = 1e-3;
+
+  std::vector<VerifiedPass> passes() const;
 };
 
 /// A model in the precision that it is deployed in.
@@ -44,6 +59,10 @@ struct VerifiedStep {
   std::vector<std::string> faults;            ///< why it does not keep the function; else empty
 };
 
+/// The narrowest dtype that anything in the graph of a model has, of those that hold numbers. A
+/// model with one below f32 is executed a second time in its own precision.
+DType narrowest_dtype(const TransformerModel& model);
+
 /// Executes a model after every step of its transformation and compares it with the untransformed
 /// one.
 class Verification final : public StepObserver {
@@ -65,23 +84,26 @@ class Verification final : public StepObserver {
   const std::vector<std::string>& notes() const { return notes_; }
 
  private:
-  /// Logits of each pass, and for each pass those of every depth of multi-token prediction.
+  /// Logits after each pass, and for each pass those of every depth of multi-token prediction.
   struct Outcome {
     std::vector<LogitRows> logits;
     std::vector<LogitRows> mtp_logits;
   };
 
   Outcome execute(const TransformerModel& model, Arithmetic arithmetic);
-  /// What depth `depth` embeds in a pass of `count` tokens behind `first` others: the tokens that
-  /// follow in the request, whatever the logits say; the prompt again behind the last.
-  TokenIds following(std::size_t first, std::size_t count, std::int64_t depth) const;
+  /// What a pass embeds, and what multi-token-prediction depth `depth` does: the tokens that follow
+  /// so far behind in the request, whatever the logits say; the first ones again behind the last.
+  TokenIds tokens_of(const VerifiedPass& pass, std::int64_t depth) const;
   void look(const TransformerModel& model, VerifiedStep step);
   void look_between_steps(const TransformerModel& model, const std::string& where);
+  /// ", first after " and the first pass whose own logits differ by more than the tolerance; empty
+  /// when there is none.
+  std::string first_difference(const Outcome& outcome) const;
   static double error_of(const Outcome& outcome, const Outcome& reference);
 
   VerificationRequest request_;
   std::string hook_;
-  TokenIds sequences_;  ///< prompt and decoded tokens of each request
+  std::vector<VerifiedPass> passes_;
   RoutingLog routing_;  ///< of the untransformed model
   Outcome reference_;
   Outcome previous_;

@@ -232,6 +232,25 @@ TEST_CASE("the checkpoint's dtype") {
   }
 }
 
+TEST_CASE("sizes inside maps change where they are there") {
+  const HfConfig before = config(R"({"rope_scaling": {"type": "yarn", "length": 4096, "f": 4.0},
+    "rope_parameters": {"full_attention": {"length": 64}, "list": [1, null]}, "length": 7})");
+  const HfConfig after = before.with_sizes({{"rope_scaling.length", 5},
+                                            {"rope_parameters.full_attention.length", 6},
+                                            {"rope_scaling.absent", 1},
+                                            {"nowhere.length", 1}});
+  CHECK(after.get_size("length") == 7);
+  CHECK(after.nested("rope_scaling")->get_size("length") == 5);
+  CHECK(after.nested("rope_scaling")->get<double>("f") == 4.0);
+  CHECK(after.nested("rope_scaling")->get<std::string>("type") == "yarn");
+  CHECK_FALSE(after.nested("rope_scaling")->has("absent"));
+  CHECK_FALSE(after.has("nowhere"));
+  const HfConfig parameters = *after.nested("rope_parameters");
+  CHECK(parameters.nested("full_attention")->get_size("length") == 6);
+  CHECK(parameters.node("list")->json_text() ==
+        before.nested("rope_parameters")->node("list")->json_text());
+}
+
 TEST_CASE("a text part stands under its own key, or beside the configs of other towers") {
   const HfConfig whole = config(R"({"model_type": "seer", "torch_dtype": "float16",
     "hidden_size": 7, "quantization_config": {"quant_method": "fp8"},

@@ -212,6 +212,26 @@ void HfConfig::know(std::initializer_list<std::string_view> keys) const {
   }
 }
 
+namespace {
+
+/// A value as JSON, with the sizes whose dotted paths lead to a number that is there.
+std::string text_with_sizes(const Node& value, const std::string& path, const ConfigSizes& sizes) {
+  if (value.is_map()) {
+    std::string text;
+    for (const auto& [key, member] : value.members()) {
+      text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", Node::json_string(key),
+                          text_with_sizes(member, path + "." + key, sizes));
+    }
+    return "{" + text + "}";
+  }
+  for (const auto& [key, size] : sizes) {
+    if (key == path) return std::to_string(size);
+  }
+  return value.json_text();
+}
+
+}  // namespace
+
 HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
   std::string text;
   const auto add = [&text](const std::string& key, const std::string& value) {
@@ -219,6 +239,7 @@ HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
   };
   std::vector<std::string> replaced;
   for (const auto& [key, size] : sizes) {
+    if (key.find('.') != std::string::npos) continue;  // inside a map, below
     const std::vector<std::string_view> names = names_of(key);
     bool found = false;
     for (const std::string_view name : names) {
@@ -234,7 +255,7 @@ HfConfig HfConfig::with_sizes(const ConfigSizes& sizes) const {
   }
   for (const auto& [key, value] : root_.members()) {
     if (std::find(replaced.begin(), replaced.end(), key) != replaced.end()) continue;
-    add(key, value.json_text());
+    add(key, text_with_sizes(value, key, sizes));
   }
   HfConfig config = parse(fmt::format("{{{}}}", text), file());
   config.folder_ = folder_;

@@ -124,8 +124,8 @@ class TCAST_API HfConfig {
   /// Marks keys as known that another branch of the reader would have read.
   void know(std::initializer_list<std::string_view> keys) const;
 
-  /// The same config with other sizes, under every name that the size has in it; under the class's
-  /// own where it has none. Messages about it have other places than those in the file.
+  /// The same config with other sizes, under every name that the size has in it, else the class's
+  /// own; "map.key" inside a map that has it. Messages about it have other places than the file's.
   HfConfig with_sizes(const ConfigSizes& sizes) const;
 
   /// Checkpoint dtype: `dtype` before `torch_dtype`, that of the whole config before that of its

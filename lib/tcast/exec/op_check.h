@@ -16,8 +16,10 @@ class OpCheck {
 
   /// After the kernel's run: max |a - b| / max |b| over its results (and the cache, for
   /// CacheAppend). What lies on the border between two numbers of a narrow dtype may be rounded to
-  /// either: integers may differ by 1, bf16 by its last bit. 0 for an op that adds to its input in
-  /// place.
+  /// either: integers may differ by 1, bf16 by its last bit. Attention in bf16 rounds each weight
+  /// to bf16 (by up to 2^-9 of it) before the product with the values, in which such errors add up
+  /// as the values do: results may differ by as much of the largest. 0 for an op that adds to its
+  /// input in place.
   double error() const;
 
  private:
@@ -30,6 +32,7 @@ class OpCheck {
   Buffer expect(const Buffer& of_kernel);
 
   std::vector<Result> results_;
+  double weight_rounding_ = 0;  ///< of attention, relative
 };
 
 }  // namespace tcast
