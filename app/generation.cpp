@@ -74,8 +74,9 @@ ExecutorMemory Generation::memory_needed(std::int64_t input_length, std::int64_t
 }
 
 void Generation::require_memory(std::int64_t input_length) {
-  const std::int64_t available = host_features().available_bytes;
-  if (available == 0) return;
+  const std::optional<std::int64_t> known = host_features().available_bytes;
+  if (!known) return;
+  const std::int64_t available = *known;
   const ExecutorMemory need = memory_needed(input_length, available);
   if (need.total_bytes() <= available) return;
   const char* const hint =

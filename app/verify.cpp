@@ -122,8 +122,8 @@ class VerifyCommand final : public Command {
     }
     size.requests = requests_;
     size.input_length = input_length_;
-    const std::int64_t available = host_features().available_bytes;
-    size.most_weight_bytes = available > 0 ? available / 4 : std::int64_t{1} << 30;
+    const std::optional<std::int64_t> available = host_features().available_bytes;
+    size.most_weight_bytes = available ? *available / 4 : std::int64_t{1} << 30;
     const Shrunk small = shrink(config, model_, size);
 
     TransformerModel model = load_model(config, small.inputs);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <vector>
 
@@ -10,6 +11,7 @@
 
 #include "tcast/base/clock.h"
 #include "tcast/base/error.h"
+#include "tcast/exec/control_group.h"
 #include "tcast/exec/kernel.h"
 #include "tcast/exec/memory.h"
 #include "tcast/exec/threads.h"
@@ -29,35 +31,24 @@ std::string cpu_name() {
   return {};
 }
 
-/// Value of a line of /proc/meminfo, in bytes.
-std::int64_t memory_line(const std::string& name) {
+/// Value of a line of /proc/meminfo, in bytes; nothing without such a line.
+std::optional<std::int64_t> memory_line(const std::string& name) {
   std::ifstream file("/proc/meminfo");
   for (std::string line; std::getline(file, line);) {
     if (line.rfind(name + ":", 0) == 0) {
       return std::strtoll(line.c_str() + name.size() + 1, nullptr, 10) * 1024;
     }
   }
-  return 0;
+  return std::nullopt;
 }
 
-/// A number in a file, or `otherwise` ("max", or no such file).
-std::int64_t number_in(const char* path, std::int64_t otherwise) {
-  std::ifstream file(path);
-  std::int64_t value = 0;
-  return file >> value ? value : otherwise;
-}
-
-/// What the control group still grants; the largest number if it sets no limit.
-std::int64_t group_memory_left() {
-  constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max();
-  std::int64_t left = none;
-  const std::int64_t limit = number_in("/sys/fs/cgroup/memory.max", none);
-  if (limit != none) left = limit - number_in("/sys/fs/cgroup/memory.current", 0);
-  const std::int64_t old_limit = number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes", none);
-  if (old_limit != none) {
-    left = std::min(left, old_limit - number_in("/sys/fs/cgroup/memory/memory.usage_in_bytes", 0));
+/// Of those that are known.
+std::optional<std::int64_t> least(std::initializer_list<std::optional<std::int64_t>> values) {
+  std::optional<std::int64_t> result;
+  for (const std::optional<std::int64_t>& value : values) {
+    if (value) result = std::min(*value, result.value_or(*value));
   }
-  return std::max<std::int64_t>(0, left);
+  return result;
 }
 
 std::int64_t cache_bytes(int name) { return std::max<std::int64_t>(0, sysconf(name)); }
@@ -100,7 +91,7 @@ double product_speed(DType dtype, std::string& implementation) {
 double read_speed(const HostFeatures& host) {
   constexpr std::int64_t mib = std::int64_t{1} << 20;
   std::int64_t bytes = std::clamp(2 * host.last_level_bytes, 64 * mib, 256 * mib);
-  if (host.available_bytes > 0) bytes = std::min(bytes, host.available_bytes / 8);
+  if (host.available_bytes) bytes = std::min(bytes, *host.available_bytes / 8);
   bytes = std::max(round_up(bytes, mib), mib);
   const AlignedMemory memory(bytes);
   // Pages that were never written all share one page of zeros.
@@ -132,8 +123,11 @@ HostFeatures host_features() {
   host.l2_bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE);
   host.last_level_bytes = std::max(
       {cache_bytes(_SC_LEVEL3_CACHE_SIZE), cache_bytes(_SC_LEVEL4_CACHE_SIZE), host.l2_bytes});
-  host.memory_bytes = memory_line("MemTotal");
-  host.available_bytes = std::min(memory_line("MemAvailable"), group_memory_left());
+  const GroupLimits group = group_limits();
+  const std::optional<std::int64_t> installed_bytes = memory_line("MemTotal");
+  host.memory_bytes = least({installed_bytes, group.memory_bytes}).value_or(0);
+  host.available_bytes =
+      least({memory_line("MemAvailable"), group.memory_left_bytes, address_space_left()});
   return host;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "tcast/exec/isa.h"
@@ -15,8 +16,10 @@ struct HostFeatures {
   std::int64_t l1_bytes = 0;
   std::int64_t l2_bytes = 0;
   std::int64_t last_level_bytes = 0;  ///< shared by whoever is on the socket
-  std::int64_t memory_bytes = 0;
-  std::int64_t available_bytes = 0;  ///< of memory, now; cut by the limit of the control group
+  std::int64_t memory_bytes = 0;      ///< installed, or the limit of the control groups
+  /// Of memory, now; cut by the limits of the control groups and of the address space. Nothing:
+  /// unknown.
+  std::optional<std::int64_t> available_bytes;
 };
 HostFeatures host_features();
 

@@ -1,11 +1,16 @@
 #include "tcast/exec/host_key.h"
 
+#include <cstdlib>
 #include <fstream>
-#include <sstream>
+#include <string>
+#include <vector>
 
 #include <fmt/format.h>
+#include <oneapi/dnnl/dnnl.h>
 #include <sched.h>
 
+#include "tcast/base/text.h"
+#include "tcast/exec/control_group.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/kernel.h"
 
@@ -40,16 +45,6 @@ std::string first_line(const char* path) {
   return line;
 }
 
-/// "150000/100000" microseconds of the control group, "none" without a limit.
-std::string quota() {
-  std::istringstream line(first_line("/sys/fs/cgroup/cpu.max"));
-  std::string limit, period;
-  if (line >> limit >> period) return limit == "max" ? "none" : limit + "/" + period;
-  const std::string old_limit = first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  if (old_limit.empty() || old_limit[0] == '-') return "none";
-  return old_limit + "/" + first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-}
-
 /// "madvise" out of "always [madvise] never".
 std::string page_policy() {
   const std::string line = first_line("/sys/kernel/mm/transparent_hugepage/enabled");
@@ -59,13 +54,39 @@ std::string page_policy() {
   return line.substr(begin + 1, end - begin - 1);
 }
 
+/// Variables of the environment that libgomp reads, and on which it depends where threads run and
+/// how long they take to begin: https://gcc.gnu.org/onlinedocs/libgomp/Environment-Variables.html
+constexpr const char* thread_variables[] = {"GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT",  "OMP_DYNAMIC",
+                                            "OMP_PLACES",        "OMP_PROC_BIND",   "OMP_STACKSIZE",
+                                            "OMP_WAIT_POLICY",   "OMP_THREAD_LIMIT"};
+
+/// "OMP_PROC_BIND=close" of those that are set, "default" when none is.
+std::string thread_settings() {
+  std::vector<std::string> set;
+  for (const char* name : thread_variables) {
+    const char* const value = std::getenv(name);
+    if (value != nullptr) set.push_back(fmt::format("{}={}", name, printable(value)));
+  }
+  return set.empty() ? "default" : join(set, " ");
+}
+
+/// What oneDNN makes of ONEDNN_MAX_CPU_ISA, ONEDNN_CPU_ISA_HINTS and ONEDNN_DEFAULT_FPMATH_MODE:
+/// the numbers of its constants, because names differ between its versions.
+std::string onednn_settings() {
+  dnnl_fpmath_mode_t mode = dnnl_fpmath_mode_strict;
+  dnnl_get_default_fpmath_mode(&mode);
+  return fmt::format("isa {:#x} hints {:#x} fpmath {}",
+                     static_cast<unsigned>(dnnl_get_effective_cpu_isa()),
+                     static_cast<unsigned>(dnnl_get_cpu_isa_hints()), static_cast<int>(mode));
+}
+
 }  // namespace
 
 std::string host_key(int threads) {
   return fmt::format(
-      "{}; {}; {} thread(s); cpus {}; quota {}; huge pages {}; oneDNN {}; kernels {}",
-      host_features().cpu, name_of(host_isa()), threads, allowed_cpus(), quota(), page_policy(),
-      onednn_version(), kernel_version);
+      "{}; {}; {} thread(s), {}; cpus {}; quota {}; huge pages {}; oneDNN {}, {}; kernels {}",
+      host_features().cpu, name_of(host_isa()), threads, thread_settings(), allowed_cpus(),
+      group_limits().quota, page_policy(), onednn_version(), onednn_settings(), kernel_version);
 }
 
 }  // namespace tcast

@@ -588,7 +588,7 @@ class OpTimer::Impl {
     set_threads(options_.threads);
     if (options_.memory_limit_bytes <= 0) {
       options_.memory_limit_bytes =
-          host_.available_bytes > 0 ? std::min(2 * gib, host_.available_bytes / 4) : gib;
+          host_.available_bytes ? std::min(2 * gib, *host_.available_bytes / 4) : gib;
     }
     cpu_at_start_ = cpu_times();
     speed_ = measure_host_speed();
