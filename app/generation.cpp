@@ -136,10 +136,10 @@ LogitRows Generation::step(const TokenIds& tokens, const FollowingTokens& follow
   Graph& graph = work.phase == Phase::prefill ? prefill_ : decode_;
   model_.trace(work, graph);
   tokens_per_replica_ = requests_ / replicas_ * count;
-  const double start = now_s();
+  const Moment start = process_moment();
   executor_->run(graph, ids_of_ranks(tokens),
                  [&](std::int64_t depth) { return ids_of_ranks(following(depth)); });
-  last_step_s_ = now_s() - start;
+  last_step_ = between(start, process_moment());
   length_ += count;
 
   LogitRows last;
