@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 #include "tcast/exec/executor_overhead.h"
 #include "tcast/exec/host_key.h"
 #include "tcast/exec/kernel.h"
@@ -22,6 +23,22 @@ namespace {
 
 /// Under what the executor's overhead is kept, beside the ops.
 constexpr const char* overhead_key = "executor overhead per op";
+
+/// Variables of the environment that libgomp reads, and on which it depends where threads run and
+/// how long they take to begin: https://gcc.gnu.org/onlinedocs/libgomp/Environment-Variables.html
+constexpr const char* thread_variables[] = {"GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "OMP_DYNAMIC",
+                                            "OMP_PLACES",        "OMP_PROC_BIND",  "OMP_STACKSIZE",
+                                            "OMP_THREAD_LIMIT",  "OMP_WAIT_POLICY"};
+
+/// "; OMP_PROC_BIND=close" of those that are set.
+std::string thread_settings() {
+  std::string settings;
+  for (const char* name : thread_variables) {
+    const char* const value = std::getenv(name);
+    if (value != nullptr) settings += fmt::format("; {}={}", name, printable(value));
+  }
+  return settings;
+}
 
 /// Whether a kept measurement is as good as one that would be taken now.
 bool is_good_enough(const Measurement& kept, double budget_s) {
@@ -38,7 +55,7 @@ class Session {
       : records_(records), options_(options) {
     result_.host = host_features();
     result_.threads = options.timer.threads > 0 ? options.timer.threads : result_.host.threads;
-    key_ = host_key(result_.threads);
+    key_ = host_key(result_.threads) + thread_settings();
     result_.measurements.resize(records.size());
     for (std::size_t i = 0; i < records.size(); ++i) {
       std::vector<std::size_t>& equal = places_[signature_of(records[i])];

@@ -79,6 +79,11 @@ TEST_CASE("host timing: what was timed once is kept") {
   HostTimingOptions more = options(file.name(), 0.5);
   more.timer.threads = 2;
   CHECK(time_on_host(records, more).kept == 0);
+  {
+    // S21: neither do times of threads that are bound in another way stand for these.
+    const Variable bound("OMP_PROC_BIND", "spread");
+    CHECK(time_on_host(records, options(file.name(), 0.5)).kept == 0);
+  }
   // Without a store nothing is looked up.
   HostTimingOptions none = options(file.name(), 0.5);
   none.store.enabled = false;

@@ -179,11 +179,18 @@ TEST_CASE(
   CHECK(stalled_share({}, 2) == 0);
   CHECK(stalled_share(std::vector{sample(2, 0), sample(2, 0), sample(2, 0)}, 2) == 0);
   // One of two threads waits for 0.4 s in one of two samples.
-  CHECK(stalled_share(std::vector{sample(1.6, 3), sample(2, 0)}, 2) == doctest::Approx(0.2));
-  CHECK(stalled_share(std::vector{sample(1.6, 3), sample(1.8, 1)}, 2) == doctest::Approx(0.1));
+  CHECK(stalled_share(std::vector{sample(1.6, 30), sample(2, 0)}, 2) == doctest::Approx(0.2));
+  // A single one tells as well.
+  CHECK(stalled_share(std::vector{sample(1.6, 30)}, 2) == doctest::Approx(0.4));
+  CHECK(stalled_share(std::vector{sample(0, 90)}, 2) == doctest::Approx(1));
+  // Who sleeps for 0.2 s in every sample does so in this one, too.
+  const std::vector<Sample> sleepy = {sample(1.6, 30), sample(1.8, 30), sample(1.8, 30)};
+  CHECK(stalled_share(sleepy, 2) == doctest::Approx(0.2 / 3));
   // One thread works, the other sleeps: nobody waits.
-  CHECK(stalled_share(std::vector{sample(1, 1), sample(1, 2)}, 2) == doctest::Approx(0));
-  CHECK(stalled_share(std::vector{sample(0, 9), sample(2, 0)}, 2) == doctest::Approx(0.5));
+  const std::vector<Sample> alone = {sample(1, 30), sample(1, 30), sample(1, 30)};
+  CHECK(stalled_share(alone, 2) == doctest::Approx(0));
+  // One preemption of a long run is no reason to think that it waited for most of it.
+  CHECK(stalled_share(std::vector{sample(1, 1)}, 2) == doctest::Approx(0.03));
 }
 
 TEST_CASE("operators are made smaller in proportion") {

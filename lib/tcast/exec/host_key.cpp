@@ -1,15 +1,12 @@
 #include "tcast/exec/host_key.h"
 
-#include <cstdlib>
 #include <fstream>
 #include <string>
-#include <vector>
 
 #include <fmt/format.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <sched.h>
 
-#include "tcast/base/text.h"
 #include "tcast/exec/control_group.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/kernel.h"
@@ -54,22 +51,6 @@ std::string page_policy() {
   return line.substr(begin + 1, end - begin - 1);
 }
 
-/// Variables of the environment that libgomp reads, and on which it depends where threads run and
-/// how long they take to begin: https://gcc.gnu.org/onlinedocs/libgomp/Environment-Variables.html
-constexpr const char* thread_variables[] = {"GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT",  "OMP_DYNAMIC",
-                                            "OMP_PLACES",        "OMP_PROC_BIND",   "OMP_STACKSIZE",
-                                            "OMP_WAIT_POLICY",   "OMP_THREAD_LIMIT"};
-
-/// "OMP_PROC_BIND=close" of those that are set, "default" when none is.
-std::string thread_settings() {
-  std::vector<std::string> set;
-  for (const char* name : thread_variables) {
-    const char* const value = std::getenv(name);
-    if (value != nullptr) set.push_back(fmt::format("{}={}", name, printable(value)));
-  }
-  return set.empty() ? "default" : join(set, " ");
-}
-
 /// What oneDNN makes of ONEDNN_MAX_CPU_ISA, ONEDNN_CPU_ISA_HINTS and ONEDNN_DEFAULT_FPMATH_MODE:
 /// the numbers of its constants, because names differ between its versions.
 std::string onednn_settings() {
@@ -84,9 +65,9 @@ std::string onednn_settings() {
 
 std::string host_key(int threads) {
   return fmt::format(
-      "{}; {}; {} thread(s), {}; cpus {}; quota {}; huge pages {}; oneDNN {}, {}; kernels {}",
-      host_features().cpu, name_of(host_isa()), threads, thread_settings(), allowed_cpus(),
-      group_limits().quota, page_policy(), onednn_version(), onednn_settings(), kernel_version);
+      "{}; {}; {} thread(s); cpus {}; quota {}; huge pages {}; oneDNN {}, {}; kernels {}",
+      host_features().cpu, name_of(host_isa()), threads, allowed_cpus(), group_limits().quota,
+      page_policy(), onednn_version(), onednn_settings(), kernel_version);
 }
 
 }  // namespace tcast

@@ -395,16 +395,19 @@ double stalled_share(std::span<const Sample> samples, int threads) {
     const double offered = sample.seconds * threads;
     return offered > 0 ? std::clamp(1 - sample.cpu_s / offered, 0.0, 1.0) : 0.0;
   };
-  double asleep = 1;
+  // Of one or two samples nobody knows which time threads sleep anyway.
+  constexpr std::size_t enough = 3;
+  // Whoever waits gets its turn after some slices of the scheduler.
+  constexpr double longest_wait_s = 0.03;
+  double asleep = samples.size() < enough ? 0 : 1;
   for (const Sample& sample : samples) asleep = std::min(asleep, lost_part(sample));
   double stalled_s = 0;
   double all_s = 0;
   for (const Sample& sample : samples) {
     all_s += sample.seconds;
-    if (sample.preemptions > 0) {
-      // One thread that waits makes all of them wait.
-      stalled_s += sample.seconds * std::min(1.0, (lost_part(sample) - asleep) * threads);
-    }
+    // One thread that waits makes all of them wait.
+    stalled_s += std::min({sample.seconds, sample.seconds * (lost_part(sample) - asleep) * threads,
+                           longest_wait_s * static_cast<double>(sample.preemptions)});
   }
   return all_s > 0 ? stalled_s / all_s : 0;
 }
@@ -551,23 +554,31 @@ class OpTimer::Impl {
     }
   }
 
-  /// The jobs whose times are disturbed, or do not fit to the others, and have not been confirmed,
-  /// as far as `left_s` is enough for more than a warm-up.
-  std::vector<std::size_t> doubtful(std::vector<Job>& jobs, double left_s, bool only_disturbed) {
-    const Pace best = best_pace();
-    std::vector<double> expected = others_expect(jobs);
+  /// The jobs whose times are disturbed, of very few samples although there is time for more, or do
+  /// not fit to the others, as far as `left_s` is enough for more than a warm-up.
+  std::vector<std::size_t> doubtful(const std::vector<Job>& jobs, double left_s,
+                                    bool only_disturbed) const {
+    const std::vector<double> expected = others_expect(jobs);
     std::vector<std::size_t> list;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-      Job& job = jobs[i];
+      const Job& job = jobs[i];
       if (!job.result.supported()) continue;
       const bool odd = !only_disturbed && expected[i] > 0;
-      const bool disturbed = !disturbance(job.result, best).empty();
-      const double cost_s = runs_wanted * job.result.seconds * job.result.share + setup_s;
+      const bool disturbed = is_doubtful(job.result);
+      const double run_s =
+          expected[i] > 0 ? std::min(expected[i], job.result.seconds) : job.result.seconds;
+      const double cost_s = runs_wanted * run_s * job.result.share + setup_s;
       if ((!odd && !disturbed) || cost_s > left_s) continue;
       left_s -= cost_s;
       list.push_back(i);
     }
     return list;
+  }
+
+  bool is_doubtful(const Measurement& measurement) const {
+    constexpr int few = 3;
+    return !disturbance(measurement, best_pace()).empty() ||
+           (measurement.samples < few && !measurement.scaled);
   }
 
   std::vector<double> others_expect(const std::vector<Job>& jobs) const {
@@ -598,12 +609,11 @@ class OpTimer::Impl {
     constexpr double agreement = 0.2;
     const double before_s = job.result.seconds;
     const double now_s = fresh.result.seconds;
-    const Pace best = best_pace();
-    const bool was_disturbed = !disturbance(job.result, best).empty();
-    const bool is_disturbed = !disturbance(fresh.result, best).empty();
+    const bool was_doubtful = is_doubtful(job.result);
+    const bool is_doubtful_again = is_doubtful(fresh.result);
     const bool agree = std::abs(now_s - before_s) < agreement * std::min(now_s, before_s);
-    job.confirmed = agree && !is_disturbed;
-    if (was_disturbed != is_disturbed ? was_disturbed : now_s < before_s) {
+    job.confirmed = agree && !is_doubtful_again;
+    if (was_doubtful != is_doubtful_again ? was_doubtful : now_s < before_s) {
       job.result = std::move(fresh.result);
     }
   }
