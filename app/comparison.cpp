@@ -10,6 +10,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/exec/threads.h"
 #include "tcast/report/text_table.h"
 
 #include "app/simulation.h"
@@ -68,14 +69,20 @@ Prediction RunPredictor::prediction() const {
 }
 
 Comparison::Comparison(Prediction expected, Prediction prediction, const ExpertCounts& counts,
-                       double prefill_s, const std::vector<double>& decode_s,
+                       double prefill_s, const std::vector<Sample>& decode_steps,
                        const std::vector<OpTime>& ops)
     : expected_(std::move(expected)),
       prediction_(std::move(prediction)),
       experts_(experts(counts)),
       prefill_s_(prefill_s),
-      decode_s_(std::accumulate(decode_s.begin(), decode_s.end(), 0.0)),
-      ops_(ops) {}
+      ops_(ops) {
+  for (const Sample& step : decode_steps) decode_s_ += step.seconds;
+  if (decode_steps.empty()) return;
+  const std::vector<double> calm = undisturbed(decode_steps);
+  const double sum_s = std::accumulate(calm.begin(), calm.end(), 0.0);
+  undisturbed_step_s_ = sum_s / static_cast<double>(calm.size()) *
+                        (1 - stalled_share(decode_steps, current_threads()));
+}
 
 std::vector<Comparison::Experts> Comparison::experts(const ExpertCounts& counts) const {
   std::vector<Experts> list;
@@ -171,6 +178,15 @@ std::string Comparison::text() const {
     return table.text() + "\n";
   };
   std::string text = table_of("predicted and measured", totals());
+  constexpr double noticeable = 0.97;
+  if (prediction_.steps > 0 &&
+      undisturbed_step_s_ < noticeable * decode_s_ / static_cast<double>(prediction_.steps)) {
+    text += fmt::format(
+        "other processes disturbed the run: without them a decode step takes {} or more, error "
+        "{}\n\n",
+        format_seconds(undisturbed_step_s_),
+        error_text(prediction_.decode_step_s, undisturbed_step_s_));
+  }
   if (!experts_.empty()) {
     TextTable table({{"distinct experts of a layer"},
                      {"expected", true},
@@ -203,6 +219,7 @@ nlohmann::ordered_json Comparison::json() const {
   };
   nlohmann::ordered_json json;
   json["totals"] = list(totals());
+  if (prediction_.steps > 0) json["undisturbed_decode_step_s"] = undisturbed_step_s_;
   for (const Experts& row : experts_) {
     json["experts"][name_of(row.phase)] = {{"expected_distinct", row.expected},
                                            {"distinct", row.counted},

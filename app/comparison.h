@@ -9,6 +9,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "tcast/exec/executor.h"
+#include "tcast/exec/timer.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
 
@@ -62,7 +63,8 @@ class Comparison {
   /// `expected` as it was before the run, `prediction` with the distinct experts that the run has
   /// counted.
   Comparison(Prediction expected, Prediction prediction, const ExpertCounts& counts,
-             double prefill_s, const std::vector<double>& decode_s, const std::vector<OpTime>& ops);
+             double prefill_s, const std::vector<Sample>& decode_steps,
+             const std::vector<OpTime>& ops);
 
   /// What was predicted, as a line each for prefill, decode step and total.
   static std::string predicted_text(const Prediction& prediction);
@@ -99,6 +101,10 @@ class Comparison {
   std::vector<Experts> experts_;
   double prefill_s_;
   double decode_s_ = 0;  ///< of all steps
+  /// Mean of the steps in which no thread lost its processor or, where there are too few, of all
+  /// without the time in which threads waited: what a prediction made of undisturbed times is to be
+  /// compared with.
+  double undisturbed_step_s_ = 0;
   std::vector<OpTime> ops_;
 };
 

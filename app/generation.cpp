@@ -74,8 +74,9 @@ ExecutorMemory Generation::memory_needed(std::int64_t input_length, std::int64_t
 }
 
 void Generation::require_memory(std::int64_t input_length) {
-  const std::int64_t available = host_features().available_bytes;
-  if (available == 0) return;
+  const std::optional<std::int64_t> known = host_features().available_bytes;
+  if (!known) return;
+  const std::int64_t available = *known;
   const ExecutorMemory need = memory_needed(input_length, available);
   if (need.total_bytes() <= available) return;
   const char* const hint =
@@ -135,10 +136,10 @@ LogitRows Generation::step(const TokenIds& tokens, const FollowingTokens& follow
   Graph& graph = work.phase == Phase::prefill ? prefill_ : decode_;
   model_.trace(work, graph);
   tokens_per_replica_ = requests_ / replicas_ * count;
-  const double start = now_s();
+  const Moment start = process_moment();
   executor_->run(graph, ids_of_ranks(tokens),
                  [&](std::int64_t depth) { return ids_of_ranks(following(depth)); });
-  last_step_s_ = now_s() - start;
+  last_step_ = between(start, process_moment());
   length_ += count;
 
   LogitRows last;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tcast/exec/executor.h"
+#include "tcast/exec/timer.h"
 #include "tcast/graph/graph.h"
 #include "tcast/model/parameter_paths.h"
 #include "tcast/model/transformer_model.h"
@@ -60,7 +61,7 @@ class Generation {
   /// Tokens that the model as it stands predicts beyond the next one: depths that have logits.
   std::int64_t mtp_tokens() const;
   /// Seconds that the forward pass of the last step() took.
-  double last_step_s() const { return last_step_s_; }
+  const Sample& last_step() const { return last_step_; }
 
   std::int64_t ranks() const { return ranks_; }
   std::int64_t vocabulary() const { return vocabulary_; }
@@ -84,7 +85,7 @@ class Generation {
   Graph prefill_;
   Graph decode_;
   std::unique_ptr<Executor> executor_;
-  double last_step_s_ = 0;
+  Sample last_step_{};
 };
 
 }  // namespace tcast

@@ -45,6 +45,14 @@ OpEstimate MeasuredCostModel::estimate(const OpRecord& record) const {
   return estimate;
 }
 
+OpEstimate RangeCostModel::estimate(const OpRecord& record) const {
+  OpEstimate estimate = measured_.estimate(record);
+  const Measurement* measured = measured_.find(record);
+  if (estimate.total_s == 0 || measured == nullptr) return estimate;
+  estimate.total_s = range_of(*measured, best_).*end_ + estimate.overhead_s;
+  return estimate;
+}
+
 std::string MeasuredCostModel::explain(const OpRecord& record) const {
   const Measurement* measured = find(record);
   if (measured == nullptr) return fallback_.explain(record);
@@ -60,6 +68,9 @@ std::string MeasuredCostModel::explain(const OpRecord& record) const {
         "would "
         "be {:.1f} % off\n",
         100 * measured->share, 100 * measured->error);
+  }
+  if (const std::string why = disturbance(*measured, {}); !why.empty()) {
+    text += fmt::format("  the machine was disturbed: {}\n", why);
   }
   if (!measured->between.empty()) {
     text += fmt::format("  on the line between the times of {}\n", measured->between);

@@ -50,6 +50,22 @@ class MeasuredCostModel final : public CostModel {
   double op_overhead_s_;
 };
 
+/// The measured times at one end of their ranges.
+class RangeCostModel final : public CostModel {
+ public:
+  /// `end`: TimeRange::low_s or high_s; `best`: the best pace that is known of the host.
+  RangeCostModel(const MeasuredCostModel& measured, double TimeRange::*end, const Pace& best)
+      : measured_(measured), end_(end), best_(best) {}
+
+  OpEstimate estimate(const OpRecord& record) const override;
+  std::string explain(const OpRecord& record) const override { return measured_.explain(record); }
+
+ private:
+  const MeasuredCostModel& measured_;
+  double TimeRange::*end_;
+  Pace best_;
+};
+
 /// This host as a device: what its canary measured, without an interconnect.
 DeviceProfile host_device(const HostFeatures& features, const HostSpeed& speed);
 

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/text.h"
 #include "tcast/exec/executor_overhead.h"
 #include "tcast/exec/host_key.h"
 #include "tcast/exec/kernel.h"
@@ -22,6 +23,22 @@ namespace {
 
 /// Under what the executor's overhead is kept, beside the ops.
 constexpr const char* overhead_key = "executor overhead per op";
+
+/// Variables of the environment that libgomp reads, and on which it depends where threads run and
+/// how long they take to begin: https://gcc.gnu.org/onlinedocs/libgomp/Environment-Variables.html
+constexpr const char* thread_variables[] = {"GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "OMP_DYNAMIC",
+                                            "OMP_PLACES",        "OMP_PROC_BIND",  "OMP_STACKSIZE",
+                                            "OMP_THREAD_LIMIT",  "OMP_WAIT_POLICY"};
+
+/// "; OMP_PROC_BIND=close" of those that are set.
+std::string thread_settings() {
+  std::string settings;
+  for (const char* name : thread_variables) {
+    const char* const value = std::getenv(name);
+    if (value != nullptr) settings += fmt::format("; {}={}", name, printable(value));
+  }
+  return settings;
+}
 
 /// Whether a kept measurement is as good as one that would be taken now.
 bool is_good_enough(const Measurement& kept, double budget_s) {
@@ -38,7 +55,7 @@ class Session {
       : records_(records), options_(options) {
     result_.host = host_features();
     result_.threads = options.timer.threads > 0 ? options.timer.threads : result_.host.threads;
-    key_ = host_key(result_.threads);
+    key_ = host_key(result_.threads) + thread_settings();
     result_.measurements.resize(records.size());
     for (std::size_t i = 0; i < records.size(); ++i) {
       std::vector<std::size_t>& equal = places_[signature_of(records[i])];
@@ -50,6 +67,10 @@ class Session {
 
   HostTimings run() {
     look_up();
+    if (!doubtful_.empty() && options_.quiet(result_.best_pace, result_.threads)) {
+      retimes_ = true;
+      look_up();
+    }
     if (!is_complete()) time();
     for (const auto& [name, places] : places_) {
       if (result_.measurements[places.front()].supported()) ++result_.timed;
@@ -97,29 +118,49 @@ class Session {
     if (store_) or_without_store([&] { work(*store_); });
   }
 
+  /// Sorts the ops into those whose times are kept, those whose kept times are disturbed, and those
+  /// that are missing.
   void look_up() {
     with_store([this](MeasurementStore& store) {
-      std::vector<std::size_t> missing;
-      std::size_t kept_ops = 0;
-      for (const std::size_t i : missing_) {
-        const std::optional<Measurement> kept = store.find(key_, signature_of(records_[i]));
-        if (kept && is_good_enough(*kept, options_.timer.time_budget_s)) {
-          result_.measurements[i] = *kept;
-          ++kept_ops;
-        } else {
-          missing.push_back(i);
-        }
+      if (const auto session = store.session(key_)) {
+        result_.speed = session->speed;
+        result_.best_pace = session->best_pace;
       }
-      missing_ = std::move(missing);
-      result_.kept += kept_ops;
       if (const auto overhead = store.find(key_, overhead_key)) {
         result_.op_overhead_s = overhead->seconds;
       }
-      if (const auto session = store.session(key_)) {
-        result_.speed = session->speed;
-        result_.conditions = {0, session->canary_drift, session->others_cpu_share};
+      missing_.clear();
+      doubtful_.clear();
+      result_.kept = 0;
+      for (const auto& [name, equal] : places_) {
+        const std::size_t i = equal.front();
+        const std::optional<Measurement> kept = store.find(key_, name);
+        if (!kept || !is_good_enough(*kept, options_.timer.time_budget_s)) {
+          missing_.push_back(i);
+          continue;
+        }
+        result_.measurements[i] = *kept;
+        const bool is_doubtful = !disturbance(*kept, result_.best_pace).empty();
+        if (is_doubtful && retimes_) {
+          missing_.push_back(i);
+          continue;
+        }
+        ++result_.kept;
+        if (is_doubtful) doubtful_.push_back(i);
       }
+      std::sort(missing_.begin(), missing_.end());
     });
+  }
+
+  /// Whether a new time is worth more than a kept one that was disturbed.
+  bool is_better(const Measurement& fresh, const Measurement& kept) const {
+    if (!fresh.supported() || !kept.supported() || kept.seconds == 0) return true;
+    if (disturbance(fresh, result_.best_pace).empty()) return true;
+    const auto width = [this](const Measurement& m) {
+      const TimeRange range = range_of(m, result_.best_pace);
+      return range.high_s / std::max(1e-12, range.low_s);
+    };
+    return width(fresh) < width(kept);
   }
 
   bool is_complete() const {
@@ -144,6 +185,7 @@ class Session {
     });
     if (is_complete()) return;
     TimerOptions settings = options_.timer;
+    settings.best_pace = result_.best_pace;
     settings.poll = throw_if_interrupted;
     OpTimer timer(settings);
     result_.speed = timer.speed();
@@ -158,17 +200,22 @@ class Session {
       if (progress) progress->show(done, total, what, left_s);
     };
     observer.measured = [&](std::size_t index, const Measurement& measurement) {
+      if (!is_better(measurement, result_.measurements[missing_[index]])) return;
       with_store([&](MeasurementStore& store) {
         store.put(key_, signature_of(records[index]), measurement);
       });
     };
     const std::vector<Measurement> timed = timer.measure_all(records, observer);
-    for (std::size_t i = 0; i < timed.size(); ++i) result_.measurements[missing_[i]] = timed[i];
+    for (std::size_t i = 0; i < timed.size(); ++i) {
+      Measurement& known = result_.measurements[missing_[i]];
+      if (is_better(timed[i], known)) known = timed[i];
+    }
     result_.memory_used_bytes = timer.memory_used_bytes();
     result_.conditions = timer.conditions();
+    result_.best_pace = faster(result_.best_pace, result_.conditions->best_pace);
     with_store([&](MeasurementStore& store) {
       store.put_session(key_, {timer.speed(), result_.conditions->canary_drift,
-                               result_.conditions->others_cpu_share});
+                               result_.conditions->others_cpu_share, result_.best_pace});
     });
   }
 
@@ -188,6 +235,8 @@ class Session {
   HostTimings result_;
   std::map<std::string, std::vector<std::size_t>> places_;  ///< of equal records
   std::vector<std::size_t> missing_;
+  std::vector<std::size_t> doubtful_;  ///< kept, but disturbed
+  bool retimes_ = false;               ///< those as well
   std::unique_ptr<MeasurementStore> store_;
 };
 
@@ -196,6 +245,8 @@ Measurement combined(const std::vector<WeightedOp>& parts, const Measurement* ti
   Measurement all = timed[parts.size() - 1];
   if (parts.size() == 1 && parts[0].weight == 1) return all;
   all.seconds = 0;
+  double expected_s = 0;
+  bool is_odd = false;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     if (!timed[i].supported()) return timed[i];
     all.seconds += parts[i].weight * timed[i].seconds;
@@ -204,7 +255,12 @@ Measurement combined(const std::vector<WeightedOp>& parts, const Measurement* ti
     all.scaled = all.scaled || timed[i].scaled;
     all.share = std::min(all.share, timed[i].share);
     all.error = std::max(all.error, timed[i].error);
+    all.stalled_share = std::max(all.stalled_share, timed[i].stalled_share);
+    expected_s +=
+        parts[i].weight * (timed[i].expected_s > 0 ? timed[i].expected_s : timed[i].seconds);
+    is_odd = is_odd || timed[i].expected_s > 0;
   }
+  all.expected_s = is_odd ? expected_s : 0;
   const double most = std::get<GroupedMatMul>(parts.back().record).distinct_experts;
   all.between = fmt::format("{:.0f} and {:.0f} distinct experts", most - 1, most);
   return all;

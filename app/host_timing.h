@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <iosfwd>
 #include <optional>
 #include <string>
@@ -25,6 +26,8 @@ struct HostTimingOptions {
   StoreInputs store{.file = {}, .enabled = false};
   /// Where a terminal shows the progress, if it is one; null: nowhere.
   std::ostream* progress = nullptr;
+  /// Asked before kept times that were disturbed are taken again.
+  std::function<bool(const Pace& best, int threads)> quiet = is_quiet;
 };
 
 /// What is known of ops on this host, timed now or kept from earlier.
@@ -36,18 +39,21 @@ struct HostTimings {
   std::vector<Measurement> measurements;  ///< of the records, in their order
   std::size_t timed = 0;                  ///< distinct ops with a time
   std::size_t kept = 0;                   ///< of them, how many came from the store
-  /// Of this session of timings or, when all came from the store, of the last one.
+  /// Of this session of timings; nothing when all came from the store.
   std::optional<TimingConditions> conditions;
+  /// The best pace that is known of this host: what the measurements are judged by.
+  Pace best_pace;
   std::int64_t memory_used_bytes = 0;
   std::string store_file;             ///< empty: none
   std::vector<std::string> warnings;  ///< of the store
 };
 
 /// Looks the records up in the store and times those that it does not have, one process at a time;
-/// what is timed is kept at once. A record that stands between two that can be timed (see
-/// timed_in_place_of) gets its time from theirs. A default store that cannot be used is a warning;
-/// one that the user named throws Error. Throws Interrupted after Ctrl-C, with what was timed so
-/// far kept.
+/// what is timed is kept at once. A kept time that says of itself that the machine was disturbed is
+/// taken again as soon as the machine is quiet, and stands until then. A record that stands between
+/// two that can be timed (see timed_in_place_of) gets its time from theirs. A default store that
+/// cannot be used is a warning; one that the user named throws Error. Throws Interrupted after
+/// Ctrl-C, with what was timed so far kept.
 HostTimings time_on_host(const std::vector<OpRecord>& records, const HostTimingOptions& options);
 
 }  // namespace tcast

@@ -37,6 +37,11 @@ StoredMeasurement measurement_of(const Node& line) {
   m.budget_s = line.at("budget_s").as_number();
   m.substituted = line.at("substituted").as_string();
   m.unsupported = line.at("unsupported").as_string();
+  m.stalled_share = line.at("stalled_share").as_number();
+  m.pace.read_bytes_per_s = line.at("read_bytes_per_s").as_number();
+  m.pace.f32_flops_per_s = line.at("f32_flops_per_s").as_number();
+  m.pace.bf16_flops_per_s = line.at("bf16_flops_per_s").as_number();
+  m.expected_s = line.at("expected_s").as_number();
   if (const std::string reason = unsound(stored); !reason.empty()) line.fail(reason);
   return stored;
 }
@@ -63,6 +68,11 @@ std::string measurements_text(const MeasurementStore& store) {
     line["budget_s"] = m.budget_s;
     line["substituted"] = m.substituted;
     line["unsupported"] = m.unsupported;
+    line["stalled_share"] = m.stalled_share;
+    line["read_bytes_per_s"] = m.pace.read_bytes_per_s;
+    line["f32_flops_per_s"] = m.pace.f32_flops_per_s;
+    line["bf16_flops_per_s"] = m.pace.bf16_flops_per_s;
+    line["expected_s"] = m.expected_s;
     text += line.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
   });
   return text;

@@ -20,6 +20,7 @@
 #include "tcast/exec/host.h"
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/exec/threads.h"
+#include "tcast/exec/timer.h"
 #include "tcast/report/json_writer.h"
 #include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
@@ -70,7 +71,8 @@ std::string npy_text(const std::vector<std::int64_t>& shape, const std::vector<f
 /// What one run found.
 struct RunResult {
   std::vector<double> decode_s;
-  std::int64_t decoded_tokens = 0;  ///< of each request, by all decode steps
+  std::vector<Sample> decode_steps;  ///< of decode_s
+  std::int64_t decoded_tokens = 0;   ///< of each request, by all decode steps
   double prefill_s = 0;
   double prepare_s = 0;
   TokenIds tokens;          ///< generated ones of each request
@@ -209,7 +211,7 @@ class RunCommand final : public Command {
     std::optional<Comparison> comparison;
     if (predictor) {
       comparison.emplace(predictor->expected(), predictor->counted(counts_), counts_,
-                         result.prefill_s, result.decode_s, result.ops);
+                         result.prefill_s, result.decode_steps, result.ops);
     }
     if (logits_file_.is_given()) {
       write_data(logits_file_, logits_text({output_length, requests, generation.vocabulary()}),
@@ -284,7 +286,12 @@ class RunCommand final : public Command {
     result.tokens.resize(prompts.size());
     for (std::int64_t made = 0; made < output_length;) {
       const GreedyDecoding::Pass pass = made == 0 ? decoding.prompt(prompts) : decoding.decode();
-      (made == 0 ? result.prefill_s : result.decode_s.emplace_back()) = generation.last_step_s();
+      if (made == 0) {
+        result.prefill_s = generation.last_step().seconds;
+      } else {
+        result.decode_s.push_back(generation.last_step().seconds);
+        result.decode_steps.push_back(generation.last_step());
+      }
       result.decoded_tokens += made == 0 ? 0 : static_cast<std::int64_t>(pass.logits.size());
       for (std::size_t k = 0; k < pass.logits.size() && made < output_length; ++k, ++made) {
         for (std::size_t i = 0; i < prompts.size(); ++i) {

@@ -16,17 +16,19 @@ namespace tcast {
 namespace {
 
 /// What is known of how one of a row's operators was timed, if it was.
-void add_measurement(ReportOp& row, const OpRecord& record, const MeasuredCostModel* measured) {
+void add_measurement(ReportOp& row, const OpRecord& record, const MeasuredCostModel* measured,
+                     const Pace& best_pace) {
   const Measurement* const found = measured == nullptr ? nullptr : measured->find(record);
   if (found == nullptr) return;
   row.scaled = row.scaled || found->scaled;
+  row.disturbed = row.disturbed || !disturbance(*found, best_pace).empty();
   // One sample is no reason to believe that all would be the same.
   if (found->samples > 1) row.spread = std::max(row.spread.value_or(0), found->spread);
 }
 
 /// Rows of the op table of one phase, merged by op, module and what bounds them.
 void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase,
-              const CostModel* ideal, const MeasuredCostModel* measured) {
+              const CostModel* ideal, const MeasuredCostModel* measured, const Pace& best_pace) {
   // Paths are made once per scope of a region, not once per op.
   std::map<std::pair<std::uint32_t, std::uint32_t>, std::string> paths;
   std::map<std::tuple<std::string_view, std::string_view, Bound, Source>, std::size_t> row_of;
@@ -53,7 +55,7 @@ void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase
     target.flops += row.calls * row.estimate.work.flops();
     target.bytes += row.calls * row.estimate.work.bytes();
     if (ideal != nullptr) target.ideal_s += row.calls * ideal->estimate(op.record).total_s;
-    add_measurement(target, op.record, measured);
+    add_measurement(target, op.record, measured, best_pace);
   }
 }
 
@@ -254,6 +256,7 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   cost_ = measured_.get();
   forecast(*cost_);
   threads_ = timings.threads;
+  best_pace_ = timings.best_pace;
   note_timing(records, timings);
 }
 
@@ -288,6 +291,10 @@ void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTim
   }
   double least_share = 1;
   double largest_error = 0;
+  std::string disturbed;
+  double all_s = 0;
+  double stalled_s = 0;
+  double slower_s = 0;
   for (std::size_t i = 0; i < records.size(); ++i) {
     const Measurement& measurement = timings.measurements[i];
     if (!measurement.supported()) {
@@ -295,10 +302,30 @@ void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTim
       continue;
     }
     if (!measurement.substituted.empty()) substituted.insert(measurement.substituted);
+    all_s += measurement.seconds;
+    stalled_s += measurement.seconds * measurement.stalled_share;
+    slower_s += measurement.seconds * (slowdown(measurement.pace, timings.best_pace) - 1);
+    if (const std::string why = disturbance(measurement, timings.best_pace); !why.empty()) {
+      ++timing.disturbed_ops;
+      if (disturbed.empty()) disturbed = fmt::format("{}: {}", name_of(records[i]), why);
+    }
     if (!measurement.scaled) continue;
     ++timing.scaled_ops;
     least_share = std::min(least_share, measurement.share);
     largest_error = std::max(largest_error, measurement.error);
+  }
+  if (!timings.conditions && all_s > 0) {
+    // All were kept: each says itself how the machine was.
+    timing.others_cpu_share = stalled_s / all_s;
+    timing.canary_drift = slower_s / all_s;
+  }
+  if (timing.disturbed_ops > 0) {
+    warnings_.push_back(fmt::format(
+        "the machine was disturbed while {} of {} ops were timed ({}); the range says by how much, "
+        "{}",
+        timing.disturbed_ops, timing.timed_ops, disturbed,
+        timing.store.empty() ? "a quiet machine gives a better answer"
+                             : "a run on a quiet machine times them again"));
   }
   notes_.push_back(
       timing.kept_ops == 0
@@ -400,13 +427,14 @@ void Simulation::fill_latency(Report& report) {
   report.latency.prefill_s = forecast_.prefill_s;
   report.latency.decode_step_s = forecast_.decode_step_s;
   if (!forecast_.prefill.ops.empty()) {
-    add_rows(report, "prefill", forecast_.prefill, ideal_.get(), measured_.get());
+    add_rows(report, "prefill", forecast_.prefill, ideal_.get(), measured_.get(), best_pace_);
   }
   if (!forecast_.decode.ops.empty()) {
-    add_rows(report, "decode", forecast_.decode, ideal_.get(), measured_.get());
+    add_rows(report, "decode", forecast_.decode, ideal_.get(), measured_.get(), best_pace_);
   }
   if (request_.phase) {
     report.single_phase = true;
+    if (measured_ != nullptr) fill_range(report, {});
     return;
   }
   const TopK choice = sampling();
@@ -421,16 +449,9 @@ void Simulation::fill_latency(Report& report) {
   row.bytes = sampled.work.bytes();
   row.bound = name_of(sampled.bound);
   row.source = name_of(sampled.source);
-  add_measurement(row, choice, measured_.get());
-  auto finish = [&](ReportLatency& latency, const Forecast& forecast, double sampling_s) {
-    latency.prefill_s = forecast.prefill_s;
-    latency.decode_step_s = forecast.decode_step_s;
-    latency.ttft_s = forecast.prefill_s + sampling_s;
-    latency.tpot_s = request_.output_length > 1 ? forecast.tpot_s + sampling_s : 0;
-    latency.end_to_end_s =
-        latency.ttft_s + static_cast<double>(request_.output_length - 1) * latency.tpot_s;
-  };
-  finish(report.latency, forecast_, sampled.total_s);
+  add_measurement(row, choice, measured_.get(), best_pace_);
+  report.latency = latency_of(forecast_, sampled.total_s);
+  if (measured_ != nullptr) fill_range(report, choice);
   report.output_tokens_per_s = static_cast<double>(request_.batch_size) *
                                static_cast<double>(request_.output_length) /
                                report.latency.end_to_end_s;
@@ -438,7 +459,41 @@ void Simulation::fill_latency(Report& report) {
   if (ideal_ == nullptr) return;
   Forecaster bound(source_, *ideal_, device_);
   row.ideal_s = ideal_->estimate(choice).total_s;
-  finish(report.ideal.emplace(), bound.run(forecast_.request), row.ideal_s);
+  report.ideal = latency_of(bound.run(forecast_.request), row.ideal_s);
+}
+
+ReportLatency Simulation::latency_of(const Forecast& forecast, double sampling_s) const {
+  ReportLatency latency;
+  latency.prefill_s = forecast.prefill_s;
+  latency.decode_step_s = forecast.decode_step_s;
+  latency.ttft_s = forecast.prefill_s + sampling_s;
+  latency.tpot_s = request_.output_length > 1 ? forecast.tpot_s + sampling_s : 0;
+  latency.end_to_end_s =
+      latency.ttft_s + static_cast<double>(request_.output_length - 1) * latency.tpot_s;
+  return latency;
+}
+
+/// The latencies with every measured time at the low, and at the high end of its range: what
+/// disturbs a machine disturbs all ops alike.
+void Simulation::fill_range(Report& report, const TopK& choice) const {
+  ReportRange& range = report.range.emplace();
+  for (const auto& [end, of] :
+       {std::pair{&range.low, &TimeRange::low_s}, std::pair{&range.high, &TimeRange::high_s}}) {
+    const RangeCostModel cost(*measured_, of, best_pace_);
+    if (!request_.phase) {
+      Forecaster forecaster(source_, cost, device_);
+      *end = latency_of(forecaster.run(forecast_.request), cost.estimate(choice).total_s);
+      continue;
+    }
+    for (const auto& [pass, seconds] :
+         {std::pair{&forecast_.prefill, &ReportLatency::prefill_s},
+          std::pair{&forecast_.decode, &ReportLatency::decode_step_s}}) {
+      for (const OpRow& row : pass->ops) {
+        const Op& op = pass->graph.regions[row.region].ops[row.op];
+        end->*seconds += row.calls * cost.estimate(op.record).total_s;
+      }
+    }
+  }
 }
 
 void Simulation::fill_memory(Report& report) {

@@ -132,6 +132,8 @@ class Simulation {
   void time_further_experts(const HostTimingOptions& options);
   void note_timing(const std::vector<OpRecord>& records, const HostTimings& timings);
   void fill_latency(Report& report);
+  void fill_range(Report& report, const TopK& choice) const;
+  ReportLatency latency_of(const Forecast& forecast, double sampling_s) const;
   void fill_experts(Report& report) const;
   void fill_timing(Report& report) const;
   void fill_memory(Report& report);
@@ -149,6 +151,7 @@ class Simulation {
   std::vector<std::string> notes_;
   std::vector<std::string> warnings_;
   std::optional<ReportTiming> timing_;  // of this host, without the spread
+  Pace best_pace_;                      // of this host
   std::int64_t threads_ = 0;
 };
 

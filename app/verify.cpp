@@ -159,8 +159,8 @@ class VerifyCommand final : public Command {
                   fmt::format("choose --batch-size as a multiple of {}", replicas));
     }
     size.requests = requests_;
-    const std::int64_t available = host_features().available_bytes;
-    size.most_bytes = available > 0 ? available / 4 : std::int64_t{1} << 30;
+    const std::optional<std::int64_t> available = host_features().available_bytes;
+    size.most_bytes = available ? *available / 4 : std::int64_t{1} << 30;
     const Shrunk small = shrink(config, model_, size);
     request.lengths = lengths_across(small.boundaries, size.lengths);
     request.tokens_per_step = size.lengths.tokens_per_step;

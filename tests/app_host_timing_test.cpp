@@ -41,6 +41,8 @@ HostTimingOptions options(const std::string& store, double budget_s) {
   options.timer.time_budget_s = budget_s;
   options.timer.threads = 1;
   options.store = {.file = store, .enabled = true};
+  // Whatever else runs beside the tests: what is kept stays.
+  options.quiet = [](const Pace&, int) { return false; };
   return options;
 }
 
@@ -77,6 +79,11 @@ TEST_CASE("host timing: what was timed once is kept") {
   HostTimingOptions more = options(file.name(), 0.5);
   more.timer.threads = 2;
   CHECK(time_on_host(records, more).kept == 0);
+  {
+    // S21: neither do times of threads that are bound in another way stand for these.
+    const Variable bound("OMP_PROC_BIND", "spread");
+    CHECK(time_on_host(records, options(file.name(), 0.5)).kept == 0);
+  }
   // Without a store nothing is looked up.
   HostTimingOptions none = options(file.name(), 0.5);
   none.store.enabled = false;
@@ -116,6 +123,59 @@ TEST_CASE("host timing: a larger budget takes poor measurements again") {
     CHECK(timings.kept == (row.kept ? 1u : 0u));
     CHECK((timings.measurements[0].seconds == 123) == row.kept);
   }
+}
+
+// S20: conditions are kept with each measurement; no later session launders them
+TEST_CASE("host timing: what was disturbed is taken again on a quiet machine, and only that") {
+  const Norm calm{.rows = 4, .width = 64};
+  const Norm stalled{.rows = 4, .width = 128};
+  const Norm slow{.rows = 4, .width = 256};
+  const Norm odd{.rows = 4, .width = 512};
+  const File file;
+  {
+    MeasurementStore store(file.name());
+    Measurement m;
+    m.seconds = 123;
+    m.samples = 9;
+    m.budget_s = 10;
+    m.pace.read_bytes_per_s = 10;
+    store.put(host_key(1), signature_of(calm), m);
+    m.stalled_share = 0.5;
+    store.put(host_key(1), signature_of(stalled), m);
+    m.stalled_share = 0;
+    m.pace.read_bytes_per_s = 5;
+    store.put(host_key(1), signature_of(slow), m);
+    m.pace.read_bytes_per_s = 10;
+    m.expected_s = 1;
+    store.put(host_key(1), signature_of(odd), m);
+    m.expected_s = 0;
+    m.seconds = 1e-6;
+    store.put(host_key(1), "executor overhead per op", m);
+    store.put_session(host_key(1), {{1e10, 1e11, 1e11, {}, {}, 0}, 0, 0, {.read_bytes_per_s = 10}});
+  }
+  const std::vector<OpRecord> records = {calm, stalled, slow, odd};
+  HostTimingOptions settings = options(file.name(), 0.5);
+  const HostTimings busy = time_on_host(records, settings);
+  CHECK(busy.kept == 4);
+  CHECK(busy.best_pace.read_bytes_per_s == 10);
+  CHECK(disturbance(busy.measurements[0], busy.best_pace).empty());
+  for (const std::size_t i : {1, 2, 3}) {
+    CHECK(busy.measurements[i].seconds == 123);
+    CHECK(!disturbance(busy.measurements[i], busy.best_pace).empty());
+  }
+  settings.quiet = [](const Pace& best, int threads) {
+    CHECK(best.read_bytes_per_s == 10);
+    CHECK(threads == 1);
+    return true;
+  };
+  const HostTimings quiet = time_on_host(records, settings);
+  CHECK(quiet.kept == 1);
+  CHECK(quiet.measurements[0].seconds == 123);
+  for (const std::size_t i : {1, 2, 3}) CHECK(quiet.measurements[i].seconds < 1);
+  // The best pace that is known never gets worse.
+  CHECK(quiet.best_pace.read_bytes_per_s >= 10);
+  MeasurementStore store(file.name());
+  CHECK(store.session(host_key(1))->best_pace.read_bytes_per_s >= 10);
 }
 
 TEST_CASE("host timing: an expected number of experts is timed between whole ones") {  // S6

@@ -28,6 +28,9 @@ Measurement measured(double seconds) {
   m.scaled = true;
   m.error = 0.03;
   m.budget_s = 10;
+  m.stalled_share = 0.5;
+  m.pace = {1e9, 2e9, 3e9};
+  m.expected_s = 7;
   return m;
 }
 

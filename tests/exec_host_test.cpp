@@ -11,8 +11,9 @@ TEST_CASE("the host is described") {
   CHECK(host.threads == available_threads());
   CHECK(host.isa == host_isa());
   CHECK(host.memory_bytes > 0);
-  CHECK(host.available_bytes > 0);
-  CHECK(host.available_bytes <= host.memory_bytes);
+  REQUIRE(host.available_bytes);
+  CHECK(*host.available_bytes > 0);
+  CHECK(*host.available_bytes <= host.memory_bytes);
   CHECK(host.last_level_bytes >= host.l2_bytes);
   CHECK(host.l2_bytes >= host.l1_bytes);
 }

@@ -63,6 +63,9 @@ Measurement measured(double seconds) {
   m.error = 0.03;
   m.budget_s = 10;
   m.substituted = "f8_e4m3 -> bf16";
+  m.stalled_share = 0.5;
+  m.pace = {1e9, 2e9, 3e9};
+  m.expected_s = 7;
   return m;
 }
 
@@ -84,7 +87,9 @@ TEST_CASE("store: what was put is found again, by host and op") {
     store.put("host", "matmul m=2", measured(2));
     store.put("other", "matmul m=1", measured(3));
     store.put("host", "matmul m=1", measured(4));
-    store.put_session("host", {{1e10, 2e11, 3e11, {}, {}, 0}, 0.25, 0.5});
+    store.put_session("host", {{1e10, 2e11, 3e11, {}, {}, 0}, 0.125, 0.25, {5, 6, 7}});
+    // The last session counts, but the best pace stays.
+    store.put_session("host", {{1e10, 2e11, 3e11, {}, {}, 0}, 0.25, 0.5, {4, 8, 0}});
   }
   MeasurementStore store(folder.file("new/folder/kept.sqlite"));
   CHECK(store.warning() == "");
@@ -102,6 +107,17 @@ TEST_CASE("store: what was put is found again, by host and op") {
   CHECK(found->error == 0.03);
   CHECK(found->budget_s == 10);
   CHECK(found->substituted == "f8_e4m3 -> bf16");
+  CHECK(found->stalled_share == 0.5);
+  CHECK(found->pace.read_bytes_per_s == 1e9);
+  CHECK(found->pace.f32_flops_per_s == 2e9);
+  CHECK(found->pace.bf16_flops_per_s == 3e9);
+  CHECK(found->expected_s == 7);
+  const std::optional<StoredSession> session = store.session("host");
+  REQUIRE(session);
+  CHECK(session->others_cpu_share == 0.5);
+  CHECK(session->best_pace.read_bytes_per_s == 5);
+  CHECK(session->best_pace.f32_flops_per_s == 8);
+  CHECK(session->best_pace.bf16_flops_per_s == 7);
   CHECK(found->unsupported == "");
   CHECK(store.find("other", "matmul m=1")->seconds == 3);
   CHECK_FALSE(store.find("other", "matmul m=2"));
@@ -171,6 +187,8 @@ TEST_CASE("store: a damaged store is set aside by who writes, and nothing of it 
       {"garbage behind the header", [&] { overwrite(file, 100, std::string(3000, '\x5a')); }},
       {"an impossible page size", [&] { overwrite(file, 16, "\x01\x01"); }},
       {"a version lost", [&] { run_sql(file, "PRAGMA user_version = 0"); }},
+      // S20: its measurements do not say how the machine was
+      {"an older version", [&] { run_sql(file, "PRAGMA user_version = 1"); }},
       {"tables lost", [&] { run_sql(file, "DROP TABLE measurement; DROP TABLE host"); }},
   };
   int aside = 0;
@@ -223,7 +241,7 @@ TEST_CASE("store: what is no store is left as it is") {
       "--store, or --no-store";
   const std::string newer =
       file +
-      ": it was written by a newer tcast, whose stores this one (layout 1) cannot read | "
+      ": it was written by a newer tcast, whose stores this one (layout 2) cannot read | "
       "choose another file with --store, or --no-store";
   const Case cases[] = {
       {"a text", [&] { write(file, std::string(5000, 'x')); }, foreign},
@@ -240,7 +258,7 @@ TEST_CASE("store: what is no store is left as it is") {
       {"a newer store",
        [&] {
          make_store(file);
-         run_sql(file, "PRAGMA user_version = 2");
+         run_sql(file, "PRAGMA user_version = 3");
        },
        newer},
   };

@@ -370,6 +370,7 @@ TEST_CASE("json: how this host was timed, if it was") {
                                .timed_ops = 40,
                                .kept_ops = 25,
                                .scaled_ops = 3,
+                               .disturbed_ops = 2,
                                .memory_used_bytes = 1024,
                                .mean_spread = 0.05,
                                .canary_drift = 0.25,
@@ -377,9 +378,19 @@ TEST_CASE("json: how this host was timed, if it was") {
                                .op_overhead_s = 0.125,
                                .store = "kept.sqlite"};
   report.ops[3].spread = 0.125;
+  report.ops[3].disturbed = true;
+  report.range = ReportRange{report.latency, report.latency};
+  report.range->low.prefill_s = 0.0115;
+  report.range->high.tpot_s = 0.0035;
   const Json json = read_back(report);
+  CHECK(json["range"]["prefill_low_s"] == 0.0115);
+  CHECK(json["range"]["prefill_high_s"] == report.latency.prefill_s);
+  CHECK(json["range"]["tpot_high_s"] == 0.0035);
+  CHECK(json["range"].size() == 10);
+  CHECK(json["ops"][3]["disturbed"] == true);
+  CHECK_FALSE(json["ops"][2].contains("disturbed"));
   CHECK(json["timing"].dump() ==
-        R"({"took_s":9.5,"timed_ops":40,"kept_ops":25,"scaled_ops":3,)"
+        R"({"took_s":9.5,"timed_ops":40,"kept_ops":25,"scaled_ops":3,"disturbed_ops":2,)"
         R"("memory_used_bytes":1024,"mean_spread":0.05,"canary_drift":0.25,)"
         R"("others_cpu_share":0.5,"op_overhead_s":0.125,"store":"kept.sqlite"})");
   CHECK(json["ops"][3]["spread"] == 0.125);

@@ -357,6 +357,26 @@ TEST_CASE("table: limits of memory") {
   }
 }
 
+// S20
+TEST_CASE("table: the range of what was timed on this host, and which ops were disturbed") {
+  Report report = sample_report();
+  const std::string plain = write_table(report);
+  CHECK(plain.find("range") == std::string::npos);
+  CHECK(plain.find("disturbed") == std::string::npos);
+  report.range = ReportRange{report.latency, report.latency};
+  report.range->low.prefill_s = 0.011;
+  report.range->high.end_to_end_s = 1.5;
+  for (ReportOp& op : report.ops) op.disturbed = op.name == "attention";
+  report.ideal = report.latency;
+  const std::string text = write_table(report);
+  CHECK(text.find("latency                         estimate               range    ideal\n"
+                  "  prefill                        12.5 ms  11.0 ms .. 12.5 ms  12.5 ms\n") !=
+        std::string::npos);
+  CHECK(text.find("  406 ms    406 ms .. 1.50 s   406 ms\n") != std::string::npos);
+  CHECK(text.find("measured*!") != std::string::npos);
+  CHECK(text.find("  ! timed while the machine was disturbed\n") != std::string::npos);
+}
+
 TEST_CASE("table: a single output token has no time per further token") {
   Report report = sample_report();
   report.latency.tpot_s = 0;

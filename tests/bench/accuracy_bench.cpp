@@ -276,8 +276,8 @@ int bench(const Arguments& args) {
     if (held != wanted) {
       executor.reset();
       model = std::make_unique<TransformerModel>(model_of(models[cell.model], cell.numbers));
-      const std::int64_t available = host_features().available_bytes;
-      if (available > 0 && model->weight_bytes() > available * 7 / 10) {
+      const std::optional<std::int64_t> available = host_features().available_bytes;
+      if (available && model->weight_bytes() > *available * 7 / 10) {
         fmt::print("| {} | weights of {} do not fit |\n", name,
                    format_bytes(static_cast<double>(model->weight_bytes())));
         held.clear();

@@ -1,11 +1,13 @@
 #include "tcast/exec/host_key.h"
 
 #include <fstream>
-#include <sstream>
+#include <string>
 
 #include <fmt/format.h>
+#include <oneapi/dnnl/dnnl.h>
 #include <sched.h>
 
+#include "tcast/exec/control_group.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/kernel.h"
 
@@ -40,16 +42,6 @@ std::string first_line(const char* path) {
   return line;
 }
 
-/// "150000/100000" microseconds of the control group, "none" without a limit.
-std::string quota() {
-  std::istringstream line(first_line("/sys/fs/cgroup/cpu.max"));
-  std::string limit, period;
-  if (line >> limit >> period) return limit == "max" ? "none" : limit + "/" + period;
-  const std::string old_limit = first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  if (old_limit.empty() || old_limit[0] == '-') return "none";
-  return old_limit + "/" + first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-}
-
 /// "madvise" out of "always [madvise] never".
 std::string page_policy() {
   const std::string line = first_line("/sys/kernel/mm/transparent_hugepage/enabled");
@@ -59,13 +51,23 @@ std::string page_policy() {
   return line.substr(begin + 1, end - begin - 1);
 }
 
+/// What oneDNN makes of ONEDNN_MAX_CPU_ISA, ONEDNN_CPU_ISA_HINTS and ONEDNN_DEFAULT_FPMATH_MODE:
+/// the numbers of its constants, because names differ between its versions.
+std::string onednn_settings() {
+  dnnl_fpmath_mode_t mode = dnnl_fpmath_mode_strict;
+  dnnl_get_default_fpmath_mode(&mode);
+  return fmt::format("isa {:#x} hints {:#x} fpmath {}",
+                     static_cast<unsigned>(dnnl_get_effective_cpu_isa()),
+                     static_cast<unsigned>(dnnl_get_cpu_isa_hints()), static_cast<int>(mode));
+}
+
 }  // namespace
 
 std::string host_key(int threads) {
   return fmt::format(
-      "{}; {}; {} thread(s); cpus {}; quota {}; huge pages {}; oneDNN {}; kernels {}",
-      host_features().cpu, name_of(host_isa()), threads, allowed_cpus(), quota(), page_policy(),
-      onednn_version(), kernel_version);
+      "{}; {}; {} thread(s); cpus {}; quota {}; huge pages {}; oneDNN {}, {}; kernels {}",
+      host_features().cpu, name_of(host_isa()), threads, allowed_cpus(), group_limits().quota,
+      page_policy(), onednn_version(), onednn_settings(), kernel_version);
 }
 
 }  // namespace tcast

@@ -29,7 +29,7 @@ namespace fs = std::filesystem;
 /// "tcas": how a file tells that it is a store.
 constexpr std::int32_t application_id = 0x74636173;
 /// Of the tables below.
-constexpr std::int32_t layout_version = 1;
+constexpr std::int32_t layout_version = 2;
 /// Other processes hold the file for milliseconds only.
 constexpr int busy_ms = 10'000;
 /// What a kill may cost at most, in time of measuring.
@@ -38,12 +38,16 @@ constexpr double flush_every_s = 0.5;
 constexpr const char* tables[] = {
     "CREATE TABLE host(id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, "
     "read_bytes_per_s REAL, f32_flops_per_s REAL, bf16_flops_per_s REAL, canary_drift REAL, "
-    "others_cpu_share REAL)",
+    "others_cpu_share REAL, best_read_bytes_per_s REAL, best_f32_flops_per_s REAL, "
+    "best_bf16_flops_per_s REAL)",
     "CREATE TABLE measurement(host INTEGER NOT NULL REFERENCES host(id), op TEXT NOT NULL, "
     "taken_at INTEGER NOT NULL, seconds REAL NOT NULL, spread REAL NOT NULL, "
     "samples INTEGER NOT NULL, threads INTEGER NOT NULL, implementation TEXT NOT NULL, "
     "onednn TEXT NOT NULL, share REAL NOT NULL, error REAL NOT NULL, budget_s REAL NOT NULL, "
-    "substituted TEXT NOT NULL, unsupported TEXT NOT NULL, PRIMARY KEY(host, op)) WITHOUT ROWID",
+    "substituted TEXT NOT NULL, unsupported TEXT NOT NULL, stalled_share REAL NOT NULL, "
+    "read_bytes_per_s REAL NOT NULL, f32_flops_per_s REAL NOT NULL, "
+    "bf16_flops_per_s REAL NOT NULL, expected_s REAL NOT NULL, PRIMARY KEY(host, op)) "
+    "WITHOUT ROWID",
 };
 
 constexpr const char* store_hint = "choose another file with --store, or --no-store";
@@ -216,12 +220,16 @@ Measurement measurement_of(const Statement& row, int column) {
   m.budget_s = row.real(column + 8);
   m.substituted = row.text(column + 9);
   m.unsupported = row.text(column + 10);
+  m.stalled_share = row.real(column + 11);
+  m.pace = {row.real(column + 12), row.real(column + 13), row.real(column + 14)};
+  m.expected_s = row.real(column + 15);
   return m;
 }
 
 /// What session_of() reads, in its order.
 const std::string session_columns =
-    "read_bytes_per_s, f32_flops_per_s, bf16_flops_per_s, canary_drift, others_cpu_share";
+    "host.read_bytes_per_s, host.f32_flops_per_s, host.bf16_flops_per_s, canary_drift, "
+    "others_cpu_share, best_read_bytes_per_s, best_f32_flops_per_s, best_bf16_flops_per_s";
 
 std::optional<StoredSession> session_of(const Statement& row, int column) {
   if (row.is_null(column)) return std::nullopt;
@@ -231,18 +239,23 @@ std::optional<StoredSession> session_of(const Statement& row, int column) {
   session.speed.bf16_flops_per_s = row.real(column + 2);
   session.canary_drift = row.real(column + 3);
   session.others_cpu_share = row.real(column + 4);
+  session.best_pace = {row.real(column + 5), row.real(column + 6), row.real(column + 7)};
   const auto is_rate = [](double value) { return value >= 0 && std::isfinite(value); };
   const HostSpeed& speed = session.speed;
   const bool sound = speed.read_bytes_per_s > 0 && is_rate(speed.read_bytes_per_s) &&
                      is_rate(speed.f32_flops_per_s) && is_rate(speed.bf16_flops_per_s) &&
-                     is_rate(session.canary_drift) && is_rate(session.others_cpu_share);
+                     is_rate(session.canary_drift) && is_rate(session.others_cpu_share) &&
+                     is_rate(session.best_pace.read_bytes_per_s) &&
+                     is_rate(session.best_pace.f32_flops_per_s) &&
+                     is_rate(session.best_pace.bf16_flops_per_s);
   return sound ? std::optional(session) : std::nullopt;
 }
 
 /// What measurement_of() reads, in its order.
 const std::string columns =
     "seconds, spread, samples, threads, implementation, onednn, share, error, budget_s, "
-    "substituted, unsupported";
+    "substituted, unsupported, stalled_share, measurement.read_bytes_per_s, "
+    "measurement.f32_flops_per_s, measurement.bf16_flops_per_s, expected_s";
 
 }  // namespace
 
@@ -265,6 +278,13 @@ std::string unsound(const StoredMeasurement& stored) {
       !within(m.budget_s, 0, longest_s)) {
     return fmt::format("spread {}, error {} and budget_s {} are 0 to 1e9", m.spread, m.error,
                        m.budget_s);
+  }
+  constexpr double fastest = 1e18;
+  if (!within(m.stalled_share, 0, 1) || !within(m.expected_s, 0, longest_s) ||
+      !within(m.pace.read_bytes_per_s, 0, fastest) || !within(m.pace.f32_flops_per_s, 0, fastest) ||
+      !within(m.pace.bf16_flops_per_s, 0, fastest)) {
+    return fmt::format("stalled_share {} is at most 1, expected_s {} at most 1e9, speeds 1e18",
+                       m.stalled_share, m.expected_s);
   }
   if (m.samples < 0 || m.threads < 0) return "it has less than no samples or threads";
   if (stored.taken_at < 0 || stored.taken_at > latest) {
@@ -410,14 +430,19 @@ class MeasurementStore::Impl {
     const std::int64_t id = host_id(stored.host);
     if (!put_) {
       put_ = std::make_unique<Statement>(
-          db_, "INSERT OR REPLACE INTO measurement(host, op, taken_at, " + columns +
-                   ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+          db_,
+          "INSERT OR REPLACE INTO measurement(host, op, taken_at, seconds, spread, samples, "
+          "threads, implementation, onednn, share, error, budget_s, substituted, unsupported, "
+          "stalled_share, read_bytes_per_s, f32_flops_per_s, bf16_flops_per_s, expected_s) "
+          "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
     }
     const Measurement& m = stored.measurement;
     put_->bind(id, std::string_view(stored.op), stored.taken_at, m.seconds, m.spread,
                std::int64_t{m.samples}, std::int64_t{m.threads}, std::string_view(m.implementation),
                std::string_view(m.onednn_version), m.share, m.error, m.budget_s,
-               std::string_view(m.substituted), std::string_view(m.unsupported));
+               std::string_view(m.substituted), std::string_view(m.unsupported), m.stalled_share,
+               m.pace.read_bytes_per_s, m.pace.f32_flops_per_s, m.pace.bf16_flops_per_s,
+               m.expected_s);
     put_->step();
   }
 
@@ -619,10 +644,16 @@ void MeasurementStore::put_session(std::string_view host, const StoredSession& s
     impl_->change([&] {
       const std::int64_t id = impl_->host_id(host);
       Statement update(impl_->db(),
-                       "UPDATE host SET (" + session_columns + ") = (?, ?, ?, ?, ?) WHERE id = ?");
+                       "UPDATE host SET read_bytes_per_s = ?, f32_flops_per_s = ?, "
+                       "bf16_flops_per_s = ?, canary_drift = ?, others_cpu_share = ?, "
+                       "best_read_bytes_per_s = max(coalesce(best_read_bytes_per_s, 0), ?), "
+                       "best_f32_flops_per_s = max(coalesce(best_f32_flops_per_s, 0), ?), "
+                       "best_bf16_flops_per_s = max(coalesce(best_bf16_flops_per_s, 0), ?) "
+                       "WHERE id = ?");
       update.bind(session.speed.read_bytes_per_s, session.speed.f32_flops_per_s,
                   session.speed.bf16_flops_per_s, session.canary_drift, session.others_cpu_share,
-                  id);
+                  session.best_pace.read_bytes_per_s, session.best_pace.f32_flops_per_s,
+                  session.best_pace.bf16_flops_per_s, id);
       update.step();
     });
   });

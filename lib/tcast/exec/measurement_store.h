@@ -22,11 +22,13 @@ struct StoredMeasurement {
   std::int64_t taken_at = 0;  ///< seconds since 1970, UTC
 };
 
-/// The last session of timings under one host key: how fast the machine was, and how disturbed.
+/// The last session of timings under one host key: how fast the machine was, and how disturbed. How
+/// each measurement came about is kept with the measurement.
 struct StoredSession {
   HostSpeed speed;
   double canary_drift = 0;
   double others_cpu_share = 0;
+  Pace best_pace{};  ///< of all sessions: what kept measurements are judged by
 };
 
 /// What a store holds for one host key.

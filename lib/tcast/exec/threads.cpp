@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <mutex>
-#include <string>
 #include <thread>
 
 #include <sched.h>
+
+#include "tcast/exec/control_group.h"
 
 // The runtime of libgomp, by its documented entry points instead of pragmas: the same pool as
 // libdnnl's whichever compiler builds tcast (clang's -fopenmp would bring a pool of its own).
@@ -22,35 +21,17 @@ void omp_set_num_threads(int threads);
 }
 
 namespace tcast {
-namespace {
-
-/// Cpus that the control group grants, 0 if it sets no limit.
-double quota_cpus() {
-  std::string quota;
-  double period = 0;
-  if (std::ifstream file("/sys/fs/cgroup/cpu.max"); file >> quota >> period) {
-    if (quota == "max" || period <= 0) return 0;
-    return std::atof(quota.c_str()) / period;
-  }
-  double limit = 0;
-  std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  if (quota_file >> limit && period_file >> period && limit > 0 && period > 0) {
-    return limit / period;
-  }
-  return 0;
-}
-
-}  // namespace
-
 int available_threads() {
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof set, &set) == 0) threads = std::max(1, CPU_COUNT(&set));
-  const double quota = quota_cpus();
-  if (quota > 0) threads = std::min(threads, std::max(1, static_cast<int>(std::ceil(quota))));
-  return threads;
+  return threads_within(threads, group_limits().cpus);
+}
+
+int threads_within(int threads, std::optional<double> quota_cpus) {
+  if (!quota_cpus || *quota_cpus >= threads) return threads;
+  return std::max(1, static_cast<int>(std::floor(*quota_cpus)));
 }
 
 void set_threads(int threads) { omp_set_num_threads(std::max(1, threads)); }

@@ -2,12 +2,17 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 namespace tcast {
 
 /// Threads that this process may really use: its affinity mask, cut by the quota of its control
-/// group (a container with two cpus of a machine with a hundred gets two).
+/// groups (a container with two cpus of a machine with a hundred gets two). A quota of 1.5 cpus is
+/// worth one thread: two would each stop for a part of every period, and each waits for the other.
 int available_threads();
+
+/// What a quota leaves of a number of threads: at least one.
+int threads_within(int threads, std::optional<double> quota_cpus);
 
 /// Sets how many threads the kernels that the calling thread makes and runs from now on use,
 /// oneDNN's among them. They share one pool, that of libgomp, which libdnnl links: two pools on the

@@ -10,8 +10,7 @@
 #include <string>
 
 #include <fmt/format.h>
-#include <time.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 #include "tcast/base/clock.h"
 #include "tcast/base/error.h"
@@ -26,6 +25,8 @@ namespace {
 
 constexpr std::int64_t gib = std::int64_t{1} << 30;
 constexpr int most_samples = 51;
+/// How often what stays disturbed is timed once more, while there is time.
+constexpr int most_rounds = 3;
 /// Runs that a measurement should have room for: the warm-up and three samples.
 constexpr double runs_wanted = 4;
 /// Making kernels and filling operands, per operator.
@@ -35,192 +36,7 @@ constexpr double setup_s = 0.01;
 /// not take all the time.
 constexpr double pilot_s = 0.01;
 
-/// What the processors of this machine did since it was started, in seconds of one processor; zeros
-/// where the system does not tell.
-struct CpuTimes {
-  double all = 0;
-  double busy = 0;
-  double own = 0;  ///< of this process
-};
-
-CpuTimes cpu_times() {
-  CpuTimes times;
-  std::ifstream file("/proc/stat");
-  std::string name;
-  file >> name;
-  // user, nice, system, idle, iowait, irq, softirq, steal (time taken by other virtual machines)
-  for (int i = 0; i < 8 && file; ++i) {
-    double ticks = 0;
-    if (!(file >> ticks)) return {};
-    times.all += ticks;
-    if (i != 3 && i != 4) times.busy += ticks;
-  }
-  const auto per_second = static_cast<double>(sysconf(_SC_CLK_TCK));
-  times.all /= per_second;
-  times.busy /= per_second;
-  timespec own{};
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own);
-  times.own = static_cast<double>(own.tv_sec) + 1e-9 * static_cast<double>(own.tv_nsec);
-  return times;
-}
-
-std::int64_t part_of(std::int64_t size, double share, std::int64_t multiple = 1) {
-  const auto wanted = static_cast<std::int64_t>(std::ceil(static_cast<double>(size) * share));
-  return std::clamp<std::int64_t>(round_up(std::max<std::int64_t>(1, wanted), multiple), 1, size);
-}
-
 double real(std::int64_t value) { return static_cast<double>(value); }
-
-double ratio(std::int64_t part, std::int64_t whole) { return real(part) / real(whole); }
-
-// --- making operators smaller --------------------------------------------------------------------
-
-struct Shrink {
-  double share;
-
-  /// Cuts `size` to whole multiples; returns the share that the next dimension has to be cut to, 1
-  /// while this one could give more.
-  static double cut(std::int64_t& size, double wanted, std::int64_t multiple, double& done) {
-    if (wanted >= 1) return wanted;
-    const std::int64_t part = part_of(size, wanted, multiple);
-    const double got = ratio(part, size);
-    size = part;
-    done *= got;
-    return part <= multiple ? std::min(1.0, wanted / got) : 1;
-  }
-
-  ShrunkOp operator()(MatMul op) const {
-    double done = 1;
-    const std::int64_t n = op.n;
-    const std::int64_t m = op.m;
-    double left = cut(op.batch, share, 1, done);
-    left = cut(op.n, left, 256, done);
-    cut(op.m, left, 16, done);
-    op.weight_scales = scales(op.weight_scales, n, op.n, op.k);
-    if (op.activation_scales == m) op.activation_scales = op.m;
-    return {op, done};
-  }
-  ShrunkOp operator()(GroupedMatMul op) const {
-    double done = 1;
-    const std::int64_t n = op.n;
-    const std::int64_t all = std::max<std::int64_t>(1, std::llround(op.distinct_experts));
-    std::int64_t distinct = all;
-    const double left = cut(distinct, share, 1, done);
-    const std::int64_t rows = op.row_count();
-    const std::int64_t fewer = std::max(distinct, rows * distinct / all);
-    op.distinct_experts = real(distinct);
-    op.experts = std::max(distinct, op.experts * distinct / all);
-    op.rows = real(fewer);
-    if (op.activation_scales == rows) op.activation_scales = fewer;
-    cut(op.n, left, 256, done);
-    op.weight_scales = scales(op.weight_scales, n, op.n, op.k);
-    return {op, done};
-  }
-  ShrunkOp operator()(Attention op) const {
-    double done = 1;
-    double left = cut(op.batch, share, 1, done);
-    const std::int64_t group = op.heads / std::max<std::int64_t>(1, op.kv_heads);
-    left = cut(op.kv_heads, left, 1, done);
-    op.heads = group * op.kv_heads;
-    if (left >= 1) return {op, done};
-    const double pairs = attended_pairs(op.span, op.query_length, op.context_length);
-    if (op.query_length > 1) {
-      // The last tokens of the prompt, which see the most.
-      const std::int64_t whole = op.query_length;
-      op.query_length = part_of(whole, left, 16);
-      op.context_length += whole - op.query_length;
-      left = op.query_length <= 16
-                 ? left * pairs / attended_pairs(op.span, op.query_length, op.context_length)
-                 : 1;
-    }
-    if (left < 1 && op.span.window == 0 && op.span.chunk == 0 && op.context_length > 0) {
-      op.context_length = part_of(op.context_length, left, 128);
-    }
-    done *= attended_pairs(op.span, op.query_length, op.context_length) / pairs;
-    return {op, std::min(1.0, done)};
-  }
-  ShrunkOp operator()(Elementwise op) const {
-    if (op.packing != Packing::none) {
-      std::int64_t rows = op.elements / op.width;
-      double done = 1;
-      cut(rows, share, 1, done);
-      op.elements = rows * op.width;
-      return {op, done};
-    }
-    if (op.second_elements > 0 && op.second_elements < op.elements) {
-      // Whole repetitions of the second operand.
-      std::int64_t times = op.elements / op.second_elements;
-      double done = 1;
-      cut(times, share, 1, done);
-      op.elements = times * op.second_elements;
-      return {op, done};
-    }
-    const bool two = op.second_elements == op.elements;
-    double done = 1;
-    cut(op.elements, share, 4096, done);
-    if (two) op.second_elements = op.elements;
-    return {op, done};
-  }
-  ShrunkOp operator()(Copy op) const {
-    double done = 1;
-    if (op.parts[0].run == 0) {
-      cut(op.written_elements, share, 4096, done);
-      op.read_elements = op.written_elements;
-      return {op, done};
-    }
-    // Fewer rows of every part.
-    const std::int64_t written = op.written_elements;
-    op.written_elements = 0;
-    for (CopyPart& part : op.parts) {
-      double ignored = 1;
-      std::int64_t& rows = *std::max_element(part.sizes.begin(), part.sizes.end());
-      if (part.run > 0) cut(rows, share, 1, ignored);
-      op.written_elements += part.elements();
-    }
-    done = ratio(op.written_elements, written);
-    op.read_elements = part_of(op.read_elements, done);
-    return {op, done};
-  }
-  ShrunkOp operator()(CacheRead op) const { return rows(op, op.tokens); }
-  ShrunkOp operator()(Softmax op) const { return rows(op, op.rows); }
-  ShrunkOp operator()(Norm op) const { return rows(op, op.rows); }
-  ShrunkOp operator()(Rotary op) const { return rows(op, op.tokens); }
-  ShrunkOp operator()(RotaryTable op) const { return rows(op, op.tokens); }
-  ShrunkOp operator()(Gather op) const { return rows(op, op.rows); }
-  ShrunkOp operator()(CacheAppend op) const { return rows(op, op.tokens); }
-  ShrunkOp operator()(Route op) const { return rows(op, op.tokens); }
-  ShrunkOp operator()(TopK op) const { return rows(op, op.rows); }
-  ShrunkOp operator()(Quantize op) const { return rows(op, op.rows); }
-  ShrunkOp operator()(Permute op) const { return tokens(op); }
-  ShrunkOp operator()(Combine op) const { return tokens(op); }
-  ShrunkOp operator()(Collective op) const { return {op, 1}; }
-  ShrunkOp operator()(CustomOp op) const { return {op, 1}; }
-
- private:
-  /// Scales of a weight whose rows went from `n` to `part`.
-  static std::int64_t scales(std::int64_t count, std::int64_t n, std::int64_t part,
-                             std::int64_t k) {
-    if (count <= 1 || part == n) return count;
-    if (count == n) return part;
-    const std::int64_t columns = ceil_div(k, 128);
-    if (count == ceil_div(n, 128) * columns) return ceil_div(part, 128) * columns;
-    return count / n * part;
-  }
-  template <class Record>
-  ShrunkOp rows(Record& op, std::int64_t& size) const {
-    double done = 1;
-    cut(size, share, 1, done);
-    return {op, done};
-  }
-  template <class Record>
-  ShrunkOp tokens(Record& op) const {
-    double done = 1;
-    const std::int64_t per_token = std::max<std::int64_t>(1, op.rows / op.tokens);
-    cut(op.tokens, share, 1, done);
-    op.rows = op.tokens * per_token;
-    return {op, done};
-  }
-};
 
 // --- what an operator will take, roughly ---------------------------------------------------------
 
@@ -497,12 +313,6 @@ std::vector<WeightedOp> timed_in_place_of(const OpRecord& record) {
   return ops;
 }
 
-ShrunkOp shrink(const OpRecord& record, double share) {
-  TCAST_CHECK(share > 0, "share of an operator");
-  if (share >= 1) return {record, 1};
-  return std::visit([&](const auto& op) { return Shrink{share}(op); }, record);
-}
-
 std::vector<double> share_budget(std::span<const double> wishes, double budget) {
   std::vector<std::size_t> order(wishes.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -542,9 +352,10 @@ namespace {
 
 /// The standard error of the median, from the interquartile range of normal samples, is below 1 %
 /// after samples long enough to have seen the machine's ups and downs.
-bool is_known_well(const std::vector<double>& samples) {
+bool is_known_well(std::span<const Sample> taken) {
   constexpr std::size_t least_samples = 7;
   constexpr double long_enough_s = 0.05;
+  const std::vector<double> samples = undisturbed(taken);
   if (samples.size() < least_samples) return false;
   const SampleSummary summary = summarize(samples);
   const double count = summary.samples;
@@ -553,25 +364,73 @@ bool is_known_well(const std::vector<double>& samples) {
 
 }  // namespace
 
-std::vector<double> take_samples(const std::function<void()>& before,
+Moment process_moment() {
+  Moment now;
+  rusage usage{};
+  if (getrusage(RUSAGE_SELF, &usage) == 0) now.preemptions = usage.ru_nivcsw;
+  now.cpu_s = cpu_time_of_process();
+  now.time_s = now_s();
+  return now;
+}
+
+Sample between(const Moment& begin, const Moment& end) {
+  return {end.time_s - begin.time_s, end.cpu_s - begin.cpu_s, end.preemptions - begin.preemptions};
+}
+
+std::vector<double> undisturbed(std::span<const Sample> samples) {
+  constexpr std::size_t least = 3;
+  constexpr std::size_t least_part = 4;
+  std::vector<double> calm;
+  std::vector<double> all;
+  for (const Sample& sample : samples) {
+    all.push_back(sample.seconds);
+    if (sample.preemptions == 0) calm.push_back(sample.seconds);
+  }
+  return calm.size() >= least && calm.size() * least_part >= all.size() ? calm : all;
+}
+
+double stalled_share(std::span<const Sample> samples, int threads) {
+  if (samples.empty() || undisturbed(samples).size() < samples.size()) return 0;
+  const auto lost_part = [threads](const Sample& sample) {
+    const double offered = sample.seconds * threads;
+    return offered > 0 ? std::clamp(1 - sample.cpu_s / offered, 0.0, 1.0) : 0.0;
+  };
+  // Of one or two samples nobody knows which time threads sleep anyway.
+  constexpr std::size_t enough = 3;
+  // Whoever waits gets its turn after some slices of the scheduler.
+  constexpr double longest_wait_s = 0.03;
+  double asleep = samples.size() < enough ? 0 : 1;
+  for (const Sample& sample : samples) asleep = std::min(asleep, lost_part(sample));
+  double stalled_s = 0;
+  double all_s = 0;
+  for (const Sample& sample : samples) {
+    all_s += sample.seconds;
+    // One thread that waits makes all of them wait.
+    stalled_s += std::min({sample.seconds, sample.seconds * (lost_part(sample) - asleep) * threads,
+                           longest_wait_s * static_cast<double>(sample.preemptions)});
+  }
+  return all_s > 0 ? stalled_s / all_s : 0;
+}
+
+std::vector<Sample> take_samples(const std::function<void()>& before,
                                  const std::function<void()>& run,
-                                 const std::function<double()>& clock, double limit_s, int most) {
-  const double begin = clock();
+                                 const std::function<Moment()>& clock, double limit_s, int most) {
+  const double begin = clock().time_s;
   const auto timed = [&] {
     before();
-    const double start = clock();
+    const Moment start = clock();
     run();
-    return clock() - start;
+    return between(start, clock());
   };
-  const double warm_up = timed();
+  const Sample warm_up = timed();
   // What it warms up is nothing against a run this long.
   constexpr double long_run_s = 0.005;
-  if (warm_up > std::max(limit_s, long_run_s)) return {warm_up};
-  std::vector<double> samples;
+  if (warm_up.seconds > std::max(limit_s, long_run_s)) return {warm_up};
+  std::vector<Sample> samples;
   while (static_cast<int>(samples.size()) < most) {
-    const double start = clock();
+    const double start = clock().time_s;
     samples.push_back(timed());
-    const double now = clock();
+    const double now = clock().time_s;
     // No sample that would end too late is begun.
     if (now - begin + (now - start) > limit_s) break;
     if (is_known_well(samples)) break;
@@ -588,10 +447,13 @@ class OpTimer::Impl {
     set_threads(options_.threads);
     if (options_.memory_limit_bytes <= 0) {
       options_.memory_limit_bytes =
-          host_.available_bytes > 0 ? std::min(2 * gib, host_.available_bytes / 4) : gib;
+          host_.available_bytes ? std::min(2 * gib, *host_.available_bytes / 4) : gib;
     }
     cpu_at_start_ = cpu_times();
     speed_ = measure_host_speed();
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      if (dtype == DType::f32 || HostDTypes{}.bf16) probes_.try_emplace(dtype, small_probe(dtype));
+    }
   }
 
   TimingConditions conditions() const {
@@ -601,6 +463,7 @@ class OpTimer::Impl {
     const double others = now.busy - cpu_at_start_.busy - (now.own - cpu_at_start_.own);
     if (all > 0) found.others_cpu_share = std::clamp(others / all, 0.0, 1.0);
     found.canary_drift = drift(speed_, measure_host_speed());
+    found.best_pace = best_pace();
     found.took_s = now_s() - start_s_;
     return found;
   }
@@ -621,32 +484,15 @@ class OpTimer::Impl {
       }
       job_of.push_back(place->second);
     }
-    // Quick ones first: they tell how far off the rough estimates are, per class of operators.
     std::vector<std::size_t> order(jobs.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      return jobs[a].rough_s < jobs[b].rough_s;
-    });
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      Job& job = jobs[order[i]];
-      if (!job.result.supported()) {
-        if (observer.measured) observer.measured(job.first_record, job.result);
-        continue;
-      }
-      std::vector<double> wishes;
-      for (std::size_t j = i; j < order.size(); ++j) {
-        const Job& other = jobs[order[j]];
-        wishes.push_back(other.result.supported() ? runs_wanted * expected_s(other) + setup_s : 0);
-      }
-      const double left = deadline - now_s();
-      if (observer.progress) {
-        const double wished = std::accumulate(wishes.begin(), wishes.end(), 0.0);
-        observer.progress(i, order.size(), job.name, std::max(0.0, std::min(left, wished)));
-      }
-      const double allowed = share_budget(wishes, left)[0];
-      time(job, std::max(allowed, setup_s), deadline);
-      if (observer.measured) observer.measured(job.first_record, job.result);
+    time_in_turn(jobs, order, deadline, observer, false);
+    for (int round = 0; round < most_rounds; ++round) {
+      const std::vector<std::size_t> again = doubtful(jobs, deadline - now_s(), round > 0);
+      if (again.empty()) break;
+      time_in_turn(jobs, again, deadline, observer, true);
     }
+    mark_implausible(jobs, observer);
     std::vector<Measurement> results;
     results.reserve(job_of.size());
     for (const std::size_t job : job_of) results.push_back(jobs[job].result);
@@ -666,6 +512,7 @@ class OpTimer::Impl {
     double rough_s = 0;
     std::size_t first_record = 0;  ///< of the equal ones that it stands for
     Measurement result;
+    bool confirmed = false;  ///< timed twice alike, undisturbed
   };
 
   /// A time of a part of an operator.
@@ -673,6 +520,132 @@ class OpTimer::Impl {
     double share = 1;
     double seconds = 0;
   };
+
+  /// Times the jobs of `order`, quick ones first: they tell how far off the rough estimates are,
+  /// per class of operators. `again`: those that have a time keep the steadier one.
+  void time_in_turn(std::vector<Job>& jobs, std::vector<std::size_t> order, double deadline,
+                    const TimerObserver& observer, bool again) {
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return jobs[a].rough_s < jobs[b].rough_s;
+    });
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      Job& job = jobs[order[i]];
+      if (!job.result.supported()) {
+        if (observer.measured) observer.measured(job.first_record, job.result);
+        continue;
+      }
+      std::vector<double> wishes;
+      for (std::size_t j = i; j < order.size(); ++j) {
+        const Job& other = jobs[order[j]];
+        wishes.push_back(other.result.supported() ? runs_wanted * expected_s(other) + setup_s : 0);
+      }
+      const double left = deadline - now_s();
+      if (observer.progress) {
+        const double wished = std::accumulate(wishes.begin(), wishes.end(), 0.0);
+        observer.progress(i, order.size(), job.name, std::max(0.0, std::min(left, wished)));
+      }
+      const double allowed = std::max(share_budget(wishes, left)[0], setup_s);
+      if (again) {
+        time_again(job, allowed, deadline);
+      } else {
+        time(job, allowed, deadline);
+      }
+      if (observer.measured) observer.measured(job.first_record, job.result);
+    }
+  }
+
+  /// The jobs whose times are disturbed, of very few samples although there is time for more, or do
+  /// not fit to the others, as far as `left_s` is enough for more than a warm-up.
+  std::vector<std::size_t> doubtful(const std::vector<Job>& jobs, double left_s,
+                                    bool only_disturbed) const {
+    const std::vector<double> expected = others_expect(jobs);
+    std::vector<std::size_t> list;
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      const Job& job = jobs[i];
+      if (!job.result.supported()) continue;
+      const bool odd = !only_disturbed && expected[i] > 0;
+      const bool disturbed = is_doubtful(job.result);
+      const double run_s =
+          expected[i] > 0 ? std::min(expected[i], job.result.seconds) : job.result.seconds;
+      const double cost_s = runs_wanted * run_s * job.result.share + setup_s;
+      if ((!odd && !disturbed) || cost_s > left_s) continue;
+      left_s -= cost_s;
+      list.push_back(i);
+    }
+    return list;
+  }
+
+  bool is_doubtful(const Measurement& measurement) const {
+    constexpr int few = 3;
+    return !disturbance(measurement, best_pace()).empty() ||
+           (measurement.samples < few && !measurement.scaled);
+  }
+
+  std::vector<double> others_expect(const std::vector<Job>& jobs) const {
+    std::vector<TimedOp> timed;
+    for (const Job& job : jobs) {
+      timed.push_back({&job.record, job.result.supported() ? job.result.seconds : 0, job.rough_s});
+    }
+    return expected_by_others(timed);
+  }
+
+  /// Marks the times that do not fit to the others and were not seen a second time.
+  void mark_implausible(std::vector<Job>& jobs, const TimerObserver& observer) {
+    const std::vector<double> expected = others_expect(jobs);
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      Job& job = jobs[i];
+      if (expected[i] == 0 || job.confirmed || !job.result.supported()) continue;
+      job.result.expected_s = expected[i];
+      if (observer.measured) observer.measured(job.first_record, job.result);
+    }
+  }
+
+  /// Times a job that has a time once more. Two times that agree confirm each other; else the
+  /// steadier one counts, and of two equally disturbed the shorter, because disturbances only add.
+  void time_again(Job& job, double allowed_s, double deadline) {
+    Job fresh = job;
+    time(fresh, allowed_s, deadline);
+    if (!fresh.result.supported() || fresh.result.share < job.result.share) return;
+    constexpr double agreement = 0.2;
+    const double before_s = job.result.seconds;
+    const double now_s = fresh.result.seconds;
+    const bool was_doubtful = is_doubtful(job.result);
+    const bool is_doubtful_again = is_doubtful(fresh.result);
+    const bool agree = std::abs(now_s - before_s) < agreement * std::min(now_s, before_s);
+    job.confirmed = agree && !is_doubtful_again;
+    if (was_doubtful != is_doubtful_again ? was_doubtful : now_s < before_s) {
+      job.result = std::move(fresh.result);
+    }
+  }
+
+  /// The best that is known: of earlier sessions, and what this one usually reached.
+  Pace best_pace() const { return faster(options_.best_pace, usual_pace(paces_)); }
+
+  static ProductProbe small_probe(DType dtype) { return {dtype, 128, 512, 512}; }
+
+  /// The pace of the product unit that a job uses, if it is one.
+  void probe_product(const Job& job, Pace& pace) {
+    const RoughWork work = std::visit([](const auto& op) { return Rough{}(op); }, job.record);
+    if (work.flops <= 0) return;
+    const auto probe = probes_.find(work.dtype == DType::f32 ? DType::f32 : DType::bf16);
+    if (probe == probes_.end()) return;
+    double& known = work.dtype == DType::f32 ? pace.f32_flops_per_s : pace.bf16_flops_per_s;
+    constexpr int runs = 3;
+    constexpr double limit_s = 0.002;
+    const double now = probe->second.flops_per_s(runs, limit_s);
+    known = known > 0 ? std::min(known, now) : now;
+  }
+
+  /// The speed at which memory was read between the samples since `first`: the upper quartile, so
+  /// that a preemption does not count.
+  double read_pace(std::size_t first) const {
+    if (first >= reads_.size()) return 0;
+    std::vector<double> speeds(reads_.begin() + static_cast<std::ptrdiff_t>(first), reads_.end());
+    const std::size_t at = (speeds.size() - 1) * 3 / 4;
+    std::nth_element(speeds.begin(), speeds.begin() + static_cast<std::ptrdiff_t>(at),
+                     speeds.end());
+    return speeds[at];
+  }
 
   Job prepare(const OpRecord& record, const std::string& name) const {
     Job job;
@@ -709,8 +682,30 @@ class OpTimer::Impl {
     return job.rough_s * correction_[static_cast<std::size_t>(job.op_class)];
   }
 
-  /// Times a job in about `allowed_s`.
+  /// Times a job in about `allowed_s`, with the machine's pace meanwhile.
   void time(Job& job, double allowed_s, double deadline) {
+    Pace pace;
+    const std::size_t first_read = reads_.size();
+    const double stolen_before = cpu_times().stolen;
+    const double before_s = now_s();
+    job.result.stalled_share = 0;
+    job.result.expected_s = 0;
+    probe_product(job, pace);
+    time_parts(job, allowed_s, deadline);
+    probe_product(job, pace);
+    pace.read_bytes_per_s = read_pace(first_read);
+    job.result.pace = pace;
+    paces_.push_back(pace);
+    // The system counts in steps of some milliseconds.
+    constexpr double least_stolen_s = 0.03;
+    const double stolen_s = cpu_times().stolen - stolen_before;
+    if (stolen_s > least_stolen_s) {
+      job.result.stalled_share =
+          std::min(1.0, job.result.stalled_share + stolen_s / (now_s() - before_s));
+    }
+  }
+
+  void time_parts(Job& job, double allowed_s, double deadline) {
     const double start = now_s();
     double expected = expected_s(job);
     if (expected > 4 * pilot_s) {
@@ -771,8 +766,10 @@ class OpTimer::Impl {
       }
       op = shrink(job.record, share);
     }
-    const std::vector<double> samples = sample(*made.kernel, op.record, start, allowed_s, deadline);
-    const SampleSummary summary = summarize(samples);
+    const std::vector<Sample> samples = sample(*made.kernel, op.record, start, allowed_s, deadline);
+    const SampleSummary summary = summarize(undisturbed(samples));
+    job.result.stalled_share =
+        std::max(job.result.stalled_share, stalled_share(samples, options_.threads));
     job.result.spread = summary.spread;
     job.result.samples = summary.samples;
     job.result.implementation = made.kernel->implementation();
@@ -790,7 +787,7 @@ class OpTimer::Impl {
     return bytes <= options_.memory_limit_bytes;
   }
 
-  std::vector<double> sample(Kernel& kernel, const OpRecord& record, double start, double allowed_s,
+  std::vector<Sample> sample(Kernel& kernel, const OpRecord& record, double start, double allowed_s,
                              double deadline) {
     const KernelOperands operands = operands_of(record);
     std::optional<TimedCache> cache = TimedCache::of(record);
@@ -865,11 +862,13 @@ class OpTimer::Impl {
     };
     const auto run = [&] { kernel.run(args); };
     const double limit = std::min(start + allowed_s, deadline) - now_s();
-    return take_samples(before, run, now_s, limit, most_samples);
+    return take_samples(before, run, process_moment, limit, most_samples);
   }
 
-  /// Reads memory as other layers' weights are read, so that the inner caches hold that.
+  /// Reads memory as other layers' weights are read, so that the inner caches hold that. How fast
+  /// that goes is the pace of the memory.
   void stream() {
+    const double start = now_s();
     const std::int64_t bytes =
         std::min(cold_filled_, 2 * host_.l2_bytes * std::max(1, options_.threads));
     const auto* values =
@@ -880,6 +879,7 @@ class OpTimer::Impl {
       sums[static_cast<std::size_t>(thread)] = functions.total(values + begin, end - begin);
     });
     streamed_ += sums[0];
+    reads_.push_back(static_cast<double>(bytes) / std::max(1e-9, now_s() - start));
   }
 
   /// Writes a buffer as products write theirs: threads take turns along its rows, so that whoever
@@ -935,6 +935,9 @@ class OpTimer::Impl {
   std::int64_t cold_filled_ = 0;
   std::int64_t cold_place_ = 0;
   float streamed_ = 0;  ///< of no use, but nobody may leave the reading out
+  std::map<DType, ProductProbe> probes_;
+  std::vector<double> reads_;  ///< speeds of all stream()
+  std::vector<Pace> paces_;    ///< of all jobs
   std::array<double, op_class_count> correction_ = [] {
     std::array<double, op_class_count> ones{};
     ones.fill(1.0);

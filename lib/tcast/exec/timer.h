@@ -9,40 +9,17 @@
 #include <vector>
 
 #include "tcast/exec/host.h"
+#include "tcast/exec/measurement.h"
 #include "tcast/graph/op.h"
 
 namespace tcast {
-
-/// What timing an operator on this host gave.
-struct Measurement {
-  /// Why there is no time; empty when there is one.
-  std::string unsupported;
-  double seconds = 0;  ///< mean of the samples, without outliers, of the operator in full
-  double spread = 0;   ///< interquartile range of the samples, as a part of the median
-  int samples = 0;
-  int threads = 0;
-  std::string implementation;
-  std::string onednn_version;
-  /// The operator was timed at two smaller sizes, the larger one `share` of its work, to keep
-  /// within time or memory, and the line through them continued. `error`: how far that is from
-  /// growing in proportion, as a part of the time.
-  bool scaled = false;
-  double share = 1;
-  double error = 0;
-  double budget_s = 0;  ///< of the session that it was taken in
-  /// dtypes that this host lacks and what stood in for them ("f8_e4m3 -> bf16"); empty if none.
-  std::string substituted;
-  /// Sizes that were timed in place of the operator's, which stands between them; empty if none.
-  std::string between;
-
-  bool supported() const { return unsupported.empty(); }
-};
 
 /// How steady the machine was during a session of timings.
 struct TimingConditions {
   double took_s = 0;            ///< since the timer was made
   double canary_drift = 0;      ///< between the canaries at begin and end, 0.1 = 10 %
   double others_cpu_share = 0;  ///< of the processors' time, that other processes took; 0: unknown
+  Pace best_pace{};  ///< the best that is known: of this session, or TimerOptions::best_pace
 };
 
 struct TimerOptions {
@@ -53,6 +30,8 @@ struct TimerOptions {
   std::int64_t memory_limit_bytes = 0;
   /// Called between samples, if set; may throw to end the session.
   std::function<void()> poll{};
+  /// The best pace that is known of this machine from earlier sessions.
+  Pace best_pace{};
 };
 
 /// What a session of timings tells while it runs. Either may be empty.
@@ -61,7 +40,8 @@ struct TimerObserver {
   /// the rest may take. May throw to end the session.
   std::function<void(std::size_t done, std::size_t total, std::string_view what, double left_s)>
       progress;
-  /// After it was timed: index of the first of the equal records.
+  /// After it was timed, and again when it was timed once more or found implausible: index of the
+  /// first of the equal records.
   std::function<void(std::size_t index, const Measurement& measurement)> measured;
 };
 
@@ -84,8 +64,9 @@ class OpTimer {
   /// Times one operator within the whole budget.
   Measurement measure(const OpRecord& record);
 
-  /// Times all of them within the budget, each distinct one (by name and description) once. The
-  /// results are in the order of the records.
+  /// Times all of them within the budget, each distinct one (by name and description) once, and
+  /// those again, while there is time, whose times are disturbed or do not fit to the others. What
+  /// stays so is marked. The results are in the order of the records.
   std::vector<Measurement> measure_all(std::span<const OpRecord> records,
                                        const TimerObserver& observer = {});
 
@@ -143,12 +124,39 @@ struct SampleSummary {
 /// Of at least one sample.
 SampleSummary summarize(std::vector<double> samples);
 
+/// What the clocks of this process show.
+struct Moment {
+  double time_s = 0;
+  double cpu_s = 0;              ///< of all its threads
+  std::int64_t preemptions = 0;  ///< how often one of them lost its processor to something else
+};
+
+/// Of this process, now.
+Moment process_moment();
+
+/// What passed between two moments, while something ran.
+struct Sample {
+  double seconds = 0;
+  double cpu_s = 0;
+  std::int64_t preemptions = 0;
+};
+Sample between(const Moment& begin, const Moment& end);
+
 /// Calls `run` after a warm-up until the median is known well or `limit_s` is spent, at least once
-/// and at most `most` times, and returns the seconds of each. `before` is called before each run,
-/// and is not part of its time. A warm-up that takes long and more than the limit is itself the
-/// only sample.
-std::vector<double> take_samples(const std::function<void()>& before,
+/// and at most `most` times, and returns what each took. `before` is called before each run, and is
+/// not part of its time. A warm-up that takes long and more than the limit is itself the only
+/// sample.
+std::vector<Sample> take_samples(const std::function<void()>& before,
                                  const std::function<void()>& run,
-                                 const std::function<double()>& clock, double limit_s, int most);
+                                 const std::function<Moment()>& clock, double limit_s, int most);
+
+/// Seconds of the samples in which no thread lost its processor, where they are three at least and
+/// a quarter of all; else of all samples.
+std::vector<double> undisturbed(std::span<const Sample> samples);
+
+/// Of the time of the samples that undisturbed() takes, in which threads waited for processors that
+/// others had: at most. A preemption costs no more than 0.03 s; what threads sleep on their own
+/// account shows in that of three samples in which they sleep least, and does not count.
+double stalled_share(std::span<const Sample> samples, int threads);
 
 }  // namespace tcast

@@ -119,6 +119,23 @@ Json dtypes_to_json(const ReportDTypes& dtypes) {
   return json;
 }
 
+Json range_to_json(const Report& report, const ReportRange& range) {
+  const bool both = !report.single_phase;
+  Json json;
+  const auto add = [&](bool known, const char* name, double ReportLatency::*value) {
+    for (const auto& [end, of] : {std::pair{"low", &range.low}, std::pair{"high", &range.high}}) {
+      const std::string key = fmt::format("{}_{}_s", name, end);
+      json[key] = number_or_null(known, of->*value, key.c_str());
+    }
+  };
+  add(has_phase(report, "prefill"), "prefill", &ReportLatency::prefill_s);
+  add(both, "ttft", &ReportLatency::ttft_s);
+  add(has_phase(report, "decode"), "decode_step", &ReportLatency::decode_step_s);
+  add(both && report.latency.tpot_s != 0, "tpot", &ReportLatency::tpot_s);
+  add(both, "end_to_end", &ReportLatency::end_to_end_s);
+  return json;
+}
+
 Json experts_to_json(const ReportExperts& experts) {
   const auto expected = [](const std::optional<double>& value, const char* name) {
     return number_or_null(value.has_value(), value.value_or(0), name);
@@ -139,6 +156,7 @@ Json timing_to_json(const ReportTiming& timing) {
   json["timed_ops"] = timing.timed_ops;
   json["kept_ops"] = timing.kept_ops;
   json["scaled_ops"] = timing.scaled_ops;
+  json["disturbed_ops"] = timing.disturbed_ops;
   json["memory_used_bytes"] = timing.memory_used_bytes;
   json["mean_spread"] =
       number_or_null(timing.mean_spread.has_value(), timing.mean_spread.value_or(0), "mean_spread");
@@ -181,6 +199,10 @@ void append_op(std::string& out, const ReportOp& op, bool with_ideal) {
     out += "true";
   }
   if (op.spread) object.number("spread", *op.spread);
+  if (op.disturbed) {
+    object.name("disturbed");
+    out += "true";
+  }
   object.close();
 }
 
@@ -254,6 +276,7 @@ Json summary_to_json(const Report& report) {
   if (report.experts) json["experts"] = experts_to_json(*report.experts);
   json["latency"] = latency_to_json(report, report.latency);
   if (report.mtp_tokens > 0) json["latency"]["tokens_per_step"] = 1 + report.mtp_tokens;
+  if (report.range) json["range"] = range_to_json(report, *report.range);
   json["throughput"]["output_tokens_per_s"] =
       number_or_null(both, report.output_tokens_per_s, "output_tokens_per_s");
   json["throughput"]["output_tokens_per_s_per_device"] =

@@ -34,14 +34,16 @@ struct ReportOp {
   /// Of what was timed several times: interquartile range of the samples, as a part of their
   /// median; the largest of the row's operators.
   std::optional<double> spread{};
+  bool disturbed = false;  ///< timed while the machine was disturbed; the range is wider
 };
 
 /// How operators were timed on this host, and how far the times can be trusted.
 struct ReportTiming {
   double took_s = 0;
-  std::int64_t timed_ops = 0;   ///< distinct ones
-  std::int64_t kept_ops = 0;    ///< of them, whose times were kept from earlier
-  std::int64_t scaled_ops = 0;  ///< of them, timed on a smaller size
+  std::int64_t timed_ops = 0;      ///< distinct ones
+  std::int64_t kept_ops = 0;       ///< of them, whose times were kept from earlier
+  std::int64_t scaled_ops = 0;     ///< of them, timed on a smaller size
+  std::int64_t disturbed_ops = 0;  ///< of them, timed while the machine was disturbed
   std::int64_t memory_used_bytes = 0;
   std::optional<double> mean_spread{};  ///< of the rows that have one, weighted by their times
   double canary_drift = 0;              ///< change of the machine's speed from begin to end
@@ -121,6 +123,12 @@ struct ReportLatency {
   double end_to_end_s = 0;
 };
 
+/// Between what this host takes undisturbed and what it took, as far as the timings tell.
+struct ReportRange {
+  ReportLatency low{};
+  ReportLatency high{};
+};
+
 /// A model as it stands at some point of the pipeline: what its graph needs and costs.
 struct StepFigures {
   std::int64_t regions = 0;     ///< traced regions of prefill
@@ -179,6 +187,7 @@ struct Report {
   ReportMemory memory{};
   std::optional<ReportExperts> experts{};  ///< of a model that has routed ones
   ReportLatency latency{};
+  std::optional<ReportRange> range{};  ///< of the latencies, where they were timed on this host
   double output_tokens_per_s = 0;
   double output_tokens_per_s_per_device = 0;
   std::optional<ReportTiming> timing{};  ///< of this host; nothing for a described device

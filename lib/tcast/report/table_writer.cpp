@@ -269,10 +269,19 @@ std::string write_latency(const Report& report) {
   const bool both = !report.single_phase;
   const ReportLatency* const ideal = report.ideal ? &*report.ideal : nullptr;
   const char* const title = does_not_fit(report.memory) ? "latency (does not fit)" : "latency";
-  TextTable table({{title}, {"estimate", true}, {ideal != nullptr ? "ideal" : "", true}});
+  std::vector<TextColumn> columns = {{title}, {"estimate", true}};
+  if (report.range) columns.push_back({"range", true});
+  if (ideal != nullptr) columns.push_back({"ideal", true});
+  TextTable table(std::move(columns));
   const auto add = [&](std::string_view name, double ReportLatency::*value) {
-    table.add_row({fmt::format("  {}", name), format_seconds(report.latency.*value),
-                   ideal != nullptr ? format_seconds(ideal->*value) : ""});
+    std::vector<std::string> cells = {fmt::format("  {}", name),
+                                      format_seconds(report.latency.*value)};
+    if (report.range) {
+      cells.push_back(fmt::format("{} .. {}", format_seconds(report.range->low.*value),
+                                  format_seconds(report.range->high.*value)));
+    }
+    if (ideal != nullptr) cells.push_back(format_seconds(ideal->*value));
+    table.add_row(std::move(cells));
   };
   if (has_phase(report, "prefill")) add("prefill", &ReportLatency::prefill_s);
   if (both) add("time to first token (TTFT)", &ReportLatency::ttft_s);
@@ -369,6 +378,7 @@ std::string write_ops(const PhaseOps& phase, bool with_ideal, std::size_t max_ro
   // One row less would be no shorter.
   const std::size_t shown = phase.ops.size() <= max_rows + 1 ? phase.ops.size() : max_rows;
   bool any_scaled = false;
+  bool any_disturbed = false;
   double calls = 0;
   double other_calls = 0;
   double other_time = 0;
@@ -379,8 +389,10 @@ std::string write_ops(const PhaseOps& phase, bool with_ideal, std::size_t max_ro
     calls += op.calls;
     if (i < shown) {
       add(op.name, op.module, op.calls, phase.times.parts[i], phase.ideals.parts[i],
-          phase.shares.parts[i], op.bound, op.scaled ? op.source + "*" : op.source);
+          phase.shares.parts[i], op.bound,
+          op.source + (op.scaled ? "*" : "") + (op.disturbed ? "!" : ""));
       any_scaled = any_scaled || op.scaled;
+      any_disturbed = any_disturbed || op.disturbed;
     } else {
       other_calls += op.calls;
       other_time += phase.times.parts[i];
@@ -398,6 +410,7 @@ std::string write_ops(const PhaseOps& phase, bool with_ideal, std::size_t max_ro
            fmt::format("{}; limited by {}", format_seconds(phase.total_s), bounds_of(phase)));
   result += table.text();
   if (any_scaled) result += "  * timed on a smaller size and scaled\n";
+  if (any_disturbed) result += "  ! timed while the machine was disturbed\n";
   return result;
 }
 
