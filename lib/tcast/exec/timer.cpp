@@ -395,18 +395,20 @@ double stalled_share(std::span<const Sample> samples, int threads) {
     const double offered = sample.seconds * threads;
     return offered > 0 ? std::clamp(1 - sample.cpu_s / offered, 0.0, 1.0) : 0.0;
   };
-  // Of one or two samples nobody knows which time threads sleep anyway.
-  constexpr std::size_t enough = 3;
   // Whoever waits gets its turn after some slices of the scheduler.
   constexpr double longest_wait_s = 0.03;
-  double asleep = samples.size() < enough ? 0 : 1;
-  for (const Sample& sample : samples) asleep = std::min(asleep, lost_part(sample));
+  std::optional<double> calm;
+  for (const Sample& sample : samples) {
+    if (sample.preemptions == 0) calm = std::min(calm.value_or(1), lost_part(sample));
+  }
+  const double asleep = calm.value_or(0);
   double stalled_s = 0;
   double all_s = 0;
   for (const Sample& sample : samples) {
     all_s += sample.seconds;
     // One thread that waits makes all of them wait.
-    stalled_s += std::min({sample.seconds, sample.seconds * (lost_part(sample) - asleep) * threads,
+    stalled_s += std::min({sample.seconds,
+                           sample.seconds * std::max(0.0, lost_part(sample) - asleep) * threads,
                            longest_wait_s * static_cast<double>(sample.preemptions)});
   }
   return all_s > 0 ? stalled_s / all_s : 0;
