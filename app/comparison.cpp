@@ -194,15 +194,15 @@ std::string Comparison::text() const {
   const bool slow_steps =
       step_count > 0 && undisturbed_step_s_ < noticeable * decode_s_ / step_count;
   if (slow_prefill || slow_steps) {
-    text +=
+    std::string found =
         fmt::format("other processes disturbed the run; without them prefill takes {} or more{}",
                     format_seconds(undisturbed_prefill_s_),
                     error_of(prediction_.prefill_s, undisturbed_prefill_s_));
     if (step_count > 0) {
-      text += fmt::format(", a decode step {}{}", format_seconds(undisturbed_step_s_),
-                          error_of(prediction_.decode_step_s, undisturbed_step_s_));
+      found += fmt::format(", a decode step {}{}", format_seconds(undisturbed_step_s_),
+                           error_of(prediction_.decode_step_s, undisturbed_step_s_));
     }
-    text += "\n\n";
+    text += wrap("", found) + "\n";
   }
   if (!experts_.empty()) {
     TextTable table({{"distinct experts of a layer"},

@@ -87,6 +87,10 @@ TEST_CASE("what looked quiet is disturbed when the machine turns out to be faste
   CHECK(disturbance(m, best).empty());
   CHECK(!disturbance(m, {20e9, 100e9, 400e9}).empty());
   CHECK(range_of(m, {20e9, 100e9, 400e9}).low_s == doctest::Approx(0.5));
+  Measurement brief = quiet(50e-6);
+  brief.spread = 0.5;
+  CHECK(disturbance(brief, best).empty());
+  CHECK(range_of(brief, best).low_s == doctest::Approx(40e-6));
   Measurement none;
   none.unsupported = "no kernel";
   none.stalled_share = 1;

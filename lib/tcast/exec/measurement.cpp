@@ -21,6 +21,8 @@ constexpr double repeatability = 0.05;
 constexpr double usual_stall = 0.1;
 constexpr double usual_slowdown = 1.25;
 constexpr double usual_spread = 0.3;
+/// Shorter ones are dominated by what an operator takes whatever its size.
+constexpr double least_comparable_s = 100e-6;
 /// From so few samples no quartile is known.
 constexpr int few_samples = 3;
 constexpr double spread_of_few = 0.2;
@@ -59,9 +61,6 @@ bool is_as_large(const OpRecord& large, const OpRecord& small) {
   }
   return false;
 }
-
-/// Shorter ones are dominated by what an operator takes whatever its size.
-constexpr double least_comparable_s = 100e-6;
 
 /// What the operators of a kind make of one of them.
 double expected_in(const std::vector<TimedOp>& kind, const TimedOp& op) {
@@ -132,7 +131,8 @@ std::string disturbance(const Measurement& measurement, const Pace& best) {
   if (const double slower = slowdown(measurement.pace, best); slower > usual_slowdown) {
     return fmt::format("the machine was {:.1f} times slower than at its best", slower);
   }
-  if (measurement.spread > usual_spread) {
+  // A sample of a short one differs by what any interrupt takes.
+  if (measurement.spread > usual_spread && measurement.seconds > least_comparable_s) {
     return fmt::format("the samples differ by {:.0f} %", 100 * measurement.spread);
   }
   return {};
