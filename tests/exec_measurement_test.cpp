@@ -91,6 +91,11 @@ TEST_CASE("what looked quiet is disturbed when the machine turns out to be faste
   brief.spread = 0.5;
   CHECK(disturbance(brief, best).empty());
   CHECK(range_of(brief, best).low_s == doctest::Approx(40e-6));
+  // A single short sample that was stalled tells nothing of the low end.
+  Measurement stalled = quiet(0.05);
+  stalled.samples = 1;
+  stalled.stalled_share = 0.5;
+  CHECK(range_of(stalled, best).low_s == 0);
   Measurement none;
   none.unsupported = "no kernel";
   none.stalled_share = 1;

@@ -190,7 +190,7 @@ TEST_CASE(
   const std::vector<Sample> alone = {sample(1, 30), sample(1, 0), sample(1, 0)};
   CHECK(stalled_share(alone, 2) == doctest::Approx(0));
   // One preemption of a long run is no reason to think that it waited for most of it.
-  CHECK(stalled_share(std::vector{sample(1, 1)}, 2) == doctest::Approx(0.03));
+  CHECK(stalled_share(std::vector{sample(1, 1)}, 2) == doctest::Approx(0.1));
 }
 
 TEST_CASE("operators are made smaller in proportion") {

@@ -148,6 +148,12 @@ TimeRange range_of(const Measurement& measurement, const Pace& best) {
   TimeRange range;
   range.low_s = measurement.seconds * std::max(0.0, std::min(added, 1 / (1 + half)));
   range.high_s = measurement.seconds * (1 + half);
+  // One wait may be all that a few short samples saw.
+  constexpr double one_wait_s = 0.1;
+  if (measurement.samples < few_samples && measurement.stalled_share > usual_stall &&
+      measurement.seconds < one_wait_s) {
+    range.low_s = 0;
+  }
   if (measurement.expected_s > 0) {
     range.low_s = std::min(range.low_s, measurement.expected_s);
     range.high_s = std::max(range.high_s, measurement.expected_s);

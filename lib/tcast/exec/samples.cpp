@@ -94,7 +94,7 @@ double stalled_share(std::span<const Sample> samples, int threads) {
     return offered > 0 ? std::clamp(1 - sample.cpu_s / offered, 0.0, 1.0) : 0.0;
   };
   // Whoever waits gets its turn after some slices of the scheduler.
-  constexpr double longest_wait_s = 0.03;
+  constexpr double longest_wait_s = 0.1;
   std::optional<double> calm;
   for (const Sample& sample : samples) {
     if (sample.preemptions == 0) calm = std::min(calm.value_or(1), lost_part(sample));
