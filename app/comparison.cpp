@@ -26,6 +26,19 @@ std::string error_text(double predicted_s, double measured_s) {
   return measured_s > 0 ? fmt::format("{:+.1f} %", 100 * (predicted_s / measured_s - 1)) : "-";
 }
 
+/// " (error -0.7 %)".
+std::string error_of(double predicted_s, double measured_s) {
+  return fmt::format(" (error {})", error_text(predicted_s, measured_s));
+}
+
+/// Of passes in which no thread lost its processor, or of all without the time of waiting.
+double undisturbed_mean_s(const std::vector<Sample>& passes) {
+  if (passes.empty()) return 0;
+  const std::vector<double> calm = undisturbed(passes);
+  const double sum_s = std::accumulate(calm.begin(), calm.end(), 0.0);
+  return sum_s / static_cast<double>(calm.size()) * (1 - stalled_share(passes, current_threads()));
+}
+
 }  // namespace
 
 RunPredictor::RunPredictor(const TransformerModel& model, std::int64_t batch_size,
@@ -69,19 +82,16 @@ Prediction RunPredictor::prediction() const {
 }
 
 Comparison::Comparison(Prediction expected, Prediction prediction, const ExpertCounts& counts,
-                       double prefill_s, const std::vector<Sample>& decode_steps,
+                       const Sample& prefill, const std::vector<Sample>& decode_steps,
                        const std::vector<OpTime>& ops)
     : expected_(std::move(expected)),
       prediction_(std::move(prediction)),
       experts_(experts(counts)),
-      prefill_s_(prefill_s),
+      prefill_s_(prefill.seconds),
       ops_(ops) {
   for (const Sample& step : decode_steps) decode_s_ += step.seconds;
-  if (decode_steps.empty()) return;
-  const std::vector<double> calm = undisturbed(decode_steps);
-  const double sum_s = std::accumulate(calm.begin(), calm.end(), 0.0);
-  undisturbed_step_s_ = sum_s / static_cast<double>(calm.size()) *
-                        (1 - stalled_share(decode_steps, current_threads()));
+  undisturbed_prefill_s_ = undisturbed_mean_s({prefill});
+  undisturbed_step_s_ = undisturbed_mean_s(decode_steps);
 }
 
 std::vector<Comparison::Experts> Comparison::experts(const ExpertCounts& counts) const {
@@ -179,13 +189,20 @@ std::string Comparison::text() const {
   };
   std::string text = table_of("predicted and measured", totals());
   constexpr double noticeable = 0.97;
-  if (prediction_.steps > 0 &&
-      undisturbed_step_s_ < noticeable * decode_s_ / static_cast<double>(prediction_.steps)) {
-    text += fmt::format(
-        "other processes disturbed the run: without them a decode step takes {} or more, error "
-        "{}\n\n",
-        format_seconds(undisturbed_step_s_),
-        error_text(prediction_.decode_step_s, undisturbed_step_s_));
+  const auto step_count = static_cast<double>(prediction_.steps);
+  const bool slow_prefill = undisturbed_prefill_s_ < noticeable * prefill_s_;
+  const bool slow_steps =
+      step_count > 0 && undisturbed_step_s_ < noticeable * decode_s_ / step_count;
+  if (slow_prefill || slow_steps) {
+    std::string found =
+        fmt::format("other processes disturbed the run; without them prefill takes {} or more{}",
+                    format_seconds(undisturbed_prefill_s_),
+                    error_of(prediction_.prefill_s, undisturbed_prefill_s_));
+    if (step_count > 0) {
+      found += fmt::format(", a decode step {}{}", format_seconds(undisturbed_step_s_),
+                           error_of(prediction_.decode_step_s, undisturbed_step_s_));
+    }
+    text += wrap("", found) + "\n";
   }
   if (!experts_.empty()) {
     TextTable table({{"distinct experts of a layer"},
@@ -219,6 +236,7 @@ nlohmann::ordered_json Comparison::json() const {
   };
   nlohmann::ordered_json json;
   json["totals"] = list(totals());
+  json["undisturbed_prefill_s"] = undisturbed_prefill_s_;
   if (prediction_.steps > 0) json["undisturbed_decode_step_s"] = undisturbed_step_s_;
   for (const Experts& row : experts_) {
     json["experts"][name_of(row.phase)] = {{"expected_distinct", row.expected},

@@ -63,7 +63,7 @@ class Comparison {
   /// `expected` as it was before the run, `prediction` with the distinct experts that the run has
   /// counted.
   Comparison(Prediction expected, Prediction prediction, const ExpertCounts& counts,
-             double prefill_s, const std::vector<Sample>& decode_steps,
+             const Sample& prefill, const std::vector<Sample>& decode_steps,
              const std::vector<OpTime>& ops);
 
   /// What was predicted, as a line each for prefill, decode step and total.
@@ -101,9 +101,10 @@ class Comparison {
   std::vector<Experts> experts_;
   double prefill_s_;
   double decode_s_ = 0;  ///< of all steps
-  /// Mean of the steps in which no thread lost its processor or, where there are too few, of all
+  /// Of the passes in which no thread lost its processor or, where there are too few, of all
   /// without the time in which threads waited: what a prediction made of undisturbed times is to be
   /// compared with.
+  double undisturbed_prefill_s_ = 0;
   double undisturbed_step_s_ = 0;
   std::vector<OpTime> ops_;
 };

@@ -76,7 +76,9 @@ ExecutorMemory Generation::memory_needed(std::int64_t input_length, std::int64_t
 void Generation::require_memory(std::int64_t input_length) {
   const std::optional<std::int64_t> known = host_features().available_bytes;
   if (!known) return;
-  const std::int64_t available = *known;
+  // Code of kernels, stacks and what the system keeps of the pages count for limits as well.
+  constexpr std::int64_t process_bytes = std::int64_t{32} << 20;
+  const std::int64_t available = std::max<std::int64_t>(0, *known - *known / 128 - process_bytes);
   const ExecutorMemory need = memory_needed(input_length, available);
   if (need.total_bytes() <= available) return;
   const char* const hint =

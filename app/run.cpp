@@ -71,6 +71,7 @@ std::string npy_text(const std::vector<std::int64_t>& shape, const std::vector<f
 /// What one run found.
 struct RunResult {
   std::vector<double> decode_s;
+  Sample prefill;                    ///< of prefill_s
   std::vector<Sample> decode_steps;  ///< of decode_s
   std::int64_t decoded_tokens = 0;   ///< of each request, by all decode steps
   double prefill_s = 0;
@@ -211,7 +212,7 @@ class RunCommand final : public Command {
     std::optional<Comparison> comparison;
     if (predictor) {
       comparison.emplace(predictor->expected(), predictor->counted(counts_), counts_,
-                         result.prefill_s, result.decode_steps, result.ops);
+                         result.prefill, result.decode_steps, result.ops);
     }
     if (logits_file_.is_given()) {
       write_data(logits_file_, logits_text({output_length, requests, generation.vocabulary()}),
@@ -288,6 +289,7 @@ class RunCommand final : public Command {
       const GreedyDecoding::Pass pass = made == 0 ? decoding.prompt(prompts) : decoding.decode();
       if (made == 0) {
         result.prefill_s = generation.last_step().seconds;
+        result.prefill = generation.last_step();
       } else {
         result.decode_s.push_back(generation.last_step().seconds);
         result.decode_steps.push_back(generation.last_step());

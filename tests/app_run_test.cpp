@@ -287,6 +287,10 @@ TEST_CASE("a prediction stands beside what was measured, and its parts sum to it
     }
   }
   CHECK(report["latency"]["prefill_s"] == comparison["totals"][0]["measured_s"]);
+  // S20: without what other processes took of it
+  CHECK(comparison["undisturbed_prefill_s"] <= comparison["totals"][0]["measured_s"]);
+  CHECK(comparison["undisturbed_prefill_s"] >= 0);
+  CHECK(comparison["undisturbed_decode_step_s"] >= 0);
 
   const Run text =
       run({"run", folder.file("config.json"), "--input-length", "6", "--output-length", "1",

@@ -73,7 +73,7 @@ struct TimeRange {
 };
 
 /// The range of a measurement. Upwards the upper quartile of its samples, downwards the lower one,
-/// and whatever stalls and a slow pace may have added; never less than the 3 % by which timings on
+/// and whatever stalls and a slow pace may have added; never less than the 5 % by which timings on
 /// a quiet machine differ from session to session, and as much as an extrapolation may be off.
 TimeRange range_of(const Measurement& measurement, const Pace& best);
 

@@ -155,8 +155,8 @@ std::vector<Sample> take_samples(const std::function<void()>& before,
 std::vector<double> undisturbed(std::span<const Sample> samples);
 
 /// Of the time of the samples that undisturbed() takes, in which threads waited for processors that
-/// others had: at most. A preemption costs no more than 0.03 s; what threads sleep on their own
-/// account shows in that of three samples in which they sleep least, and does not count.
+/// others had: at most. A preemption costs no more than 0.1 s; what threads sleep on their own
+/// account shows in samples without one, and does not count.
 double stalled_share(std::span<const Sample> samples, int threads);
 
 }  // namespace tcast
