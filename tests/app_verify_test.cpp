@@ -211,11 +211,19 @@ TCAST_REGISTER_CUSTOM_MODEL("verified_router")
 (tcast::TransformerModel& model) {
   tcast::wrap_model(model);
   tcast::run_step(model, "unbias", [](tcast::TransformerModel& m, tcast::StepReport& report) {
-    tcast::walk(m.root(), [&report](tcast::Module& module, const tcast::ModulePath& path) {
-      if (!module.bool_attribute("correction_bias")) return;
-      module.set_attribute("correction_bias", false);
-      report.changed_modules += path.count();
-    });
+    tcast::rewrite(m.root(),
+                   [&report](tcast::Module& module,
+                             const tcast::ModulePath& path) -> std::unique_ptr<tcast::Module> {
+                     const auto* const block = dynamic_cast<const tcast::EagerMoe*>(&module);
+                     if (block == nullptr) return nullptr;
+                     tcast::EagerMoe::Config config = block->config();
+                     config.correction_bias = false;
+                     auto other = std::make_unique<tcast::EagerMoe>(block->class_name(), config,
+                                                                    config.names);
+                     other->take_over(module);
+                     report.changed_modules += path.count();
+                     return other;
+                   });
     tcast::patch_moe(m);
   });
 }
