@@ -180,8 +180,9 @@ const Module& Module::child(std::string_view name) const {
 }
 
 void Module::fail_child_class(std::string_view name, const std::type_info& expected) const {
+  const Module& found = child(name);
   throw Error(fmt::format("child '{}' of {} '{}' is a {}, expected a {}", printable(name),
-                          printable(class_name_), printable(name_), type_name(typeid(child(name))),
+                          printable(class_name_), printable(name_), type_name(typeid(found)),
                           type_name(expected)));
 }
 
