@@ -159,7 +159,7 @@ TEST_CASE("host timing: what was disturbed is taken again on a quiet machine, an
   CHECK(busy.kept == 4);
   CHECK(busy.best_pace.read_bytes_per_s == 10);
   CHECK(disturbance(busy.measurements[0], busy.best_pace).empty());
-  for (const std::size_t i : {1, 2, 3}) {
+  for (const std::size_t i : {1U, 2U, 3U}) {
     CHECK(busy.measurements[i].seconds == 123);
     CHECK(!disturbance(busy.measurements[i], busy.best_pace).empty());
   }
@@ -171,7 +171,7 @@ TEST_CASE("host timing: what was disturbed is taken again on a quiet machine, an
   const HostTimings quiet = time_on_host(records, settings);
   CHECK(quiet.kept == 1);
   CHECK(quiet.measurements[0].seconds == 123);
-  for (const std::size_t i : {1, 2, 3}) CHECK(quiet.measurements[i].seconds < 1);
+  for (const std::size_t i : {1U, 2U, 3U}) CHECK(quiet.measurements[i].seconds < 1);
   // The best pace that is known never gets worse.
   CHECK(quiet.best_pace.read_bytes_per_s >= 10);
   MeasurementStore store(file.name());

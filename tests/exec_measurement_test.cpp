@@ -126,7 +126,7 @@ TEST_CASE("times that do not fit to each other are found") {
     seconds[1] = 49 * seconds[0];
     const std::vector<double> found = expected(seconds);
     CHECK(found[1] == 1e-3);  // v_proj, of the same size, shows what it should be
-    for (const std::size_t i : {0, 2, 3, 4, 5, 6}) CHECK(found[i] == 0);
+    for (const std::size_t i : {0U, 2U, 3U, 4U, 5U, 6U}) CHECK(found[i] == 0);
   }
   {
     // No larger one is faster, but all others have another rate.

@@ -120,7 +120,6 @@ TEST_CASE("a tensor of another size is found, whichever it is") {  // C3
 }
 
 TEST_CASE("operands that do not fit are told with their module") {  // C3
-  const Tensor none;
   struct Row {
     const char* what;
     Value (*trace)(Trace& trace, Value x);

@@ -137,7 +137,8 @@ TEST_CASE("every key of a config class changes the model, or is refused") {
     const std::vector<json> plain = configs_of(type);
     REQUIRE_FALSE(plain.empty());
     const json defaults = json::parse(entry->data().defaults);
-    for (const auto& [key, value] : defaults.items()) {
+    for (const auto& member : defaults.items()) {
+      const std::string key = member.key();
       if (on_demand.count(key) > 0) continue;
       CAPTURE(type);
       CAPTURE(key);
@@ -157,7 +158,7 @@ TEST_CASE("every key of a config class changes the model, or is refused") {
         } catch (const Error&) {
           continue;  // what the key needs does not fit this one
         }
-        for (const json& other : other_values(value)) {
+        for (const json& other : other_values(member.value())) {
           json config = configs[i];
           if (config.contains(key) && config[key] == other) continue;
           config[key] = other;
