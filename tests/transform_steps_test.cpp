@@ -346,8 +346,9 @@ TEST_CASE("orders that would leave a part whole are refused by the names of both
 
 TEST_CASE("scales that come after the cut are cut as their weights are") {  // S19
   for (const bool rows : {false, true}) {
-    for (const auto& [block_rows, block_columns] :
-         {std::pair{1, 0}, std::pair{0, 0}, std::pair{16, 16}}) {
+    for (const auto& block : {std::pair{1, 0}, std::pair{0, 0}, std::pair{16, 16}}) {
+      const int block_rows = block.first;
+      const int block_columns = block.second;
       CAPTURE(rows);
       CAPTURE(block_rows);
       LinearQuantization scheme;
