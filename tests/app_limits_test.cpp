@@ -353,7 +353,7 @@ TEST_CASE("limits: failures of the file system are errors with their reason") {
 }
 
 TEST_CASE("limits: what does not fit into memory is an error, not a bug") {
-#if !defined(__SANITIZE_ADDRESS__)
+#if !defined(TCAST_SANITIZED)
   const Scratch folder;
   const std::string config = folder.write("c.json", with("num_hidden_layers", "9000"));
   const Cost cost =
