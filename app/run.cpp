@@ -215,8 +215,10 @@ class RunCommand final : public Command {
                          result.prefill, result.decode_steps, result.ops);
     }
     if (logits_file_.is_given()) {
-      write_data(logits_file_, logits_text({output_length, requests, generation.vocabulary()}),
-                 streams);
+      // Without a head for tokens, a row has hidden states or scores instead.
+      const auto width =
+          static_cast<std::int64_t>(logits_.size()) / checked_mul(output_length, requests);
+      write_data(logits_file_, logits_text({output_length, requests, width}), streams);
     }
     std::string text;
     if (json) {

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "command_runs.h"
+#include "scratch.h"
 
 namespace {
 
@@ -108,6 +109,34 @@ TEST_CASE("cases: a decoder that attends to both sides has no head and no decode
   const json report = answer("15_not_causal.json");
   CHECK(report.at("model").at("total_parameters") == 143'936'512);
   CHECK(report.at("latency").at("decode_step_s").is_null());
+}
+
+TEST_CASE("cases: results of a model without a head have its own width, and its linears are told") {
+  const Scratch folder;
+  const std::string config =
+      folder.write("c.json", tiny_config(",\"architectures\":[\"Qwen3Model\"]"));
+  const Run ran = run({"run", config, "--input-length", "3", "--threads", "1", "--dump-logits",
+                       folder.file("states.npy")});
+  INFO(ran.err);
+  REQUIRE(ran.status == 0);
+  const std::string states = folder.read("states.npy");
+  CHECK(contains(states, "'shape': (1, 1, 64, )"));
+  CHECK(states.size() == 128 + 64 * sizeof(float));
+  const json report =
+      json::parse(run({"simulate", config, "--device", "h200", "--format", "json"}).out);
+  CHECK(report.at("quantization").at("linear").at("weight_dtype") == "bfloat16");
+}
+
+TEST_CASE("cases: an epsilon that is no number >= 0 is refused") {
+  const Scratch folder;
+  for (const char* epsilon : {"NaN", "Infinity", "-1"}) {
+    CAPTURE(epsilon);
+    std::string text = tiny_config();
+    text.replace(text.find("1e-6"), 4, epsilon);
+    const Run done = run({"simulate", folder.write("c.json", text), "--device", "h200"});
+    CHECK(done.status == 1);
+    CHECK(contains(done.err, "rms_norm_eps: expected a number of at least 0"));
+  }
 }
 
 }  // namespace

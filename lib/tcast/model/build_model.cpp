@@ -176,7 +176,7 @@ std::pair<std::string, std::string> similar_type(const HfConfig& config) {
   const std::string message = fmt::format("unknown model type '{}'", printable(model_type));
   if (!plugin.empty()) config.fail("model_type", message, plugin);
   if (!config.is_part()) refuse_other_towers(config, model_type);
-  if (!config.has("model_type")) {
+  if (!config.has("model_type") && config.has("_class_name")) {
     config.fail(
         "_class_name",
         fmt::format("'{}' is a diffusers class, which is not supported yet", printable(model_type)),

@@ -674,6 +674,10 @@ DecoderSpec read_decoder_spec(const ArchitectureContext& context, std::string cl
   spec.num_key_value_heads = config.get_size_or("num_key_value_heads", spec.num_attention_heads);
   spec.activation = read_activation(config);
   spec.norm_epsilon = config.get_or<double>("rms_norm_eps", 1e-6);
+  if (!(std::isfinite(spec.norm_epsilon) && spec.norm_epsilon >= 0)) {
+    config.fail("rms_norm_eps",
+                fmt::format("expected a number of at least 0, got {}", spec.norm_epsilon));
+  }
   spec.tie_word_embeddings = config.get_or<bool>("tie_word_embeddings", false);
   require_divides(config, "num_key_value_heads", spec.num_attention_heads, spec.num_key_value_heads,
                   "num_attention_heads");

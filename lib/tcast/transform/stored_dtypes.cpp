@@ -30,7 +30,9 @@ Parameters head_of(const Module& root) {
   Parameters head;
   walk(root, [&](const Module& module, const ModulePath&) {
     const auto* lm = dynamic_cast<const CausalLm*>(&module);
-    const Module* const own = lm != nullptr ? lm->find_child(lm->config().head.name) : nullptr;
+    // Without a head, the decoder is the child without a name.
+    if (lm == nullptr || lm->head_kind() == HeadKind::none) return;
+    const Module* const own = lm->find_child(lm->config().head.name);
     if (own == nullptr) return;
     walk(*own, [&head](const Module& part, const ModulePath&) { add_all(head, part); });
   });
