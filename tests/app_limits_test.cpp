@@ -330,7 +330,7 @@ TEST_CASE("limits: failures of the file system are errors with their reason") {
   const std::string good = folder.write("good.json", tiny_config());
   for (const std::string& file :
        {folder.file("a"), folder.file(std::string(300, 'n')), good + "/below",
-        folder.file("none/below"), std::string("/proc/1/root/none"), std::string("a\x01")}) {
+        folder.file("none/below"), std::string("/proc/self/none"), std::string("a\x01")}) {
     for (const std::vector<std::string>& line :
          {std::vector<std::string>{"simulate", file, "--device", "h200"},
           {"simulate", good, "--device", file + "/d.yaml"},
