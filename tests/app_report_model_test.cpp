@@ -1,62 +1,13 @@
 // D14, S12: what a config says in vain is told by every command, and can be made an error.
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
 
-#include "app/cli.h"
+#include "command_runs.h"
+#include "scratch.h"
 
 namespace {
-
-namespace fs = std::filesystem;
-
-struct Run {
-  int status = 0;
-  std::string out;
-  std::string err;
-};
-
-Run run(const std::vector<std::string>& arguments) {
-  std::vector<const char*> argv = {"tcast"};
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-  std::ostringstream out;
-  std::ostringstream err;
-  Run result;
-  result.status = tcast::run_cli(static_cast<int>(argv.size()), argv.data(), out, err);
-  result.out = out.str();
-  result.err = err.str();
-  return result;
-}
-
-class Folder {
- public:
-  Folder() {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  std::string config(const std::string& name, const std::string& more) const {
-    const std::string file = (path_ / name).string();
-    std::ofstream(file) << R"({"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2,
-"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64,
-"rms_norm_eps": 1e-6, "max_position_embeddings": 128, "torch_dtype": "float32",
-"tie_word_embeddings": false, "hidden_act": "silu")" +
-                               more + "}";
-    return file;
-  }
-
- private:
-  fs::path path_ = fs::temp_directory_path() / "tcast_report_model_test";
-};
 
 std::size_t count(const std::string& text, const std::string& part) {
   std::size_t found = 0;
@@ -69,9 +20,9 @@ std::size_t count(const std::string& text, const std::string& part) {
 }  // namespace
 
 TEST_CASE("a config key that nothing reads is told by every command, and --strict fails it") {
-  const Folder folder;
-  const std::string fine = folder.config("fine.json", "");
-  const std::string vain = folder.config("vain.json", R"(, "foo": 3)");
+  const Scratch folder;
+  const std::string fine = folder.write("fine.json", tiny_llama("llama"));
+  const std::string vain = folder.write("vain.json", tiny_llama("llama", R"(, "foo": 3)"));
   const std::vector<std::vector<std::string>> commands = {
       {"simulate", "--device", "TEST_DEVICE", "--input-length", "8", "--output-length", "2"},
       {"simulate", "--device", "TEST_DEVICE", "--input-length", "8", "--output-length", "2",
@@ -103,13 +54,13 @@ TEST_CASE("a config key that nothing reads is told by every command, and --stric
 }
 
 TEST_CASE("warnings can be asserted") {
-  const Folder folder;
+  const Scratch folder;
   const std::vector<std::string> arguments = {
       "simulate",        "--device", "TEST_DEVICE", "--input-length", "8",
       "--output-length", "2",        "--assert",    "warnings==0"};
   const auto status = [&](const std::string& more) {
     std::vector<std::string> all = arguments;
-    all.push_back(folder.config("c.json", more));
+    all.push_back(folder.write("c.json", tiny_llama("llama", more)));
     return run(all).status;
   };
   CHECK(status("") == 0);

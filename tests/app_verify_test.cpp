@@ -5,7 +5,6 @@
 #include <fstream>
 #include <map>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,11 +17,12 @@
 #include "tcast/exec/threads.h"
 
 #include "app/boundaries.h"
-#include "app/cli.h"
 #include "app/routing_log.h"
 #include "app/shrink.h"
 #include "app/verification.h"
+#include "command_runs.h"
 #include "error_of.h"
+#include "scratch.h"
 
 using namespace tcast;
 
@@ -232,47 +232,12 @@ namespace {
 
 // --- running the command -------------------------------------------------------------------------
 
-/// A folder that goes away.
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "tcast-verify-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    folder_ = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  std::string write(const std::string& name, const std::string& text) const {
-    std::ofstream(folder_ / name, std::ios::binary) << text;
-    return (folder_ / name).string();
-  }
-  const fs::path& folder() const { return folder_; }
-
- private:
-  fs::path folder_;
-};
-
-struct Ran {
-  int status = 0;
-  std::string out;
-  std::string err;
-};
-
-Ran run(const std::vector<std::string>& arguments) {
-  std::vector<const char*> argv = {"tcast", "verify"};
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-  // Tiny models, and a busy machine: threads would wait for each other.
-  argv.push_back("--threads");
-  argv.push_back("1");
-  std::ostringstream out;
-  std::ostringstream err;
-  const int status = run_cli(static_cast<int>(argv.size()), argv.data(), out, err);
-  return {status, out.str(), err.str()};
+/// `tcast verify` on one thread: models are tiny and the machine may be busy, so that threads would
+/// wait for each other.
+Run verify(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "verify");
+  arguments.insert(arguments.end(), {"--threads", "1"});
+  return run(arguments);
 }
 
 json read_json(const fs::path& file) {
@@ -324,7 +289,7 @@ void verify_all(const std::vector<std::string>& options, bool one_rank, bool exp
     std::vector<std::string> arguments = {scratch.write("config.json", golden.at("config").dump()),
                                           "--format", "json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
-    const Ran ran = run(arguments);
+    const Run ran = verify(arguments);
     CHECK(ran.err == "");
     CHECK(ran.status == 0);
     if (ran.status != 0) continue;
@@ -359,8 +324,8 @@ TEST_CASE("verify: quantized, the steps behind it are compared as strictly") {
   const std::string config = scratch.write("config.json", llama_config("llama").dump());
   for (const char* scheme : {"w8a16", "w8a8_static", "w8a8_dynamic", "fp8"}) {
     CAPTURE(scheme);
-    const Ran ran = run({config, "--tp", "2", "--quantize-linear", scheme, "--quantize-kv-cache",
-                         "int8", "--format", "json"});
+    const Run ran = verify({config, "--tp", "2", "--quantize-linear", scheme, "--quantize-kv-cache",
+                            "int8", "--format", "json"});
     CHECK(ran.err == "");
     REQUIRE(ran.status == 0);
     const json report = json::parse(ran.out);
@@ -382,7 +347,7 @@ TEST_CASE("verify: a hook that shards by itself runs on its ranks") {
   const Scratch scratch;
   const std::string config =
       scratch.write("config.json", llama_config("verified_own_shards").dump());
-  const Ran ran = run({config, "--tp", "2", "--format", "json"});
+  const Run ran = verify({config, "--tp", "2", "--format", "json"});
   CHECK(ran.err == "");
   REQUIRE(ran.status == 0);
   const json report = json::parse(ran.out);
@@ -398,8 +363,8 @@ TEST_CASE("verify: experts of one block that are stored in different ways") {
   for (const char* pattern : {"*.experts.1.*", "*.experts.0.*", "*.experts.3.up_proj"}) {
     CAPTURE(pattern);
     for (const char* tp : {"1", "2"}) {
-      const Ran ran = run({config, "--quantize-linear", "w8a16", "--quantize-ignore", pattern,
-                           "--tp", tp, "--format", "json"});
+      const Run ran = verify({config, "--quantize-linear", "w8a16", "--quantize-ignore", pattern,
+                              "--tp", tp, "--format", "json"});
       CHECK(ran.err == "");
       REQUIRE(ran.status == 0);
       const json step = json::parse(ran.out).at("steps").back();
@@ -408,8 +373,8 @@ TEST_CASE("verify: experts of one block that are stored in different ways") {
       CHECK(step.at("precision").at("moved").get<double>() < 0.1);
     }
   }
-  const Ran spread = run({config, "--quantize-linear", "w8a16", "--quantize-ignore",
-                          "*.experts.1.*", "--ep", "2", "--num-devices", "2"});
+  const Run spread = verify({config, "--quantize-linear", "w8a16", "--quantize-ignore",
+                             "*.experts.1.*", "--ep", "2", "--num-devices", "2"});
   CHECK(spread.status == 1);
   CHECK(spread.err.find("the experts of experts are stored in different ways, which cannot be "
                         "executed on several expert-parallel ranks") != std::string::npos);
@@ -426,7 +391,7 @@ TEST_CASE("verify: multi-token prediction is compared from its step on") {
          {std::vector<std::string>{}, {"--quantize-linear", "w8a8_dynamic"}}) {
       std::vector<std::string> words = {config, "--num-mtp-tokens", tokens, "--format", "json"};
       words.insert(words.end(), more.begin(), more.end());
-      const Ran ran = run(words);
+      const Run ran = verify(words);
       CHECK(ran.err == "");
       REQUIRE(ran.status == 0);
       const json report = json::parse(ran.out);
@@ -439,8 +404,8 @@ TEST_CASE("verify: multi-token prediction is compared from its step on") {
 
 TEST_CASE("verify: in bfloat16") {
   const Scratch scratch;
-  const Ran ran = run({scratch.write("config.json", llama_config("llama").dump()), "--dtype",
-                       "bfloat16", "--format", "json"});
+  const Run ran = verify({scratch.write("config.json", llama_config("llama").dump()), "--dtype",
+                          "bfloat16", "--format", "json"});
   CHECK(ran.err == "");
   REQUIRE(ran.status == 0);
   const json report = json::parse(ran.out);
@@ -455,7 +420,7 @@ TEST_CASE("verify: a hook that drops the rotary embedding is named") {
   const Scratch scratch;
   const std::string config =
       scratch.write("config.json", llama_config("verified_no_rotary").dump());
-  const Ran ran = run({config});
+  const Run ran = verify({config});
   CHECK(ran.status == 3);
   CHECK(ran.err == "");
   CHECK(ran.out.find("\n'simplify_attention' changes the function of the model: ") !=
@@ -464,7 +429,7 @@ TEST_CASE("verify: a hook that drops the rotary embedding is named") {
   CHECK(ran.out.find("DIFFERENT") != std::string::npos);
   CHECK(ran.out.find("has the function of") == std::string::npos);
   // What comes behind it is not to blame.
-  const Ran as_json = run({config, "--format", "json"});
+  const Run as_json = verify({config, "--format", "json"});
   CHECK(as_json.status == 3);
   CHECK(faulty_steps(json::parse(as_json.out)) == std::vector<std::string>{"simplify_attention"});
 }
@@ -475,11 +440,11 @@ TEST_CASE("verify: what a hook does between steps, or behind the last one, is na
   const auto* hook = custom_models().find("verified_secret");
   REQUIRE(hook != nullptr);
   const std::string who = "the " + hook->text();
-  const Ran between = run({config, "--format", "json"});
+  const Run between = verify({config, "--format", "json"});
   CHECK(between.status == 3);
   CHECK(faulty_steps(json::parse(between.out)) ==
         std::vector<std::string>{who + ", before shard_model"});
-  const Ran behind = run({config, "--no-reuse-layers", "--format", "json"});
+  const Run behind = verify({config, "--no-reuse-layers", "--format", "json"});
   CHECK(behind.status == 3);
   CHECK(faulty_steps(json::parse(behind.out)) ==
         std::vector<std::string>{who + ", after its last step"});
@@ -492,7 +457,7 @@ TEST_CASE("verify: a hook that is right, and the worked example") {
     for (const char* tp : {"1", "2"}) {
       CAPTURE(type);
       CAPTURE(tp);
-      const Ran ran = run({scratch.write("config.json", llama_config(type).dump()), "--tp", tp});
+      const Run ran = verify({scratch.write("config.json", llama_config(type).dump()), "--tp", tp});
       CHECK(ran.err == "");
       CHECK(ran.status == 0);
       CHECK(ran.out.find("has the function of the untransformed one for prompts of up to 138") !=
@@ -740,7 +705,7 @@ TEST_CASE("verify: a hook that is wrong beyond a boundary is named, in prompts a
       CAPTURE(row.config);
       CAPTURE(row.fault);
       CAPTURE(phase);
-      const Ran ran = run(arguments);
+      const Run ran = verify(arguments);
       CHECK(ran.err == "");
       REQUIRE(ran.status == 3);
       const json report = json::parse(ran.out);
@@ -785,7 +750,7 @@ TEST_CASE("verify: the boundaries of a model are crossed, and said") {
     CAPTURE(row.config);
     const std::string config = beyond_config(scratch, row.config);
     const std::vector<std::string> right = {config, "--custom-model-config", "token=100000"};
-    const Ran text = run(right);
+    const Run text = verify(right);
     CHECK(text.err == "");
     CHECK(text.status == 0);
     std::string joined = text.out;
@@ -795,7 +760,7 @@ TEST_CASE("verify: the boundaries of a model are crossed, and said") {
     CHECK(joined.find("not crossed") == std::string::npos);
     std::vector<std::string> as_json = right;
     as_json.insert(as_json.end(), {"--format", "json"});
-    const json report = json::parse(run(as_json).out);
+    const json report = json::parse(verify(as_json).out);
     CHECK(crossed_in(report) == row.crossed);
     CHECK(report.at("not_crossed").empty());
   }
@@ -857,7 +822,7 @@ TEST_CASE("verify: lengths that are given are taken, and what they do not cross 
     std::vector<std::string> arguments = {config, "--custom-model-config", "token=100000",
                                           "--format", "json"};
     arguments.insert(arguments.end(), row.options.begin(), row.options.end());
-    const Ran ran = run(arguments);
+    const Run ran = verify(arguments);
     CHECK(ran.err == "");
     REQUIRE(ran.status == 0);
     const json report = json::parse(ran.out);
@@ -879,7 +844,7 @@ TEST_CASE("verify: a boundary that the config cannot move, or that no request re
   // Positions end before the first block does.
   const json golden = read_json(source_dir / "tests/data/logits/gpt2-plain.json");
   const std::string config = scratch.write("config.json", golden.at("config").dump());
-  const json report = json::parse(run({config, "--format", "json"}).out);
+  const json report = json::parse(verify({config, "--format", "json"}).out);
   CHECK(crossed_in(report) ==
         std::map<std::string, std::pair<int, int>>{{"learned positions", {32, 32}}});
   REQUIRE(report.at("not_crossed").size() == 2);
@@ -890,7 +855,7 @@ TEST_CASE("verify: a boundary that the config cannot move, or that no request re
   json gpt_oss = read_json(source_dir / "tests/data/logits/gpt_oss-plain.json").at("config");
   gpt_oss.erase("rope_scaling");
   gpt_oss.erase("rope_parameters");
-  const Ran ran = run({scratch.write("config.json", gpt_oss.dump())});
+  const Run ran = verify({scratch.write("config.json", gpt_oss.dump())});
   CHECK(ran.status == 0);
   std::string joined = ran.out;
   std::replace(joined.begin(), joined.end(), '\n', ' ');
@@ -903,7 +868,7 @@ TEST_CASE("verify: learned positions are executed up to the last") {
   const Scratch scratch;
   json config = read_json(source_dir / "tests/data/logits/gpt2-plain.json").at("config");
   config["n_positions"] = 1024;
-  const Ran ran = run({scratch.write("config.json", config.dump()), "--format", "json"});
+  const Run ran = verify({scratch.write("config.json", config.dump()), "--format", "json"});
   CHECK(ran.err == "");
   REQUIRE(ran.status == 0);
   const json report = json::parse(ran.out);
@@ -917,7 +882,8 @@ TEST_CASE("verify: decode steps of several tokens cross a boundary as well") {
   const Scratch scratch;
   const json golden = read_json(source_dir / "tests/data/mtp/deepseek_v3-plain.json");
   const std::string config = scratch.write("config.json", golden.at("config").dump());
-  const json report = json::parse(run({config, "--num-mtp-tokens", "2", "--format", "json"}).out);
+  const json report =
+      json::parse(verify({config, "--num-mtp-tokens", "2", "--format", "json"}).out);
   CHECK(crossed_in(report).count("KV block") == 1);
   CHECK(report.at("not_crossed").empty());
 }
@@ -930,12 +896,12 @@ TEST_CASE("verify: of a router that is wrong for every token a part is listed") 
                                               "deepseek_v3=verified_router"};
   std::vector<std::string> as_json = arguments;
   as_json.insert(as_json.end(), {"--format", "json"});
-  const Ran ran = run(as_json);
+  const Run ran = verify(as_json);
   CHECK(ran.status == 3);
   const json step = json::parse(ran.out).at("steps").back();
   CHECK(step.at("num_other_experts").get<int>() > 100);
   CHECK(step.at("other_experts").size() == 100);
-  const Ran text = run(arguments);
+  const Run text = verify(arguments);
   CHECK(text.status == 3);
   CHECK(std::count(text.out.begin(), text.out.end(), '\n') < 60);
 }

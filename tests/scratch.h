@@ -11,6 +11,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+/// The config of a tiny Llama under another model type, with further members, each behind a comma.
+inline std::string tiny_llama(const std::string& model_type, const std::string& more = "") {
+  return fmt::format(R"({{"model_type": "{}", "hidden_size": 32, "num_hidden_layers": 2,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64,
+ "rms_norm_eps": 1e-6, "max_position_embeddings": 128, "torch_dtype": "float32",
+ "tie_word_embeddings": false, "hidden_act": "silu"{}}})",
+                     model_type, more);
+}
+
 /// A folder of its own, removed with its object.
 class Scratch {
  public:
@@ -42,14 +51,9 @@ class Scratch {
     return std::distance(std::filesystem::directory_iterator(path_),
                          std::filesystem::directory_iterator());
   }
-  /// Writes the config of a tiny Llama under another model type, with further members.
+  /// Writes tiny_llama() into a file that is named like the model type.
   std::string config(const std::string& model_type, const std::string& more = "") const {
-    return write(model_type + ".json",
-                 fmt::format(R"({{"model_type": "{}", "hidden_size": 32, "num_hidden_layers": 2,
- "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64,
- "rms_norm_eps": 1e-6, "max_position_embeddings": 128, "torch_dtype": "float32",
- "tie_word_embeddings": false, "hidden_act": "silu"{}}})",
-                             model_type, more));
+    return write(model_type + ".json", tiny_llama(model_type, more));
   }
 
  private:
