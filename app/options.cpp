@@ -113,7 +113,7 @@ void add_deployment_options(CommandLine& line, ModelOptions& options) {
       fmt::format("{}; default checkpoint: what the config says", join(kv_scheme_names(), ", ")));
   line.add_repeated("--quantize-ignore", "PATTERN", append_to(options.quantize_ignore),
                     "module that stays as it is, as 'lm_head' or '*.down_proj'; may be repeated");
-  line.add_option("--kv-block-size", "TOKENS", to_size(options.kv_block_size),
+  line.add_option("--kv-block-size", "TOKENS", to_size(options.kv_block_size, 1, 1 << 20),
                   "tokens per block of the KV cache; default 128");
 
   ParallelOptions& parallel = options.parallel;

@@ -139,6 +139,7 @@ struct StructuralKey {
 };
 constexpr StructuralKey structural_keys[] = {
     {"*expert*", "experts"},
+    {"moe", "experts"},
     {"moe_*", "experts"},
     {"*_moe_*", "experts"},
     {"*router*", "experts"},
@@ -162,9 +163,12 @@ constexpr StructuralKey structural_keys[] = {
     {"*layers_block_type*", "layers of several kinds"},
     {"block_configs", "layers of several kinds"},
     {"full_attention_interval", "layers of several kinds"},
+    {"attn_layer_*", "layers of several kinds"},
     {"index_*", "sparse attention"},
     {"*compress*ratio*", "compressed attention"},
     {"num_kv_shared_layers", "layers that share their cache"},
+    {"share_kv*", "layers that share their cache"},
+    {"cla_*", "layers that share their cache"},
     {"altup*", "several streams"},
     {"hc_*", "several streams"},
     {"is_encoder_decoder", "an encoder"},

@@ -333,7 +333,7 @@ std::vector<UnreadKey> HfConfig::unread() const {
     one.path = value.path();
     one.key = printable(key, shown_bytes);
     one.of_model = map.index_ == root_.index_;
-    one.value = value.is_scalar() ? printable(value.json_text(), shown_bytes) : "";
+    one.value = printable(value.json_text(), shown_bytes);
   }
   return unread;
 }

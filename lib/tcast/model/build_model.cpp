@@ -109,15 +109,43 @@ ModelProfile load_profile(const std::string& model_type, const std::vector<std::
 
 namespace {
 
+bool is_off(const Node& value) {
+  const std::string text = value.json_text();
+  return value.is_null() || text == "false" || text == "0" || text == "\"\"";
+}
+
+/// What a key means by its name, by the names inside of its map ({"moe_num_experts": 16}), or by
+/// the words of its list (["linear_attention", ...]); empty: no part of a model.
+std::string_view part_meant_by(std::string_view key, const Node& value) {
+  if (is_off(value)) return {};
+  if (const std::string_view part = part_of_model(key); !part.empty()) return part;
+  if (value.is_map()) {
+    for (const auto& [name, inner] : value.members()) {
+      if (const std::string_view part = part_meant_by(name, inner); !part.empty()) return part;
+    }
+  } else if (value.is_list()) {
+    for (const Node& item : value.items()) {
+      const bool text = item.is_scalar() && item.json_text().front() == '"';
+      if (!text) continue;
+      if (const std::string_view part = part_of_model(item.as_string()); !part.empty()) return part;
+    }
+  }
+  return {};
+}
+
 /// A model that is built as another type would lack the parts that the type has not.
 void refuse_left_out_parts(const HfConfig& config, const std::string& built_as,
                            const std::string& because) {
+  std::set<std::string> unread;
   for (const UnreadKey& key : config.unread()) {
-    const std::string_view part = key.of_model ? part_of_model(key.key) : "";
-    const bool off = key.value == "false" || key.value == "0" || key.value == "\"\"";
-    if (part.empty() || off) continue;
+    if (key.of_model) unread.insert(key.path);
+  }
+  for (const auto& [key, value] : config.members()) {
+    if (unread.count(value.path()) == 0) continue;
+    const std::string_view part = part_meant_by(key, value);
+    if (part.empty()) continue;
     config.as_written().fail(
-        key.key, fmt::format("it means {}, which '{}' does not read ({})", part, built_as, because),
+        key, fmt::format("it means {}, which '{}' does not read ({})", part, built_as, because),
         "choose a type that has such a part, describe it in a profile with 'base:' and "
         "'architecture:', or register the type in custom_model/");
   }
