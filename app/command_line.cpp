@@ -473,9 +473,9 @@ void CommandLine::print_help(std::ostream& out) const {
       group = option->group;
       out << '\n' << group << ":\n";
     }
-    const std::string names = join(option->names, ", ");
-    const std::string& value = option->value.name;
-    print_entry(out, value.empty() ? names : names + " " + value, option->help);
+    std::string head = join(option->names, ", ");
+    if (!option->value.name.empty()) head += " " + option->value.name;
+    print_entry(out, head, option->help);
   }
   out << '\n';
   print_entry(out, "-h, --help", "this help");

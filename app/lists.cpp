@@ -129,6 +129,7 @@ std::vector<std::string> efficiency_bases(const DeviceProfile& device) {
   std::set<Source> bases;
   for (const ClassEfficiency& efficiency : device.efficiency) bases.insert(efficiency.basis);
   std::vector<std::string> names;
+  names.reserve(bases.size());
   for (const Source basis : bases) names.emplace_back(name_of(basis));
   return names;
 }

@@ -68,6 +68,7 @@ ReportDTypes report_dtypes(const TransformerModel& model) {
   const StoredDTypes stored = stored_dtypes(model);
   const auto names = [](const std::vector<DType>& dtypes) {
     std::vector<std::string> list;
+    list.reserve(dtypes.size());
     for (const DType dtype : dtypes) list.emplace_back(name_of(dtype));
     return list;
   };

@@ -29,9 +29,6 @@ std::vector<std::string> model_warnings(const TransformerModel& model);
 /// What weights, activations and KV cache are stored and computed in.
 ReportDTypes report_dtypes(const TransformerModel& model);
 
-/// What weights, activations and KV cache are stored and computed in.
-ReportDTypes report_dtypes(const TransformerModel& model);
-
 /// Lists in a report everything that was asked for: the model's options as they took effect, the
 /// workload, the target. The same question asked again gives the same list.
 void add_inputs(Report& report, const TransformerModel& model, const ModelInputs& inputs,

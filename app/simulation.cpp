@@ -245,7 +245,7 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   forecast(recording);
   if (request_.traced_events) require_traceable(forecast_);
   if (!request_.phase) recording.estimate(sampling());
-  const std::vector<OpRecord> records = recording.records();
+  const std::vector<OpRecord>& records = recording.records();
   const HostTimings timings = time_on_host(records, options);
 
   device_ = host_device(timings.host, timings.speed);

@@ -84,6 +84,7 @@ std::string not_crossed_text(const std::vector<Crossing>& crossings) {
 /// "126 tokens and 5 decode step(s), and of 138 tokens and 2 decode step(s)"
 std::string lengths_text(const std::vector<RequestLengths>& lengths) {
   std::vector<std::string> list;
+  list.reserve(lengths.size());
   for (const RequestLengths& one : lengths) {
     list.push_back(
         fmt::format("{} tokens and {} decode step(s)", one.input_length, one.decode_steps));

@@ -397,6 +397,7 @@ class Registry {
     std::sort(found.begin(), found.end());
     found.erase(std::unique(found.begin(), found.end()), found.end());
     std::vector<const Entry*> list;
+    list.reserve(found.size());
     for (const std::size_t i : found) list.push_back(&entries_[i]);
     return list;
   }
@@ -420,9 +421,9 @@ class Registry {
       }
     }
     std::sort(duplicates_.begin(), duplicates_.end());
-    std::sort(replaced.begin(), replaced.end());
-    for (auto at = replaced.rbegin(); at != replaced.rend(); ++at) {
-      const auto entry = entries_.begin() + static_cast<std::ptrdiff_t>(*at);
+    std::sort(replaced.rbegin(), replaced.rend());  // from the end: what is erased moves the rest
+    for (const std::size_t at : replaced) {
+      const auto entry = entries_.begin() + static_cast<std::ptrdiff_t>(at);
       overridden_.push_back(std::move(*entry));
       entries_.erase(entry);
     }

@@ -297,7 +297,7 @@ class ModulePart : public Base {
  protected:
   using ComparedClass = Derived;
 
-  const std::type_info* const& compared_class() const override { return compared_class_; }
+  const std::type_info* const& compared_class() const override { return own_class; }
 
   IdentityGap config_gap() const override {
     if (const IdentityGap above = Base::config_gap()) return above;
@@ -323,7 +323,7 @@ class ModulePart : public Base {
 
  private:
   // Its address tells classes apart, also two of one name in the unnamed namespaces of two files.
-  static inline const std::type_info* const compared_class_ = &typeid(Derived);
+  static inline const std::type_info* const own_class = &typeid(Derived);
 };
 
 /// What a module class derives from: gives it its clone(), and its identity from its config().

@@ -265,7 +265,7 @@ std::string reason_of(const Coverage& coverage, const TransformerModel& model,
     ran = true;
     for (const StepReport::Skip& skip : report.skipped) {
       if (!skip.missed) continue;
-      const std::string text = fmt::format("step '{}': {}", report.step, skip.reason);
+      std::string text = fmt::format("step '{}': {}", report.step, skip.reason);
       if (skip.path.empty() && of_step.empty()) of_step = text;
       const bool about_left =
           std::find(left.paths.begin(), left.paths.end(), skip.path) != left.paths.end();
