@@ -10,15 +10,15 @@
 #include "tcast/base/text.h"
 #include "tcast/cost/calibration.h"
 #include "tcast/cost/roofline.h"
+#include "tcast/report/json_text.h"
 #include "tcast/report/report.h"
 #include "tcast/report/text_table.h"
+#include "tcast/study/host_calibration.h"
+#include "tcast/study/simulation.h"
 
 #include "app/command.h"
-#include "app/host_calibration.h"
-#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/simulation.h"
 
 namespace tcast {
 namespace {

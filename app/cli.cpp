@@ -12,10 +12,10 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
+#include "tcast/base/interrupt.h"
 #include "tcast/base/text.h"
 
 #include "app/command.h"
-#include "app/interrupt.h"
 #include "app/plugin_options.h"
 #include "app/termination.h"
 

@@ -13,14 +13,14 @@
 #include "tcast/base/text.h"
 #include "tcast/base/units.h"
 #include "tcast/model/module.h"
+#include "tcast/report/json_text.h"
+#include "tcast/report/tree_text.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
 #include "app/inspect_steps.h"
-#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/tree_text.h"
 
 namespace tcast {
 namespace {

@@ -10,11 +10,11 @@
 #include "tcast/model/tree_check.h"
 #include "tcast/report/json_writer.h"
 #include "tcast/report/steps_writer.h"
+#include "tcast/study/report_model.h"
+#include "tcast/study/simulation.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/output.h"
-#include "app/report_model.h"
-#include "app/simulation.h"
 
 namespace tcast {
 namespace {

@@ -9,13 +9,13 @@
 
 #include "tcast/base/text.h"
 #include "tcast/device/device_profile.h"
+#include "tcast/report/json_text.h"
+#include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
-#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/table_text.h"
 
 // The commands that list what is compiled in.
 

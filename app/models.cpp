@@ -17,14 +17,14 @@
 #include "tcast/exec/plugin_kernel.h"
 #include "tcast/model/decoder_spec.h"
 #include "tcast/model/transformer_model.h"
+#include "tcast/report/json_text.h"
 #include "tcast/report/report_writers.h"
+#include "tcast/report/text_table.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
-#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/table_text.h"
 
 namespace tcast {
 namespace {

@@ -7,12 +7,12 @@
 
 #include "tcast/base/plugin.h"
 #include "tcast/base/text.h"
+#include "tcast/report/json_text.h"
+#include "tcast/report/text_table.h"
 
 #include "app/command.h"
-#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/table_text.h"
 
 namespace tcast {
 namespace {

@@ -13,14 +13,14 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/exec/kernel.h"
+#include "tcast/report/json_text.h"
 #include "tcast/report/text_table.h"
+#include "tcast/study/simulation.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
-#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/simulation.h"
 
 namespace tcast {
 namespace {

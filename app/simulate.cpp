@@ -16,17 +16,17 @@
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/report/assertion.h"
+#include "tcast/report/json_text.h"
 #include "tcast/report/report_writers.h"
 #include "tcast/report/trace_writer.h"
+#include "tcast/study/host_cost.h"
+#include "tcast/study/report_model.h"
+#include "tcast/study/simulation.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
-#include "app/host_cost.h"
-#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/report_model.h"
-#include "app/simulation.h"
 
 namespace tcast {
 namespace {

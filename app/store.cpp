@@ -12,14 +12,14 @@
 #include "tcast/base/file.h"
 #include "tcast/base/text.h"
 #include "tcast/exec/measurement_store.h"
+#include "tcast/report/json_text.h"
+#include "tcast/report/text_table.h"
+#include "tcast/study/host_timing.h"
+#include "tcast/study/measurement_text.h"
 
 #include "app/command.h"
-#include "app/host_timing.h"
-#include "app/json_text.h"
-#include "app/measurement_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/table_text.h"
 
 namespace tcast {
 namespace {

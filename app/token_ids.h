@@ -4,8 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "tcast/study/generation.h"
+
 #include "app/command_line.h"
-#include "app/generation.h"
 
 namespace tcast {
 

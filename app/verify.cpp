@@ -13,19 +13,19 @@
 #include "tcast/base/units.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/threads.h"
+#include "tcast/report/json_text.h"
 #include "tcast/report/json_writer.h"
 #include "tcast/report/text_table.h"
+#include "tcast/study/generation.h"
+#include "tcast/study/report_model.h"
+#include "tcast/study/shrink.h"
+#include "tcast/study/verification.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
-#include "app/generation.h"
-#include "app/json_text.h"
 #include "app/options.h"
 #include "app/output.h"
-#include "app/report_model.h"
-#include "app/shrink.h"
 #include "app/token_ids.h"
-#include "app/verification.h"
 
 namespace tcast {
 namespace {

@@ -15,11 +15,11 @@
 
 #include "tcast/custom_model.h"
 #include "tcast/exec/threads.h"
+#include "tcast/study/boundaries.h"
+#include "tcast/study/routing_log.h"
+#include "tcast/study/shrink.h"
+#include "tcast/study/verification.h"
 
-#include "app/boundaries.h"
-#include "app/routing_log.h"
-#include "app/shrink.h"
-#include "app/verification.h"
 #include "command_runs.h"
 #include "error_of.h"
 #include "scratch.h"

@@ -12,11 +12,10 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/model/transformer_model.h"
+#include "tcast/study/generation.h"
+#include "tcast/study/speculation.h"
 #include "tcast/transform/pipeline.h"
 #include "tcast/transform/steps.h"
-
-#include "app/generation.h"
-#include "app/speculation.h"
 
 using namespace tcast;
 

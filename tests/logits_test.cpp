@@ -17,9 +17,8 @@
 #include "tcast/base/error.h"
 #include "tcast/exec/kernel.h"
 #include "tcast/model/transformer_model.h"
+#include "tcast/study/generation.h"
 #include "tcast/transform/pipeline.h"
-
-#include "app/generation.h"
 
 using namespace tcast;
 

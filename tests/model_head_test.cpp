@@ -12,9 +12,9 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/model/transformer_model.h"
+#include "tcast/study/generation.h"
 #include "tcast/transform/pipeline.h"
 
-#include "app/generation.h"
 #include "error_of.h"
 
 using namespace tcast;

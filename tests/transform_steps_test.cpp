@@ -21,10 +21,10 @@
 #include "tcast/exec/threads.h"
 #include "tcast/model/decoder.h"
 #include "tcast/model/transformer_model.h"
+#include "tcast/study/generation.h"
 #include "tcast/transform/pipeline.h"
 #include "tcast/transform/steps.h"
 
-#include "app/generation.h"
 #include "error_of.h"
 #include "linked_plugins.h"
 

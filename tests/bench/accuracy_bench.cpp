@@ -25,13 +25,13 @@
 #include "tcast/base/text.h"
 #include "tcast/exec/host.h"
 #include "tcast/exec/threads.h"
+#include "tcast/study/expert_counts.h"
+#include "tcast/study/generation.h"
+#include "tcast/study/host_calibration.h"
+#include "tcast/study/simulation.h"
 #include "tcast/transform/pipeline.h"
 
-#include "app/expert_counts.h"
-#include "app/generation.h"
-#include "app/host_calibration.h"
 #include "app/options.h"
-#include "app/simulation.h"
 #include "app/token_ids.h"
 
 namespace {

@@ -20,9 +20,9 @@
 #include "tcast/exec/host.h"
 #include "tcast/exec/memory.h"
 #include "tcast/exec/threads.h"
+#include "tcast/study/generation.h"
 #include "tcast/transform/pipeline.h"
 
-#include "app/generation.h"
 #include "app/options.h"
 #include "app/token_ids.h"
 

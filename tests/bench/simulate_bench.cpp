@@ -22,9 +22,8 @@
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/model/transformer_model.h"
+#include "tcast/study/simulation.h"
 #include "tcast/transform/pipeline.h"
-
-#include "app/simulation.h"
 
 namespace {
 

@@ -10,8 +10,8 @@
 #include "tcast/config/node.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/report/assertion.h"
+#include "tcast/study/measurement_text.h"
 
-#include "app/measurement_text.h"
 #include "app/token_ids.h"
 #include "fuzz.h"
 

@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
@@ -74,6 +75,18 @@ void append_json_string(std::string& out, std::string_view text) {
     rest.remove_prefix(length);
   }
   out += '"';
+}
+
+std::string json_text(std::string_view text) {
+  std::string json;
+  append_json_string(json, text);
+  return json;
+}
+
+std::string json_document(const nlohmann::ordered_json& json, int indent) {
+  return json.dump(indent, ' ', /*ensure_ascii=*/true,
+                   nlohmann::ordered_json::error_handler_t::replace) +
+         "\n";
 }
 
 void append_json_number(std::string& out, double value, std::string_view what) {

@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "tcast/base/export.h"
 
 namespace tcast {
@@ -14,6 +16,14 @@ TCAST_API std::string valid_text(std::string_view text);
 
 /// Appends valid_text() as a JSON string, quoted, in pure ASCII.
 TCAST_API void append_json_string(std::string& out, std::string_view text);
+
+/// A text as a JSON string, as append_json_string() writes it.
+TCAST_API std::string json_text(std::string_view text);
+
+/// A whole JSON document as a result of a command: each level indented by `indent` blanks, a line
+/// feed at the end, in pure ASCII, so that a terminal that is shown it has nothing to obey. Bytes
+/// that are no UTF-8 become U+FFFD.
+TCAST_API std::string json_document(const nlohmann::ordered_json& json, int indent);
 
 /// Appends the shortest number that reads back as the same double. Throws InternalError for NaN and
 /// infinity, which JSON does not have; `what` is named in it.

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 
@@ -120,6 +122,32 @@ std::string wrap(std::string_view prefix, std::string_view text) {
     }
   }
   return result + "\n";
+}
+
+std::string table_text(std::vector<std::vector<std::string>> rows) {
+  for (std::vector<std::string>& row : rows) {
+    for (std::string& cell : row) cell = printable(cell, std::string::npos);
+  }
+  std::vector<std::size_t> widths;
+  for (const std::vector<std::string>& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const std::vector<std::string>& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const bool last = i + 1 == row.size();
+      text += last ? row[i] + "\n" : fmt::format("{:<{}}  ", row[i], widths[i]);
+    }
+  }
+  return text;
+}
+
+std::string warning_lines(const std::vector<std::string>& warnings) {
+  std::string text;
+  for (const std::string& warning : warnings)
+    text += wrap("  warning   ", printable(warning, 2000));
+  return text;
 }
 
 }  // namespace tcast

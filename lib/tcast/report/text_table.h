@@ -34,8 +34,15 @@ class TCAST_API TextTable {
   std::vector<std::vector<std::string>> rows_;
 };
 
+/// Rows of cells in aligned columns, two blanks between them; the first row is the heading. Cells
+/// are made printable; lines are as long as they are.
+TCAST_API std::string table_text(std::vector<std::vector<std::string>> rows);
+
 /// `prefix` and then the words of `text`, in lines of report_width of which the second and later
 /// are indented like the end of the prefix. Words that are too long are cut. Made printable.
 TCAST_API std::string wrap(std::string_view prefix, std::string_view text);
+
+/// Warnings as lines of a text result: "  warning   ...", wrapped; empty when there are none.
+TCAST_API std::string warning_lines(const std::vector<std::string>& warnings);
 
 }  // namespace tcast

@@ -1,0 +1,690 @@
+#include "tcast/study/simulation.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tcast/base/error.h"
+#include "tcast/base/text.h"
+#include "tcast/transform/pipeline.h"
+
+namespace tcast {
+namespace {
+
+/// What is known of how one of a row's operators was timed, if it was.
+void add_measurement(ReportOp& row, const OpRecord& record, const MeasuredCostModel* measured,
+                     const Pace& best_pace) {
+  const Measurement* const found = measured == nullptr ? nullptr : measured->find(record);
+  if (found == nullptr) return;
+  row.scaled = row.scaled || found->scaled;
+  row.disturbed = row.disturbed || !disturbance(*found, best_pace).empty();
+  // One sample is no reason to believe that all would be the same.
+  if (found->samples > 1) row.spread = std::max(row.spread.value_or(0), found->spread);
+}
+
+/// Rows of the op table of one phase, merged by op, module and what bounds them.
+void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase,
+              const CostModel* ideal, const MeasuredCostModel* measured, const Pace& best_pace) {
+  // Paths are made once per scope of a region, not once per op.
+  std::map<std::pair<std::uint32_t, std::uint32_t>, std::string> paths;
+  std::map<std::tuple<std::string_view, std::string_view, Bound, Source>, std::size_t> row_of;
+  for (const OpRow& row : phase.ops) {
+    const Region& region = phase.graph.regions[row.region];
+    const Op& op = region.ops[row.op];
+    if (row.estimate.total_s == 0 && row.estimate.work.bytes() == 0) continue;
+    const auto [path, is_new_path] = paths.try_emplace({row.region, op.scope});
+    if (is_new_path) path->second = path_of(region, op.scope);
+    const auto key = std::make_tuple(name_of(op.record), std::string_view(path->second),
+                                     row.estimate.bound, row.estimate.source);
+    const auto [at, is_new] = row_of.try_emplace(key, report.ops.size());
+    if (is_new) {
+      ReportOp& fresh = report.ops.emplace_back();
+      fresh.phase = phase_name;
+      fresh.name = name_of(op.record);
+      fresh.module = path->second;
+      fresh.bound = name_of(row.estimate.bound);
+      fresh.source = name_of(row.estimate.source);
+    }
+    ReportOp& target = report.ops[at->second];
+    target.calls += row.calls;
+    target.total_s += row.calls * row.estimate.total_s;
+    target.flops += row.calls * row.estimate.work.flops();
+    target.bytes += row.calls * row.estimate.work.bytes();
+    if (ideal != nullptr) target.ideal_s += row.calls * ideal->estimate(op.record).total_s;
+    add_measurement(target, op.record, measured, best_pace);
+  }
+}
+
+/// Choosing tokens: one pass over `rows` rows of the logits, which are what a pass makes last.
+TopK sampling_op(const PhaseForecast& phase, std::int64_t rows) {
+  TopK op;
+  op.rows = rows;
+  op.k = 1;
+  for (std::uint32_t r = 0; r < phase.graph.region_count; ++r) {
+    const Region& region = phase.graph.regions[r];
+    for (const Op& traced : region.ops) {
+      if (traced.outputs.count == 0) continue;
+      const Tensor& out = region.tensors[traced.outputs[0]];
+      op.columns = out.shape[out.shape.rank() - 1];
+      op.dtype = out.dtype;
+    }
+  }
+  return op;
+}
+
+void append_events(std::vector<TraceEvent>& events, const char* phase_name,
+                   const PhaseForecast& phase, double start_s) {
+  // Estimates by region and op: rows are in that order.
+  std::vector<std::vector<const OpEstimate*>> estimates(phase.graph.region_count);
+  for (std::uint32_t r = 0; r < phase.graph.region_count; ++r) {
+    estimates[r].assign(phase.graph.regions[r].ops.size(), nullptr);
+  }
+  for (const OpRow& row : phase.ops) estimates[row.region][row.op] = &row.estimate;
+  for (const Call& call : phase.graph.calls) {
+    const Region& region = phase.graph.regions[call.region];
+    for (std::size_t i = 0; i < region.ops.size(); ++i) {
+      const OpEstimate* estimate = estimates[call.region][i];
+      if (estimate == nullptr || estimate->total_s == 0) continue;
+      TraceEvent& event = events.emplace_back();
+      event.process = phase_name;
+      event.name = name_of(region.ops[i].record);
+      event.category = name_of(estimate->bound);
+      event.start_s = start_s;
+      const double runs = region.ops[i].runs;
+      event.duration_s = runs * estimate->total_s;
+      std::string module = path_of(region, region.ops[i].scope);
+      const std::size_t star = module.find('*');
+      if (call.member >= 0 && star != std::string::npos) {
+        module.replace(star, 1, std::to_string(call.member));
+      }
+      event.thread = "one rank";
+      event.texts = {{"module", std::move(module)},
+                     {"shape", describe(region.ops[i].record)},
+                     {"source", std::string(name_of(estimate->source))}};
+      event.numbers = {{"flops", runs * estimate->work.flops()},
+                       {"bytes", runs * estimate->work.bytes()}};
+      start_s += event.duration_s;
+    }
+  }
+}
+
+/// Throws Error when a time line of the passes would have too many events.
+void require_traceable(const Forecast& forecast) {
+  std::int64_t events = 0;
+  for (const PhaseForecast* phase : {&forecast.prefill, &forecast.decode}) {
+    const std::vector<std::int64_t> calls = phase->graph.calls_per_region();
+    for (std::uint32_t r = 0; r < phase->graph.region_count; ++r) {
+      events += calls[r] * static_cast<std::int64_t>(phase->graph.regions[r].ops.size());
+    }
+  }
+  if (events <= max_trace_events) return;
+  throw Error(fmt::format("--trace: the time line would have {} events, more than {}",
+                          format_grouped(events), format_grouped(max_trace_events)),
+              "build fewer layers with --num-hidden-layers, or leave out --trace");
+}
+
+}  // namespace
+
+std::vector<std::string> timing_warnings(const ReportTiming& timing) {
+  constexpr double most_others = 0.1;
+  constexpr double most_drift = 0.1;
+  constexpr double most_spread = 0.2;
+  constexpr std::string_view cure = "repeat the run on a quiet machine";
+  std::vector<std::string> warnings;
+  if (timing.others_cpu_share > most_others) {
+    warnings.push_back(
+        fmt::format("other processes took {:.0f} % of the processors while ops were timed, so that "
+                    "the times are too long; {}",
+                    100 * timing.others_cpu_share, cure));
+  }
+  if (timing.canary_drift > most_drift) {
+    warnings.push_back(
+        fmt::format("the machine's speed changed by {:.0f} % while ops were timed (the same canary "
+                    "before and after); {}",
+                    100 * timing.canary_drift, cure));
+  }
+  if (timing.mean_spread.value_or(0) > most_spread) {
+    warnings.push_back(
+        fmt::format("the samples of an op differ by {:.0f} % (interquartile range over median, "
+                    "weighted by time); {}",
+                    100 * *timing.mean_spread, cure));
+  }
+  return warnings;
+}
+
+std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& parallel) {
+  return ceil_div(batch_size, std::max<std::int64_t>(1, parallel.dp()));
+}
+
+Simulation::Simulation(const TransformerModel& model, const SimulationRequest& request)
+    : model_(model), request_(request), source_(model, !request.phase) {}
+
+void Simulation::forecast(const CostModel& cost) {
+  const ParallelOptions& parallel = model_.options().parallel;
+  forecaster_ = std::make_unique<Forecaster>(source_, cost, device_);
+  if (!request_.phase) {
+    ForecastRequest asked;
+    asked.batch = batch_per_rank(request_.batch_size, parallel);
+    asked.input_length = request_.input_length;
+    asked.output_length = request_.output_length;
+    asked.reserved_bytes = request_.reserved_bytes;
+    asked.requests = request_.batch_size;
+    forecast_ = forecaster_->run(asked);
+    return;
+  }
+  Workload work = *request_.phase;
+  work.requests = work.batch;
+  work.batch = batch_per_rank(work.requests, parallel);
+  const bool prefill = work.phase == Phase::prefill;
+  PhaseForecast& phase = prefill ? forecast_.prefill : forecast_.decode;
+  forecaster_->price(work, phase);
+  (prefill ? forecast_.prefill_s : forecast_.decode_step_s) = phase.total_s;
+  MemoryForecast& memory = forecast_.memory;
+  memory.weight_bytes = source_.weight_bytes();
+  memory.kv_cache_bytes = cache_bytes(phase.graph, work.batch, work.sequence_length());
+  memory.workspace_bytes = phase.graph.constant_bytes;
+  memory.reserved_bytes = request_.reserved_bytes;
+  memory.capacity_bytes = device_.memory_bytes;
+  memory.activation_phase = work.phase;
+  memory.activation = phase.activation;
+}
+
+/// Every request's next token, and those that multi-token prediction adds to it.
+TopK Simulation::sampling() const {
+  return sampling_op(
+      forecast_.prefill,
+      checked_mul(forecast_.request.batch, source_.tokens_per_request(), "tokens to choose"));
+}
+
+/// Says which products the device has no units for, and what they are priced as instead.
+void Simulation::note_substitutes() {
+  std::set<std::pair<DType, DType>> substitutes;
+  for (const PhaseForecast* phase : {&forecast_.prefill, &forecast_.decode}) {
+    for (const OpRow& row : phase->ops) {
+      if (row.estimate.work.matrix_flops == 0) continue;
+      const DType wanted = row.estimate.work.matrix_dtype;
+      const DType used = device_.matrix_peak(wanted).dtype;
+      if (used != wanted) substitutes.emplace(wanted, used);
+    }
+  }
+  for (const auto& [wanted, used] : substitutes) {
+    notes_.push_back(fmt::format("{} has no matrix units for {}: such products are priced as {}",
+                                 device_.name, short_name_of(wanted), short_name_of(used)));
+  }
+}
+
+void Simulation::run(const DeviceProfile& device, bool ideal, const std::string& runner) {
+  device_ = device;
+  estimates_ = std::make_unique<DeviceCost>(device_, RooflineOptions{}, runner);
+  if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
+  cost_ = &estimates_->model();
+  forecast(*cost_);
+  if (request_.traced_events) require_traceable(forecast_);
+  note_substitutes();
+}
+
+void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
+  if (model_.options().parallel.devices() > 1) {
+    throw Error(
+        fmt::format("this host is one device, {} were asked for",
+                    model_.options().parallel.devices()),
+        "leave out --num-devices, --tp and --ep here; 'tcast simulate --device NAME' has as "
+        "many as wanted");
+  }
+  if (measured_ != nullptr) return time_further_experts(options);
+  // The forecast itself says which ops it needs, whatever they take; then they are timed, and it is
+  // made again.
+  const HostSpeed any_speed = {1e10, 1e11, 1e11, {}, {}, 0};
+  device_ = host_device(host_features(), any_speed);
+  estimates_ = std::make_unique<DeviceCost>(device_);
+  const RecordingCostModel recording(estimates_->model());
+  forecast(recording);
+  if (request_.traced_events) require_traceable(forecast_);
+  if (!request_.phase) recording.estimate(sampling());
+  const std::vector<OpRecord>& records = recording.records();
+  const HostTimings timings = time_on_host(records, options);
+
+  device_ = host_device(timings.host, timings.speed);
+  estimates_ = std::make_unique<DeviceCost>(device_);
+  if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
+  measured_ = std::make_unique<MeasuredCostModel>(estimates_->model(), records,
+                                                  timings.measurements, timings.op_overhead_s);
+  cost_ = measured_.get();
+  forecast(*cost_);
+  threads_ = timings.threads;
+  best_pace_ = timings.best_pace;
+  note_timing(records, timings);
+}
+
+void Simulation::time_further_experts(const HostTimingOptions& options) {
+  const RecordingCostModel recording(*measured_);
+  forecast(recording);
+  std::vector<OpRecord> missing;
+  for (const OpRecord& record : recording.records()) {
+    // What could not be timed before cannot be timed for other numbers of experts either.
+    if (std::holds_alternative<GroupedMatMul>(record) && measured_->find(record) == nullptr) {
+      missing.push_back(record);
+    }
+  }
+  if (!missing.empty()) measured_->add(missing, time_on_host(missing, options).measurements);
+  forecast(*measured_);
+}
+
+void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTimings& timings) {
+  std::set<std::string> substituted;
+  std::map<std::string, std::set<std::string>> unsupported;
+  ReportTiming& timing = timing_.emplace();
+  timing.memory_used_bytes = timings.memory_used_bytes;
+  timing.timed_ops = static_cast<std::int64_t>(timings.timed);
+  timing.kept_ops = static_cast<std::int64_t>(timings.kept);
+  timing.op_overhead_s = timings.op_overhead_s;
+  timing.store = timings.store_file;
+  warnings_ = timings.warnings;
+  if (timings.conditions) {
+    timing.took_s = timings.conditions->took_s;
+    timing.canary_drift = timings.conditions->canary_drift;
+    timing.others_cpu_share = timings.conditions->others_cpu_share;
+  }
+  double least_share = 1;
+  double largest_error = 0;
+  std::string disturbed;
+  double all_s = 0;
+  double stalled_s = 0;
+  double slower_s = 0;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const Measurement& measurement = timings.measurements[i];
+    if (!measurement.supported()) {
+      unsupported[measurement.unsupported].insert(std::string(name_of(records[i])));
+      continue;
+    }
+    if (!measurement.substituted.empty()) substituted.insert(measurement.substituted);
+    all_s += measurement.seconds;
+    stalled_s += measurement.seconds * measurement.stalled_share;
+    slower_s += measurement.seconds * (slowdown(measurement.pace, timings.best_pace) - 1);
+    if (const std::string why = disturbance(measurement, timings.best_pace); !why.empty()) {
+      ++timing.disturbed_ops;
+      if (disturbed.empty()) disturbed = fmt::format("{}: {}", name_of(records[i]), why);
+    }
+    if (!measurement.scaled) continue;
+    ++timing.scaled_ops;
+    least_share = std::min(least_share, measurement.share);
+    largest_error = std::max(largest_error, measurement.error);
+  }
+  if (!timings.conditions && all_s > 0) {
+    // All were kept: each says itself how the machine was.
+    timing.others_cpu_share = stalled_s / all_s;
+    timing.canary_drift = slower_s / all_s;
+  }
+  if (timing.disturbed_ops > 0) {
+    warnings_.push_back(fmt::format(
+        "the machine was disturbed while {} of {} ops were timed ({}); the range says by how much, "
+        "{}",
+        timing.disturbed_ops, timing.timed_ops, disturbed,
+        timing.store.empty() ? "a quiet machine gives a better answer"
+                             : "a run on a quiet machine times them again"));
+  }
+  notes_.push_back(
+      timing.kept_ops == 0
+          ? fmt::format("{} distinct ops were timed on this host, with at most {} of memory",
+                        timing.timed_ops,
+                        format_bytes(static_cast<double>(timing.memory_used_bytes)))
+          : fmt::format(
+                "{} distinct ops timed on this host, {} of them kept from earlier runs ({})",
+                timing.timed_ops, timing.kept_ops, printable(timing.store)));
+  notes_.push_back(fmt::format("the executor's own time for each op, {}, is part of the op's",
+                               format_seconds(timing.op_overhead_s)));
+  if (timing.scaled_ops > 0) {
+    notes_.push_back(fmt::format(
+        "{} of them were timed at two smaller sizes and extrapolated to stay within the time "
+        "budget, the least from {:.1f} % of its work, with up to {:.1f} % of error (rows marked "
+        "'scaled')",
+        timing.scaled_ops, 100 * least_share, 100 * largest_error));
+  }
+  for (const std::string& text : substituted) {
+    notes_.push_back("this host lacks a dtype: " + text);
+  }
+  for (const auto& [reason, names] : unsupported) {
+    const std::vector<std::string> list(names.begin(), names.end());
+    notes_.push_back(fmt::format("estimated, not timed: {} ({})", join(list, ", "), reason));
+  }
+}
+
+namespace {
+
+/// How tokens come to the routed experts of a graph's layers, of those of which there are most;
+/// nothing when there are none.
+std::optional<ExpertRouting> routing_of(const Graph& graph) {
+  std::optional<ExpertRouting> most;
+  std::int64_t most_calls = 0;
+  const std::vector<std::int64_t> calls = graph.calls_per_region();
+  for (std::uint32_t r = 0; r < graph.region_count; ++r) {
+    std::optional<ExpertRouting> found;
+    for (const Op& op : graph.regions[r].ops) {
+      if (const auto* product = std::get_if<GroupedMatMul>(&op.record)) {
+        if (product->routing.num_experts > 0) found = product->routing;
+      } else if (const auto* route = std::get_if<Route>(&op.record); route && !found) {
+        // A loop over the experts has no product of all of them.
+        found = {static_cast<double>(route->tokens), route->experts, route->top_k};
+      }
+    }
+    if (!found || calls[r] <= most_calls) continue;
+    most = found;
+    most_calls = calls[r];
+  }
+  return most;
+}
+
+}  // namespace
+
+void Simulation::fill_experts(Report& report) const {
+  for (const Phase phase : {Phase::prefill, Phase::decode}) {
+    const bool prefill = phase == Phase::prefill;
+    const std::optional<ExpertRouting> routing =
+        routing_of((prefill ? forecast_.prefill : forecast_.decode).graph);
+    if (!routing) continue;
+    if (!report.experts) report.experts.emplace();
+    report.experts->num_experts = routing->num_experts;
+    report.experts->per_token = routing->top_k;
+    report.experts->per_device = ceil_div(routing->num_experts, routing->ranks);
+    (prefill ? report.experts->distinct_prefill : report.experts->distinct_decode) =
+        expert_load(*routing).distinct_experts;
+  }
+}
+
+void Simulation::fill(Report& report) {
+  report.provenance.push_back(device_.provenance);
+  if (estimates_->runner()) report.provenance.push_back(*estimates_->runner());
+  fill_latency(report);
+  fill_experts(report);
+  fill_memory(report);
+  if (timing_) fill_timing(report);
+  report.assumptions.insert(report.assumptions.end(), notes_.begin(), notes_.end());
+}
+
+/// The figures of the session of timings, and warnings when they say that it was a bad one.
+void Simulation::fill_timing(Report& report) const {
+  ReportTiming& timing = report.timing.emplace(*timing_);
+  double known_s = 0;
+  double weighted = 0;
+  for (const ReportOp& op : report.ops) {
+    if (!op.spread) continue;
+    known_s += op.total_s;
+    weighted += op.total_s * *op.spread;
+  }
+  if (known_s > 0) timing.mean_spread = weighted / known_s;
+  report.warnings.insert(report.warnings.end(), warnings_.begin(), warnings_.end());
+  for (std::string& warning : timing_warnings(timing)) {
+    report.warnings.push_back(std::move(warning));
+  }
+}
+
+void Simulation::fill_latency(Report& report) {
+  const std::int64_t devices = model_.options().parallel.devices();
+  report.latency.prefill_s = forecast_.prefill_s;
+  report.latency.decode_step_s = forecast_.decode_step_s;
+  if (!forecast_.prefill.ops.empty()) {
+    add_rows(report, "prefill", forecast_.prefill, ideal_.get(), measured_.get(), best_pace_);
+  }
+  if (!forecast_.decode.ops.empty()) {
+    add_rows(report, "decode", forecast_.decode, ideal_.get(), measured_.get(), best_pace_);
+  }
+  if (request_.phase) {
+    report.single_phase = true;
+    if (measured_ != nullptr) fill_range(report, {});
+    return;
+  }
+  const TopK choice = sampling();
+  const OpEstimate sampled = cost_->estimate(choice);
+  ReportOp& row = report.ops.emplace_back();
+  row.phase = "sampling";
+  row.name = name_of(OpRecord(choice));
+  row.module = "sampling";
+  row.calls = 1;
+  row.total_s = sampled.total_s;
+  row.flops = sampled.work.flops();
+  row.bytes = sampled.work.bytes();
+  row.bound = name_of(sampled.bound);
+  row.source = name_of(sampled.source);
+  add_measurement(row, choice, measured_.get(), best_pace_);
+  report.latency = latency_of(forecast_, sampled.total_s);
+  if (measured_ != nullptr) fill_range(report, choice);
+  report.output_tokens_per_s = static_cast<double>(request_.batch_size) *
+                               static_cast<double>(request_.output_length) /
+                               report.latency.end_to_end_s;
+  report.output_tokens_per_s_per_device = report.output_tokens_per_s / static_cast<double>(devices);
+  if (ideal_ == nullptr) return;
+  Forecaster bound(source_, *ideal_, device_);
+  row.ideal_s = ideal_->estimate(choice).total_s;
+  report.ideal = latency_of(bound.run(forecast_.request), row.ideal_s);
+}
+
+ReportLatency Simulation::latency_of(const Forecast& forecast, double sampling_s) const {
+  ReportLatency latency;
+  latency.prefill_s = forecast.prefill_s;
+  latency.decode_step_s = forecast.decode_step_s;
+  latency.ttft_s = forecast.prefill_s + sampling_s;
+  latency.tpot_s = request_.output_length > 1 ? forecast.tpot_s + sampling_s : 0;
+  latency.end_to_end_s =
+      latency.ttft_s + static_cast<double>(request_.output_length - 1) * latency.tpot_s;
+  return latency;
+}
+
+/// The latencies with every measured time at the low, and at the high end of its range: what
+/// disturbs a machine disturbs all ops alike.
+void Simulation::fill_range(Report& report, const TopK& choice) const {
+  ReportRange& range = report.range.emplace();
+  for (const auto& [end, of] :
+       {std::pair{&range.low, &TimeRange::low_s}, std::pair{&range.high, &TimeRange::high_s}}) {
+    const RangeCostModel cost(*measured_, of, best_pace_);
+    if (!request_.phase) {
+      Forecaster forecaster(source_, cost, device_);
+      *end = latency_of(forecaster.run(forecast_.request), cost.estimate(choice).total_s);
+      continue;
+    }
+    for (const auto& [pass, seconds] :
+         {std::pair{&forecast_.prefill, &ReportLatency::prefill_s},
+          std::pair{&forecast_.decode, &ReportLatency::decode_step_s}}) {
+      for (const OpRow& row : pass->ops) {
+        const Op& op = pass->graph.regions[row.region].ops[row.op];
+        end->*seconds += row.calls * cost.estimate(op.record).total_s;
+      }
+    }
+  }
+}
+
+void Simulation::fill_memory(Report& report) {
+  const MemoryForecast& memory = forecast_.memory;
+  ReportMemory& out = report.memory;
+  out.weights_bytes = memory.weight_bytes;
+  out.kv_cache_bytes = memory.kv_cache_bytes;
+  out.activation_peak_bytes = memory.activation.bytes;
+  out.workspace_bytes = memory.workspace_bytes;
+  out.reserved_bytes = memory.reserved_bytes;
+  out.total_bytes = memory.total_bytes();
+  out.capacity_bytes = memory.capacity_bytes;
+  out.fits = memory.fits();
+  const bool prefill = memory.activation_phase == Phase::prefill;
+  const Graph& graph = (prefill ? forecast_.prefill : forecast_.decode).graph;
+  const Region& region = graph.regions.at(memory.activation.region);
+  const Op& op = region.ops.at(memory.activation.op);
+  out.activation_peak_at = fmt::format("{} {} {}", prefill ? "prefill" : "decode",
+                                       name_of(op.record), path_of(region, op.scope));
+  if (request_.phase) return;
+  // Nothing: memory does not limit it, and there is no number to give.
+  const std::int64_t dp = model_.options().parallel.dp();
+  if (const auto batch = forecaster_->largest_batch(forecast_.request)) {
+    out.max_batch_size = *batch * dp;
+  }
+  if (const auto context = forecaster_->largest_context(forecast_.request)) {
+    out.max_context_length = *context;
+  }
+}
+
+std::vector<TraceEvent> Simulation::trace_events() const {
+  std::vector<TraceEvent> events;
+  append_events(events, "prefill", forecast_.prefill, 0);
+  append_events(events, "decode step", forecast_.decode, 0);
+  return events;
+}
+
+std::vector<DistinctOp> Simulation::distinct_ops() const {
+  std::vector<DistinctOp> ops;
+  for (const auto& [phase, pass] : {std::pair{Phase::prefill, &forecast_.prefill},
+                                    std::pair{Phase::decode, &forecast_.decode}}) {
+    std::map<std::string, std::size_t> known;
+    for (const OpRow& row : pass->ops) {
+      if (row.estimate.total_s == 0) continue;
+      const Region& region = pass->graph.regions[row.region];
+      const Op& op = region.ops[row.op];
+      const auto [at, is_new] = known.try_emplace(
+          fmt::format("{} {}", name_of(op.record), describe(op.record)), ops.size());
+      if (is_new) {
+        DistinctOp& fresh = ops.emplace_back();
+        fresh.phase = phase;
+        fresh.record = op.record;
+        fresh.estimate = row.estimate;
+        if (measured_ != nullptr) fresh.measurement = measured_->find(op.record);
+      }
+      DistinctOp& target = ops[at->second];
+      target.calls += row.calls;
+      std::string path = path_of(region, op.scope);
+      if (std::find(target.modules.begin(), target.modules.end(), path) == target.modules.end()) {
+        target.modules.push_back(std::move(path));
+      }
+    }
+  }
+  const auto total_s = [](const DistinctOp& op) {
+    return op.calls * (op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s);
+  };
+  std::stable_sort(ops.begin(), ops.end(), [&](const DistinctOp& a, const DistinctOp& b) {
+    return a.phase != b.phase ? a.phase < b.phase : total_s(a) > total_s(b);
+  });
+  return ops;
+}
+
+std::string Simulation::explain(std::string_view op_name) const {
+  std::string text;
+  std::set<std::string> known;
+  std::set<std::string> shown;
+  const auto add = [&](std::string_view phase, const std::string& module, const OpRecord& record,
+                       double calls) {
+    known.insert(std::string(name_of(record)));
+    if (name_of(record) != op_name) return;
+    // Equal ops of other modules are priced alike: one explanation does.
+    if (!shown.insert(describe(record)).second) return;
+    text += fmt::format("{} {}, called {:.6g} times\n{}\n", phase, module, calls,
+                        cost_->explain(record));
+  };
+  for (const auto& [phase_name, phase] :
+       {std::pair{"prefill", &forecast_.prefill}, std::pair{"decode", &forecast_.decode}}) {
+    for (const OpRow& row : phase->ops) {
+      const Region& region = phase->graph.regions[row.region];
+      const Op& op = region.ops[row.op];
+      add(phase_name, path_of(region, op.scope), op.record, row.calls);
+    }
+  }
+  if (!request_.phase) add("sampling", "sampling", sampling(), 1);
+  if (!text.empty()) return text;
+  const std::vector<std::string> names(known.begin(), known.end());
+  throw Error(fmt::format("--explain: the model has no op '{}'", printable(op_name)),
+              did_you_mean(op_name, names, "it has " + join(names, ", ")));
+}
+
+namespace {
+
+/// Bytes of the whole model as its tensors are stored, however they are spread.
+double whole_bytes(const TransformerModel& model) {
+  double bytes = 0;
+  walk(model.root(), [&bytes](const Module& module, const ModulePath& path) {
+    for (const Parameter& parameter : module.parameters()) {
+      if (!parameter.tied_to.empty()) continue;
+      bytes += static_cast<double>(parameter.shape.elements()) * static_cast<double>(path.count()) *
+               bits_of(parameter.dtype) / 8;
+    }
+  });
+  return bytes;
+}
+
+bool fits(const TransformerModel& model, const SimulationRequest& request,
+          const DeviceProfile& device) {
+  const ModelSource source(model, !request.phase);
+  const RooflineModel cost(device);
+  Forecaster forecaster(source, cost, device);
+  const ParallelOptions& parallel = model.options().parallel;
+  if (!request.phase) {
+    ForecastRequest asked;
+    asked.batch = batch_per_rank(request.batch_size, parallel);
+    asked.input_length = request.input_length;
+    asked.output_length = request.output_length;
+    asked.reserved_bytes = request.reserved_bytes;
+    asked.requests = request.batch_size;
+    return forecaster.memory_of(asked).fits();
+  }
+  Workload work = *request.phase;
+  work.requests = work.batch;
+  work.batch = batch_per_rank(work.requests, parallel);
+  Graph graph;
+  source.trace(work, graph);
+  MemoryPlanner planner;
+  return source.weight_bytes() + cache_bytes(graph, work.batch, work.sequence_length()) +
+             planner.peak_of(graph).bytes + graph.constant_bytes + request.reserved_bytes <=
+         device.memory_bytes;
+}
+
+}  // namespace
+
+LeastDevices least_devices(const TransformerModel& model, const std::string& assume_base,
+                           const SimulationRequest& request, const DeviceProfile& device) {
+  constexpr std::int64_t most_devices = 1024;
+  constexpr std::int64_t most_tp = 64;
+  const ParameterCounts counts = model.count_parameters();
+  const bool experts = counts.active < counts.total;
+  const double least_bytes = whole_bytes(model);
+  for (std::int64_t devices = 1; devices <= most_devices; devices *= 2) {
+    // No spreading makes a rank hold less than its share of every tensor.
+    if (least_bytes / static_cast<double>(devices) > static_cast<double>(device.memory_bytes)) {
+      continue;
+    }
+    for (std::int64_t tp = std::min(devices, most_tp); tp >= 1; tp /= 2) {
+      for (const std::int64_t ep : {devices, std::int64_t{1}}) {
+        if (ep > 1 && !experts) continue;
+        ModelOptions options = model.options();
+        options.parallel.num_devices = devices;
+        options.parallel.tp = tp;
+        options.parallel.ep = ep;
+        try {
+          TransformerModel candidate =
+              build_model(model.config(), model.profile(), options, assume_base);
+          transform(candidate);
+          if (fits(candidate, request, device)) return {devices, tp, ep};
+        } catch (const Error&) {
+          // Heads or experts do not divide by this number; the next one may.
+        }
+        if (devices == 1) break;
+      }
+    }
+  }
+  return {};
+}
+
+ReportStep to_report_step(const StepReport& step) {
+  ReportStep out;
+  out.step = step.step;
+  out.milliseconds = step.milliseconds;
+  out.expected = step.expected;
+  out.changed_modules = step.changed_modules;
+  for (const StepReport::Change& change : step.changed) {
+    out.changed.push_back({change.path, change.from, change.to});
+  }
+  for (const StepReport::Skip& skip : step.skipped) {
+    out.skipped.push_back({skip.path, skip.reason});
+  }
+  out.warnings = step.warnings;
+  return out;
+}
+
+}  // namespace tcast
