@@ -3,6 +3,9 @@
 // would show it, and by "[exit N]" where the status is not 0; a blank line parts the commands, and
 // lines in front of the first one are a comment. TCAST_UPDATE_GOLDEN=1 rewrites the files.
 //
+// In files named *_masked.txt stands what differs from run to run: numbers and their units are "#",
+// rows of a table (neighbouring lines that are indented) are in the order of their text.
+//
 // Commands run in this process (so that sanitizers and coverage see them) with the project's root
 // as working directory. {tmp} in a command stands for an empty folder that is removed afterwards.
 
@@ -11,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <regex>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -97,8 +101,25 @@ class Surroundings {
   std::string scratch_;
 };
 
+/// Numbers with their units as "#", a single blank between words, rows in the order of their text.
+std::string masked(const std::string& output) {
+  static const std::regex number(
+      R"([-+]?\b[0-9][0-9.,]*(e[-+]?[0-9]+)?( ?(ns|us|ms|s|%|B|KiB|MiB|GiB|[GT]B/s|[GT]FLOP/s)(?![A-Za-z]))?)");
+  std::vector<std::string> lines;
+  std::size_t first_row = 0;
+  for (const std::string& line : tcast::split(output, '\n')) {
+    const bool is_row = line.rfind("  ", 0) == 0;
+    std::string text = std::regex_replace(line, number, "#");
+    text = std::regex_replace(text, std::regex("  +"), "  ");
+    if (!is_row) first_row = lines.size() + 1;
+    lines.push_back(text);
+    if (is_row) std::sort(lines.begin() + static_cast<std::ptrdiff_t>(first_row), lines.end());
+  }
+  return tcast::join(lines, "\n");
+}
+
 /// A command line, its output and its status as they stand in a golden file.
-std::string run_command(const std::string& line, const std::string& scratch) {
+std::string run_command(const std::string& line, const std::string& scratch, bool masks) {
   std::vector<std::string> words = split_words(std::string_view(line).substr(2));
   std::vector<const char*> argv;
   for (std::string& word : words) {
@@ -108,20 +129,21 @@ std::string run_command(const std::string& line, const std::string& scratch) {
   std::ostringstream terminal;
   const int status = tcast::run_cli(static_cast<int>(argv.size()), argv.data(), terminal, terminal);
   std::string output = replace_all(terminal.str(), scratch, "{tmp}");
+  if (masks) output = masked(output);
   if (!output.empty() && output.back() != '\n') output += "[no newline]\n";
   if (status != 0) output += "[exit " + std::to_string(status) + "]\n";
   return line + "\n" + output;
 }
 
 /// The golden file as it should be: its commands with what they print now.
-std::string render(const std::string& golden, const std::string& scratch) {
+std::string render(const std::string& golden, const std::string& scratch, bool masks) {
   std::string result;
   bool any_command = false;
   for (const std::string& line : tcast::split(golden, '\n')) {
     if (line.substr(0, prompt.size()) == prompt) {
       if (any_command) result += '\n';
       any_command = true;
-      result += run_command(line, scratch);
+      result += run_command(line, scratch, masks);
     } else if (!any_command) {
       result += line + "\n";
     }
@@ -156,7 +178,8 @@ TEST_CASE("golden files") {
     SUBCASE(name.c_str()) {
       const Surroundings surroundings;
       const std::string expected = read_file(file);
-      const std::string found = render(expected, surroundings.scratch());
+      const bool masks = file.stem().string().find("_masked") != std::string::npos;
+      const std::string found = render(expected, surroundings.scratch(), masks);
       if (update != nullptr && std::string_view(update) == "1") {
         if (found != expected) std::ofstream(file, std::ios::binary) << found;
         continue;

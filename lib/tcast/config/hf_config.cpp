@@ -220,7 +220,7 @@ std::string text_with_sizes(const Node& value, const std::string& path, const Co
     std::string text;
     for (const auto& [key, member] : value.members()) {
       text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", Node::json_string(key),
-                          text_with_sizes(member, path + "." + key, sizes));
+                          text_with_sizes(member, fmt::format("{}.{}", path, key), sizes));
     }
     return "{" + text + "}";
   }
@@ -420,7 +420,7 @@ std::optional<Node> HfConfig::lookup(std::string_view key) const {
   }
   if (outer_ == nullptr) return found;
   if (key == "quantization_config" || key == "compression_config") {
-    const std::optional<Node> whole = outer_->lookup(key);
+    std::optional<Node> whole = outer_->lookup(key);
     if (!found) return whole;
   }
   if (key == "tie_word_embeddings") {

@@ -42,7 +42,7 @@ class TCAST_API HfConfig {
  public:
   /// Reads a config.json, or the one in the given directory; of "name@place", where no such file
   /// is, what the name resolver `place` makes of it. Throws Error.
-  static HfConfig load(const std::string& path);
+  static HfConfig load(const std::string& name);
 
   /// Parses a text; `file` is for messages. Throws Error.
   static HfConfig parse(std::string_view text, const std::string& file);

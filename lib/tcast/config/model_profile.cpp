@@ -179,7 +179,9 @@ void ModelProfile::merge(const Node& yaml) {
   for (const auto& [key, value] : yaml.members()) {
     set_by[key] = sources.size();
     if (!value.is_map()) continue;
-    for (const std::string& name : value.keys()) set_by[key + "." + name] = sources.size();
+    for (const std::string& name : value.keys()) {
+      set_by[fmt::format("{}.{}", key, name)] = sources.size();
+    }
   }
   sources.push_back(yaml.file());
 }

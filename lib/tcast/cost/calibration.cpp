@@ -83,10 +83,10 @@ struct HeadSize {
 };
 
 void add_products(std::vector<OpRecord>& ops, DType dtype, DType output, bool thorough) {
-  for (const ProductSize& size : few_sizes) ops.push_back(product(size, dtype, output));
-  for (const ProductSize& size : many_sizes) ops.push_back(product(size, dtype, output));
+  for (const ProductSize& size : few_sizes) ops.emplace_back(product(size, dtype, output));
+  for (const ProductSize& size : many_sizes) ops.emplace_back(product(size, dtype, output));
   if (thorough) {
-    for (const ProductSize& size : thorough_sizes) ops.push_back(product(size, dtype, output));
+    for (const ProductSize& size : thorough_sizes) ops.emplace_back(product(size, dtype, output));
   }
   constexpr std::int64_t sides[][2] = {{768, 2048}, {2048, 768}, {1024, 1024}, {2048, 1408}};
   std::size_t i = 0;
@@ -105,7 +105,7 @@ void add_products(std::vector<OpRecord>& ops, DType dtype, DType output, bool th
                                      {8, 256},
                                      {2, 32}}) {
     const auto& [n, k] = next();
-    ops.push_back(experts(active, rows, n, k, dtype, output));
+    ops.emplace_back(experts(active, rows, n, k, dtype, output));
   }
 }
 
@@ -115,7 +115,7 @@ void add_attention(std::vector<OpRecord>& ops, DType dtype, bool thorough) {
   std::size_t i = 0;
   const auto add = [&](std::int64_t batch, std::int64_t query, std::int64_t context) {
     const auto& [heads, kv_heads, dim] = sizes[i++ % std::size(sizes)];
-    ops.push_back(Attention{.batch = batch,
+    ops.emplace_back(Attention{.batch = batch,
                             .query_length = query,
                             .context_length = context,
                             .heads = heads,
@@ -136,7 +136,7 @@ void add_attention(std::vector<OpRecord>& ops, DType dtype, bool thorough) {
   }
   // Latent attention: one key for all heads, which holds the value as well.
   for (const std::int64_t context : {128, 512, 2048}) {
-    ops.push_back(Attention{.batch = context == 512 ? 4 : 1,
+    ops.emplace_back(Attention{.batch = context == 512 ? 4 : 1,
                             .query_length = 1,
                             .context_length = context,
                             .heads = 16,
@@ -148,7 +148,7 @@ void add_attention(std::vector<OpRecord>& ops, DType dtype, bool thorough) {
                             .value_in_key = true});
   }
   for (const std::int64_t query : {32, 128}) {
-    ops.push_back(Attention{.query_length = query,
+    ops.emplace_back(Attention{.query_length = query,
                             .context_length = 0,
                             .heads = 16,
                             .kv_heads = 16,
@@ -163,44 +163,44 @@ void add_attention(std::vector<OpRecord>& ops, DType dtype, bool thorough) {
 /// Everything that is no product: one pass over activations, of `tokens` tokens.
 void add_small_ops(std::vector<OpRecord>& ops, DType dtype, std::int64_t tokens,
                    std::int64_t width) {
-  ops.push_back(Norm{.rows = tokens, .width = width, .dtype = dtype});
-  ops.push_back(Norm{.rows = 16 * tokens, .width = 128, .dtype = dtype});
+  ops.emplace_back(Norm{.rows = tokens, .width = width, .dtype = dtype});
+  ops.emplace_back(Norm{.rows = 16 * tokens, .width = 128, .dtype = dtype});
   const std::int64_t elements = tokens * width;
-  ops.push_back(Elementwise{.kind = ElementwiseKind::add,
+  ops.emplace_back(Elementwise{.kind = ElementwiseKind::add,
                             .elements = elements,
                             .second_elements = elements,
                             .dtype = dtype});
-  ops.push_back(Elementwise{.kind = ElementwiseKind::silu_mul,
+  ops.emplace_back(Elementwise{.kind = ElementwiseKind::silu_mul,
                             .elements = 3 * elements,
                             .second_elements = 3 * elements,
                             .dtype = dtype});
-  ops.push_back(Elementwise{.kind = ElementwiseKind::gelu_tanh_mul,
+  ops.emplace_back(Elementwise{.kind = ElementwiseKind::gelu_tanh_mul,
                             .elements = 2 * elements,
                             .second_elements = 2 * elements,
                             .dtype = dtype});
-  ops.push_back(Elementwise{.kind = ElementwiseKind::scale, .elements = elements, .dtype = dtype});
+  ops.emplace_back(Elementwise{.kind = ElementwiseKind::scale, .elements = elements, .dtype = dtype});
   for (const std::int64_t heads : {8, 16}) {
-    ops.push_back(Rotary{.tokens = tokens,
+    ops.emplace_back(Rotary{.tokens = tokens,
                          .heads = heads,
                          .head_dim = width >= 2048 ? 128 : 64,
                          .rotary_dim = width >= 2048 ? 128 : 64,
                          .dtype = dtype});
   }
-  ops.push_back(RotaryTable{
+  ops.emplace_back(RotaryTable{
       .tokens = tokens, .dim = 128, .dtype = dtype, .cached = true, .table_positions = 2048});
-  ops.push_back(Gather{.rows = tokens, .width = width, .table_rows = 32768, .dtype = dtype});
-  ops.push_back(CacheAppend{.tokens = tokens, .width = width, .input = dtype, .cache = dtype});
-  ops.push_back(Copy{.kind = CopyKind::concat,
+  ops.emplace_back(Gather{.rows = tokens, .width = width, .table_rows = 32768, .dtype = dtype});
+  ops.emplace_back(CacheAppend{.tokens = tokens, .width = width, .input = dtype, .cache = dtype});
+  ops.emplace_back(Copy{.kind = CopyKind::concat,
                      .read_elements = elements,
                      .written_elements = elements,
                      .from = dtype,
                      .to = dtype});
-  ops.push_back(Quantize{.rows = tokens, .columns = width, .from = dtype});
-  ops.push_back(Permute{.tokens = tokens, .rows = 4 * tokens, .width = width, .dtype = dtype});
-  ops.push_back(Combine{.tokens = tokens, .rows = 4 * tokens, .width = width, .dtype = dtype});
-  ops.push_back(
+  ops.emplace_back(Quantize{.rows = tokens, .columns = width, .from = dtype});
+  ops.emplace_back(Permute{.tokens = tokens, .rows = 4 * tokens, .width = width, .dtype = dtype});
+  ops.emplace_back(Combine{.tokens = tokens, .rows = 4 * tokens, .width = width, .dtype = dtype});
+  ops.emplace_back(
       Route{.tokens = tokens, .experts = 128, .top_k = 8, .normalize = true, .dtype = DType::f32});
-  ops.push_back(Softmax{.rows = 16 * tokens, .columns = 256, .dtype = dtype});
+  ops.emplace_back(Softmax{.rows = 16 * tokens, .columns = 256, .dtype = dtype});
 }
 
 // --- the fit -------------------------------------------------------------------------------------
@@ -262,6 +262,7 @@ double badness(const ClassFit& fit, std::span<const Sample> samples) {
 double improve(ClassFit& fit, std::vector<Unknown>& unknowns, std::span<const Sample> samples) {
   double best = badness(fit, samples);
   std::vector<double> places;
+  places.reserve(unknowns.size());
   for (const Unknown& unknown : unknowns) {
     places.push_back(std::log(*unknown.value / unknown.low) / std::log(unknown.high / unknown.low));
   }
@@ -423,7 +424,7 @@ std::vector<OpRecord> calibration_ops(const CalibrationRange& range) {
       for (const std::int64_t width : {1536, 3072}) add_small_ops(ops, dtype, tokens, width);
     }
     for (const std::int64_t columns : {32000, 65536, 151936}) {
-      ops.push_back(TopK{.rows = 1, .columns = columns, .k = 1, .dtype = dtype});
+      ops.emplace_back(TopK{.rows = 1, .columns = columns, .k = 1, .dtype = dtype});
     }
   }
   add_products(ops, DType::i8, dtypes.back(), range.thorough);
