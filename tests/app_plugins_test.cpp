@@ -1189,8 +1189,8 @@ TEST_CASE("operators with a cache: priced and executed, the cache stays from pas
                for (std::int64_t i = 0; i < op.sizes[0]; ++i) {
                  write_element(args.outputs[0], i, read_element(args.inputs[0], i));
                }
-               const double tokens = static_cast<double>(op.sizes[0] / op.sizes[1]);
-               write_element(cache, 0, read_element(cache, 0) + tokens);
+               const std::int64_t tokens = op.sizes[0] / op.sizes[1];
+               write_element(cache, 0, read_element(cache, 0) + static_cast<double>(tokens));
                seen.push_back(static_cast<float>(read_element(cache, 0)));
              }),
              "custom_model/remember.cpp", 2);

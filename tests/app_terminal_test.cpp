@@ -1,6 +1,5 @@
 // R10: whatever configs, profiles, devices, file names and plugins contain, a terminal that is
 // shown the output of any command has nothing to obey. JSON and CSV stay as they are.
-#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,8 +13,6 @@
 #include "scratch.h"
 
 namespace {
-
-namespace fs = std::filesystem;
 
 /// What terminals obey, or hide, or show in another order.
 const std::vector<std::string>& attacks() {

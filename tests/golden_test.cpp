@@ -3,8 +3,8 @@
 // would show it, and by "[exit N]" where the status is not 0; a blank line parts the commands, and
 // lines in front of the first one are a comment. TCAST_UPDATE_GOLDEN=1 rewrites the files.
 //
-// In files named *_masked.txt stands what differs from run to run: numbers and their units are "#",
-// rows of a table (neighbouring lines that are indented) are in the order of their text.
+// Files named *_masked.txt hold what commands say that execute or time, without what differs from
+// run to run (see masked()).
 //
 // Commands run in this process (so that sanitizers and coverage see them) with the project's root
 // as working directory. {tmp} in a command stands for an empty folder that is removed afterwards.
@@ -15,14 +15,17 @@
 #include <fstream>
 #include <iterator>
 #include <regex>
+#include <set>
 #include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
 
 #include "tcast/base/text.h"
+#include "tcast/exec/host.h"
 
 #include "app/cli.h"
 
@@ -101,21 +104,85 @@ class Surroundings {
   std::string scratch_;
 };
 
-/// Numbers with their units as "#", a single blank between words, rows in the order of their text.
-std::string masked(const std::string& output) {
-  static const std::regex number(
-      R"([-+]?\b[0-9][0-9.,]*(e[-+]?[0-9]+)?( ?(ns|us|ms|s|%|B|KiB|MiB|GiB|[GT]B/s|[GT]FLOP/s)(?![A-Za-z]))?)");
-  std::vector<std::string> lines;
-  std::size_t first_row = 0;
-  for (const std::string& line : tcast::split(output, '\n')) {
-    const bool is_row = line.rfind("  ", 0) == 0;
-    std::string text = std::regex_replace(line, number, "#");
-    text = std::regex_replace(text, std::regex("  +"), "  ");
-    if (!is_row) first_row = lines.size() + 1;
-    lines.push_back(text);
-    if (is_row) std::sort(lines.begin() + static_cast<std::ptrdiff_t>(first_row), lines.end());
+/// Every path of a JSON value with the kind of what is there: "ops[].calls number".
+void add_paths(const nlohmann::json& value, const std::string& path, std::set<std::string>& paths) {
+  if (value.is_object()) {
+    for (const auto& [key, member] : value.items()) {
+      add_paths(member, path.empty() ? key : path + "." + key, paths);
+    }
+  } else if (value.is_array()) {
+    paths.insert(path + "[]");
+    // A warning says that the machine was not quiet.
+    if (path == "warnings") return;
+    for (const auto& item : value) add_paths(item, path + "[]", paths);
+  } else {
+    paths.insert(path + " " + value.type_name());
   }
-  return tcast::join(lines, "\n");
+}
+
+std::string unnumbered(std::string line) {
+  struct Mask {
+    std::regex what;
+    const char* by;
+  };
+  static const Mask masks[] = {
+      {std::regex(R"(\b(tcast|brg|brgemm|gemm|jit|ref|simple)[:_][{}a-z0-9_:]+)"), "{kernel}"},
+      {std::regex(
+           R"([-+]?\b[0-9][0-9.,]*(e[-+]?[0-9]+)?( ?(ns|us|ms|s|%|K|M|B|KiB|MiB|GiB|[GT]B|[GT]FLOP)\b(/s)?)?)"),
+       "#"},
+      {std::regex("(total|prefill|decode) (s|ms|us|ns)\\b"), "$1"},
+      {std::regex("limited by .*"), "limited by {bounds}"},
+      {std::regex("  (compute|memory|launch)  measured[*!]*"), "  {bound}  measured"},
+      {std::regex("  +"), "  "},
+  };
+  const tcast::HostFeatures host = tcast::host_features();
+  line = replace_all(std::move(line), host.cpu, "{cpu}");
+  line = replace_all(std::move(line), tcast::name_of(host.isa), "{isa}");
+  for (const Mask& mask : masks) line = std::regex_replace(line, mask.what, mask.by);
+  return line;
+}
+
+/// Whether a line has cells: words with two blanks or more between them.
+bool is_row(const std::string& line) {
+  const std::size_t begin = line.find_first_not_of(' ');
+  return begin != std::string::npos && line.find("  ", begin) != std::string::npos;
+}
+
+/// What a command that executes or times says, without what differs from run to run and from host
+/// to host. Of JSON its paths. Of a text, without numbers, units, kernels and warnings, paragraph
+/// by paragraph: the rows of its tables in the order of their text, equal ones once; then its other
+/// words, which are in other lines when a number is longer.
+std::string masked(const std::string& output) {
+  std::set<std::string> rows;
+  std::set<std::string> words;
+  std::string text;
+  const nlohmann::json json = nlohmann::json::parse(output, nullptr, false);
+  if (json.is_object()) add_paths(json, "", rows);
+  const auto end_paragraph = [&] {
+    for (const std::string& row : rows) text += row + "\n";
+    if (!words.empty()) text += tcast::join({words.begin(), words.end()}, " ") + "\n";
+    if (!rows.empty() || !words.empty()) text += "\n";
+    rows.clear();
+    words.clear();
+  };
+  bool warns = false;
+  for (const std::string& line : tcast::split(json.is_object() ? "" : output, '\n')) {
+    if (line.empty()) end_paragraph();
+    if (line.rfind("  ", 0) != 0) warns = line == "warnings";
+    const bool noise = warns || line.rfind("  !", 0) == 0 || line.rfind("  *", 0) == 0 ||
+                       line.rfind("tcast: warning: ", 0) == 0;
+    if (noise || line.empty()) continue;
+    if (is_row(line)) {
+      rows.insert(unnumbered(line));
+    } else {
+      for (const std::string& word : tcast::split(unnumbered(line), ' ')) {
+        if (!word.empty()) words.insert(word);
+      }
+    }
+  }
+  end_paragraph();
+  if (!text.empty()) text.pop_back();
+  return text;
 }
 
 /// A command line, its output and its status as they stand in a golden file.
@@ -130,6 +197,8 @@ std::string run_command(const std::string& line, const std::string& scratch, boo
   const int status = tcast::run_cli(static_cast<int>(argv.size()), argv.data(), terminal, terminal);
   std::string output = replace_all(terminal.str(), scratch, "{tmp}");
   if (masks) output = masked(output);
+  static const std::regex step_time(R"("milliseconds":[-+.e0-9]+)");
+  output = std::regex_replace(output, step_time, R"("milliseconds":#)");
   if (!output.empty() && output.back() != '\n') output += "[no newline]\n";
   if (status != 0) output += "[exit " + std::to_string(status) + "]\n";
   return line + "\n" + output;
@@ -164,12 +233,18 @@ std::string first_difference(const std::string& expected, const std::string& fou
   return {};
 }
 
-TEST_CASE("golden files") {
+bool is_masked(const fs::path& file) {
+  return file.stem().string().find("_masked") != std::string::npos;
+}
+
+/// Checks the golden files of one kind, or writes them anew.
+void check_files(bool of_masked) {
   const char* const update = std::getenv("TCAST_UPDATE_GOLDEN");
   std::vector<fs::path> files;
   for (const fs::directory_entry& entry :
        fs::directory_iterator(fs::path(TCAST_SOURCE_DIR) / "tests" / "golden")) {
-    if (entry.path().extension() == ".txt") files.push_back(entry.path());
+    const bool wanted = entry.path().extension() == ".txt" && is_masked(entry.path()) == of_masked;
+    if (wanted) files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
   REQUIRE_FALSE(files.empty());
@@ -178,17 +253,31 @@ TEST_CASE("golden files") {
     SUBCASE(name.c_str()) {
       const Surroundings surroundings;
       const std::string expected = read_file(file);
-      const bool masks = file.stem().string().find("_masked") != std::string::npos;
-      const std::string found = render(expected, surroundings.scratch(), masks);
+      const std::string found = render(expected, surroundings.scratch(), of_masked);
       if (update != nullptr && std::string_view(update) == "1") {
         if (found != expected) std::ofstream(file, std::ios::binary) << found;
         continue;
       }
       const std::string difference = first_difference(expected, found);
       CHECK_MESSAGE(difference.empty(), "tests/golden/", name, ":", difference,
-                    "\n  TCAST_UPDATE_GOLDEN=1 scripts/test rewrites the golden files");
+                    "\n  TCAST_UPDATE_GOLDEN=1 scripts/test --all rewrites the golden files");
     }
   }
+}
+
+TEST_CASE("golden files") { check_files(false); }
+
+TEST_CASE("golden files of what executes and times (heavy)" * doctest::skip()) {
+  check_files(true);
+}
+
+TEST_CASE("golden: what differs from run to run is masked") {
+  CHECK(unnumbered("  matmul   1,234  12.5 ms  3.1e+05 memory  brg:avx512_core_amx") ==
+        "  matmul  #  #  # memory  {kernel}");
+  CHECK(masked("a head 1\nb  2 s\n  a  3 s\nb  4 s\n\nwarnings\n  - noise\n") ==
+        "  a  #\nb  #\n# a head\n");
+  CHECK(masked(R"({"a": [{"b": 1}, {"b": 2}], "warnings": ["x"]})") ==
+        "a[]\na[].b number\nwarnings[]\n");
 }
 
 TEST_CASE("golden: words of a command line") {

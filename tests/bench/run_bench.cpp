@@ -144,13 +144,13 @@ int bench(const std::string& config, std::int64_t input_length, std::int64_t out
     generation.restart();
     generation.step(prompt);
     // The first one makes kernels, pages and clocks ready.
-    if (i > 0) prefill.push_back(generation.last_step_s());
+    if (i > 0) prefill.push_back(generation.last_step().seconds);
   }
   const double prefill_s = median(prefill);
   std::vector<double> decode;
   for (std::int64_t i = 0; i < output_length; ++i) {
     generation.step({{i}});
-    decode.push_back(generation.last_step_s());
+    decode.push_back(generation.last_step().seconds);
   }
   const HostSpeed after = measure_host_speed();
   fmt::print(

@@ -116,14 +116,14 @@ void add_attention(std::vector<OpRecord>& ops, DType dtype, bool thorough) {
   const auto add = [&](std::int64_t batch, std::int64_t query, std::int64_t context) {
     const auto& [heads, kv_heads, dim] = sizes[i++ % std::size(sizes)];
     ops.emplace_back(Attention{.batch = batch,
-                            .query_length = query,
-                            .context_length = context,
-                            .heads = heads,
-                            .kv_heads = kv_heads,
-                            .qk_head_dim = dim,
-                            .v_head_dim = dim,
-                            .query = dtype,
-                            .cache = dtype});
+                               .query_length = query,
+                               .context_length = context,
+                               .heads = heads,
+                               .kv_heads = kv_heads,
+                               .qk_head_dim = dim,
+                               .v_head_dim = dim,
+                               .query = dtype,
+                               .cache = dtype});
   };
   const int times = thorough ? 3 : 1;
   for (int time = 0; time < times; ++time) {
@@ -137,26 +137,26 @@ void add_attention(std::vector<OpRecord>& ops, DType dtype, bool thorough) {
   // Latent attention: one key for all heads, which holds the value as well.
   for (const std::int64_t context : {128, 512, 2048}) {
     ops.emplace_back(Attention{.batch = context == 512 ? 4 : 1,
-                            .query_length = 1,
-                            .context_length = context,
-                            .heads = 16,
-                            .kv_heads = 1,
-                            .qk_head_dim = 576,
-                            .v_head_dim = 512,
-                            .query = dtype,
-                            .cache = dtype,
-                            .value_in_key = true});
+                               .query_length = 1,
+                               .context_length = context,
+                               .heads = 16,
+                               .kv_heads = 1,
+                               .qk_head_dim = 576,
+                               .v_head_dim = 512,
+                               .query = dtype,
+                               .cache = dtype,
+                               .value_in_key = true});
   }
   for (const std::int64_t query : {32, 128}) {
     ops.emplace_back(Attention{.query_length = query,
-                            .context_length = 0,
-                            .heads = 16,
-                            .kv_heads = 16,
-                            .qk_head_dim = 192,
-                            .v_head_dim = 128,
-                            .query = dtype,
-                            .cache = dtype,
-                            .paged = false});
+                               .context_length = 0,
+                               .heads = 16,
+                               .kv_heads = 16,
+                               .qk_head_dim = 192,
+                               .v_head_dim = 128,
+                               .query = dtype,
+                               .cache = dtype,
+                               .paged = false});
   }
 }
 
@@ -167,34 +167,35 @@ void add_small_ops(std::vector<OpRecord>& ops, DType dtype, std::int64_t tokens,
   ops.emplace_back(Norm{.rows = 16 * tokens, .width = 128, .dtype = dtype});
   const std::int64_t elements = tokens * width;
   ops.emplace_back(Elementwise{.kind = ElementwiseKind::add,
-                            .elements = elements,
-                            .second_elements = elements,
-                            .dtype = dtype});
+                               .elements = elements,
+                               .second_elements = elements,
+                               .dtype = dtype});
   ops.emplace_back(Elementwise{.kind = ElementwiseKind::silu_mul,
-                            .elements = 3 * elements,
-                            .second_elements = 3 * elements,
-                            .dtype = dtype});
+                               .elements = 3 * elements,
+                               .second_elements = 3 * elements,
+                               .dtype = dtype});
   ops.emplace_back(Elementwise{.kind = ElementwiseKind::gelu_tanh_mul,
-                            .elements = 2 * elements,
-                            .second_elements = 2 * elements,
-                            .dtype = dtype});
-  ops.emplace_back(Elementwise{.kind = ElementwiseKind::scale, .elements = elements, .dtype = dtype});
+                               .elements = 2 * elements,
+                               .second_elements = 2 * elements,
+                               .dtype = dtype});
+  ops.emplace_back(
+      Elementwise{.kind = ElementwiseKind::scale, .elements = elements, .dtype = dtype});
   for (const std::int64_t heads : {8, 16}) {
     ops.emplace_back(Rotary{.tokens = tokens,
-                         .heads = heads,
-                         .head_dim = width >= 2048 ? 128 : 64,
-                         .rotary_dim = width >= 2048 ? 128 : 64,
-                         .dtype = dtype});
+                            .heads = heads,
+                            .head_dim = width >= 2048 ? 128 : 64,
+                            .rotary_dim = width >= 2048 ? 128 : 64,
+                            .dtype = dtype});
   }
   ops.emplace_back(RotaryTable{
       .tokens = tokens, .dim = 128, .dtype = dtype, .cached = true, .table_positions = 2048});
   ops.emplace_back(Gather{.rows = tokens, .width = width, .table_rows = 32768, .dtype = dtype});
   ops.emplace_back(CacheAppend{.tokens = tokens, .width = width, .input = dtype, .cache = dtype});
   ops.emplace_back(Copy{.kind = CopyKind::concat,
-                     .read_elements = elements,
-                     .written_elements = elements,
-                     .from = dtype,
-                     .to = dtype});
+                        .read_elements = elements,
+                        .written_elements = elements,
+                        .from = dtype,
+                        .to = dtype});
   ops.emplace_back(Quantize{.rows = tokens, .columns = width, .from = dtype});
   ops.emplace_back(Permute{.tokens = tokens, .rows = 4 * tokens, .width = width, .dtype = dtype});
   ops.emplace_back(Combine{.tokens = tokens, .rows = 4 * tokens, .width = width, .dtype = dtype});

@@ -69,8 +69,8 @@ class AttentionKernel final : public Kernel {
     const std::int64_t keys = attended_keys(op.span, op.query_length, op.context_length);
     threads_ = current_threads();
     // Enough parts to keep all threads busy, but each of at least four blocks of keys.
-    parts_ = std::clamp<std::int64_t>(threads_ / items, 1,
-                                      std::max<std::int64_t>(1, keys / (std::int64_t{4} * key_block)));
+    parts_ = std::clamp<std::int64_t>(
+        threads_ / items, 1, std::max<std::int64_t>(1, keys / (std::int64_t{4} * key_block)));
     scratch_bytes_ = checked_mul(thread_bytes(), threads_, "attention");
     if (parts_ > 1) {
       scratch_bytes_ = checked_add(

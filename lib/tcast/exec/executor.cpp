@@ -1061,7 +1061,10 @@ class Executor::Impl {
       fixed_scale = known > 0 ? known : 1.0f;
       inputs[used++] = scale_buffer;
     } else if (const auto* append = std::get_if<CacheAppend>(&ready.record)) {
-      if (append->cache == DType::i8 && !cache->has_scale) set_cache_scale(*cache, inputs, used);
+      if (append->cache == DType::i8) {
+        TCAST_CHECK(cache != nullptr, "an append has a cache");
+        if (!cache->has_scale) set_cache_scale(*cache, inputs, used);
+      }
     } else if (const auto* table = std::get_if<RotaryTable>(&ready.record)) {
       if (table->cached) {
         RotaryRows& rows = rotary_rows(*table, inputs[1]);

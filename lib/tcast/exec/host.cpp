@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <fstream>
 #include <initializer_list>
 #include <limits>
@@ -9,7 +10,6 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tcast/base/clock.h"

@@ -145,7 +145,7 @@ class Product {
   static dnnl::matmul::primitive_desc choose(const ProductShape& s) {
     if (!s.packed) return describe_product(s, s.m, plain_weights(s));
     const memory::desc any(dims(s, s.k, s.n), onednn_type(s.weight), memory::format_tag::any);
-    const dnnl::matmul::primitive_desc best = describe_product(s, s.m, any);
+    dnnl::matmul::primitive_desc best = describe_product(s, s.m, any);
     // One layout for every number of rows, so that prefill and decode share the packed weight: the
     // one that 256 rows would choose, unless a slower family of implementations came with it.
     try {
@@ -366,9 +366,9 @@ class FloatMatMul final : public MatMulBase {
 /// a Sapphire Rapids with two cores).
 class FewRowsMatMul final : public MatMulBase {
  public:
-  FewRowsMatMul(const MatMul& op, const KernelContext& context, memory::desc weights,
+  FewRowsMatMul(const MatMul& op, const KernelContext& context, const memory::desc& weights,
                 std::int64_t rows)
-      : MatMulBase(op, context), weights_(std::move(weights)), rows_(rows) {
+      : MatMulBase(op, context), weights_(weights), rows_(rows) {
     implementation_ = own_implementation(context);
     packed_bytes_ = static_cast<std::int64_t>(weights_.get_size());
     packed_layout_ = onednn::layout_key(weights_);

@@ -575,7 +575,7 @@ class MeasurementStore::Impl {
     const NameLock lock(lock_file_, F_WRLCK);
     if (db_ == nullptr || has_moved(db_)) return {};
     if (lock.is_refused()) fail_store(path_, "it is damaged, and belongs to another user");
-    const std::string name = free_name();
+    std::string name = free_name();
     std::error_code error;
     for (const char* suffix : {"-journal", "-wal", "-shm"}) {
       fs::rename(path_ + suffix, name + suffix, error);
@@ -589,7 +589,7 @@ class MeasurementStore::Impl {
 
   std::string free_name() const {
     for (int i = 1;; ++i) {
-      const std::string name = fmt::format("{}.set-aside-{}", path_, i);
+      std::string name = fmt::format("{}.set-aside-{}", path_, i);
       struct stat status {};
       if (lstat(name.c_str(), &status) != 0) return name;
     }

@@ -84,7 +84,7 @@ inline bool is_column_blocked(const dnnl::memory::desc& desc, std::int64_t pair,
     if (blocking.inner_blks[i] != blocks[i] || blocking.inner_idxs[i] != indices[i]) return false;
   }
   rows = d.padded_dims[0];
-  return blocking.strides[0] == 16 * 64 * pair && blocking.strides[1] == rows * 64;
+  return blocking.strides[0] == std::int64_t{16} * 64 * pair && blocking.strides[1] == rows * 64;
 #endif
 }
 

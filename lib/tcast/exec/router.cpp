@@ -7,6 +7,7 @@
 namespace tcast {
 
 void largest(const float* values, std::int64_t count, std::int64_t k, std::int64_t* best) {
+  if (k < 1) return;
   std::int64_t found = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     if (found == k && !(values[i] > values[best[k - 1]])) continue;

@@ -13,6 +13,7 @@
 // The runtime of libgomp, by its documented entry points instead of pragmas: the same pool as
 // libdnnl's whichever compiler builds tcast (clang's -fopenmp would bring a pool of its own).
 extern "C" {
+// NOLINTNEXTLINE(readability-identifier-naming): libgomp's own name
 void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned flags);
 int omp_get_thread_num(void);
 int omp_get_num_threads(void);

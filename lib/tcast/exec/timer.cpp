@@ -456,6 +456,7 @@ class OpTimer::Impl {
 
   std::vector<double> others_expect(const std::vector<Job>& jobs) const {
     std::vector<TimedOp> timed;
+    timed.reserve(jobs.size());
     for (const Job& job : jobs) {
       timed.push_back({&job.record, job.result.supported() ? job.result.seconds : 0, job.rough_s});
     }

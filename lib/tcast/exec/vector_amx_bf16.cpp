@@ -48,8 +48,8 @@ void multiply_two(int n, int k, const Bf16* a, std::int64_t lda, const Bf16* b, 
       _tile_zero(2);
       _tile_zero(3);
     }
-    const Bf16* pairs = b + 2 * column;
-    for (int i = 0; i < k; i += 32, pairs += std::ptrdiff_t{32} * ldb) {
+    const Bf16* pairs = b + std::ptrdiff_t{2} * column;
+    for (int i = 0; i < k; i += 32, pairs += 32 * ldb) {
       _tile_loadd(4, a + i, a_bytes);
       _tile_loadd(6, pairs, b_bytes);
       _tile_loadd(7, pairs + 32, b_bytes);
@@ -80,8 +80,8 @@ void multiply_one(int n, int k, const Bf16* a, std::int64_t lda, const Bf16* b, 
       _tile_zero(0);
       _tile_zero(1);
     }
-    const Bf16* pairs = b + 2 * column;
-    for (int i = 0; i < k; i += 32, pairs += std::ptrdiff_t{32} * ldb) {
+    const Bf16* pairs = b + std::ptrdiff_t{2} * column;
+    for (int i = 0; i < k; i += 32, pairs += 32 * ldb) {
       _tile_loadd(4, a + i, a_bytes);
       _tile_loadd(6, pairs, b_bytes);
       _tile_loadd(7, pairs + 32, b_bytes);

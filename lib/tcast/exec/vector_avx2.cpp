@@ -6,7 +6,7 @@ namespace tcast {
 namespace {
 
 #define TCAST_NATIVE_CONVERSIONS
-typedef __m256 NativeF;
+using NativeF = __m256;
 
 inline __m256i native_load_u16(const void* p) {
   return _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));

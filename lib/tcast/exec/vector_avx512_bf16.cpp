@@ -28,7 +28,7 @@ TCAST_INLINE void multiply_bf16_strip(int n, int k, const Bf16* a, std::int64_t 
       left[row] = accumulate ? _mm512_loadu_ps(line) : _mm512_setzero_ps();
       right[row] = accumulate ? _mm512_loadu_ps(line + 16) : _mm512_setzero_ps();
     }
-    const Bf16* line = b + 2 * column;
+    const Bf16* line = b + std::ptrdiff_t{2} * column;
     for (int i = 0; i < k; i += 2, line += 2 * ldb) {
       const __m512bh b0 = as_pairs(_mm512_loadu_si512(line));
       const __m512bh b1 = as_pairs(_mm512_loadu_si512(line + 32));
@@ -69,11 +69,11 @@ TCAST_INLINE void column_block_rows_bf16(std::int64_t k, const Bf16* a, std::int
   constexpr std::int64_t ahead = 2048;
   __m512 sums[rows][4];
   for (int row = 0; row < rows; ++row) {
-    for (int part = 0; part < 4; ++part) sums[row][part] = _mm512_setzero_ps();
+    for (std::ptrdiff_t part = 0; part < 4; ++part) sums[row][part] = _mm512_setzero_ps();
   }
   for (std::int64_t i = 0; i < k; i += 2, b += 128) {
     __m512bh column[4];
-    for (int part = 0; part < 4; ++part) {
+    for (std::ptrdiff_t part = 0; part < 4; ++part) {
       column[part] = as_pairs(_mm512_loadu_si512(b + part * 32));
       _mm_prefetch(reinterpret_cast<const char*>(b + ahead + part * 32), _MM_HINT_T0);
     }
@@ -81,13 +81,13 @@ TCAST_INLINE void column_block_rows_bf16(std::int64_t k, const Bf16* a, std::int
       int pair = 0;
       __builtin_memcpy(&pair, a + row * lda + i, i + 1 < k ? 4 : 2);
       const __m512bh value = as_pairs(_mm512_set1_epi32(pair));
-      for (int part = 0; part < 4; ++part) {
+      for (std::ptrdiff_t part = 0; part < 4; ++part) {
         sums[row][part] = _mm512_dpbf16_ps(sums[row][part], value, column[part]);
       }
     }
   }
-  for (int row = 0; row < rows; ++row) {
-    for (int part = 0; part < 4; ++part) {
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    for (std::ptrdiff_t part = 0; part < 4; ++part) {
       _mm512_storeu_ps(c + row * 64 + part * 16, sums[row][part]);
     }
   }

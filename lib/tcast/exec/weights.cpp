@@ -173,7 +173,6 @@ ValueRange value_range(const Parameter& parameter) {
     case InitRole::norm:
       return {1.0f, 0.25f};
     case InitRole::centered_norm:
-      return {0.0f, 0.25f};
     case InitRole::bias:
       return {0.0f, 0.25f};
     case InitRole::router_bias:

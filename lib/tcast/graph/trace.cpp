@@ -322,9 +322,9 @@ Value Trace::parameter(const Parameter& parameter) {
   return Value{current_, id};
 }
 
-Value Trace::stacked_parameter(const Parameter& one, std::int64_t count, std::int64_t ranks,
+Value Trace::stacked_parameter(const Parameter& parameter, std::int64_t count, std::int64_t ranks,
                                std::int64_t stride) {
-  const Value value = parameter(one);
+  const Value value = this->parameter(parameter);
   Tensor& made = own(value);
   made.stacked = count;
   made.list_ranks = ranks;

@@ -86,6 +86,7 @@ void apply_fields(const Node& map, const std::vector<Field>& fields) {
                                     [&](const Field& field) { return key == field.name; });
     if (found == fields.end()) {
       std::vector<std::string> known;
+      known.reserve(fields.size());
       for (const Field& field : fields) known.emplace_back(field.name);
       value.fail(fmt::format("unknown field '{}'", key),
                  did_you_mean(key, known, fmt::format("known are {}", join(known, ", "))));
@@ -587,7 +588,7 @@ ModelHead read_head(const ArchitectureContext& context, const DecoderSpec& spec)
   const HfConfig& config = context.config;
   const DecoderClasses& classes = spec.classes;
   const std::string causal = spec.class_prefix + classes.language_model;
-  const ModelHead causal_head{HeadKind::causal, causal, "lm_head"};
+  ModelHead causal_head{HeadKind::causal, causal, "lm_head"};
   const auto names = config.get_or<std::vector<std::string>>("architectures", {});
   if (names.empty()) return causal_head;
   const std::string& name = names.front();

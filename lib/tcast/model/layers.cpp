@@ -350,7 +350,7 @@ Value Normalization::forward(Trace& trace, Value input) const {
   return trace.emit(op, operands, shape, op.dtype);
 }
 
-void Normalization::shard_width(RankGroup group, std::vector<ShardSegment> segments) {
+void Normalization::shard_width(RankGroup group, const std::vector<ShardSegment>& segments) {
   TCAST_CHECK(config_.kind == NormKind::rms, "only sums of squares are shared");
   config_.group = group;
   for (Parameter& parameter : parameters()) shard_parameter(parameter, 0, group, segments);

@@ -172,7 +172,7 @@ class TCAST_API Normalization : public ModuleOf<Normalization> {
   std::int64_t width() const { return config_.width; }
 
   /// Cuts a row over the group, whose ranks then share their sums of squares. RMS only.
-  void shard_width(RankGroup group, std::vector<ShardSegment> segments);
+  void shard_width(RankGroup group, const std::vector<ShardSegment>& segments);
 
  protected:
   void list_attributes(std::vector<Attribute>& list) const override;

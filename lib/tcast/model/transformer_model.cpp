@@ -163,7 +163,7 @@ std::vector<NamedParameter> TransformerModel::parameters() const {
         if (piece.empty()) {
           self(self, *child, prefix);
         } else {
-          self(self, *child, prefix.empty() ? piece : prefix + "." + piece);
+          self(self, *child, prefix.empty() ? piece : fmt::format("{}.{}", prefix, piece));
         }
       }
     }

@@ -60,7 +60,7 @@ std::string describe_weights(const ReportDTypes& dtypes) {
     (linears.scheme == "none" ? others : parts).push_back(std::move(part));
   }
   // Everything in one dtype is said once.
-  const std::string tables = spoken(dtypes.embedding_dtypes);
+  std::string tables = spoken(dtypes.embedding_dtypes);
   if (parts.empty() && (others.empty() || others == std::vector<std::string>{tables}))
     return tables;
   if (!others.empty())

@@ -348,6 +348,7 @@ std::string bounds_of(const PhaseOps& phase) {
   std::stable_sort(bounds.begin(), bounds.end(),
                    [](const auto& a, const auto& b) { return a.second > b.second; });
   std::vector<double> seconds;
+  seconds.reserve(bounds.size());
   for (const auto& [bound, bound_s] : bounds) seconds.push_back(bound_s);
   const std::vector<double> shares = distribute(seconds, phase.shares.total);
   std::vector<std::string> texts;

@@ -79,9 +79,9 @@ std::string name_in(const Tower& tower, const std::string& path) {
 /// What a checkpoint's patterns are held against: the path that a module has in the whole
 /// checkpoint, where they name a tower, and the name that a hook gives it.
 ModuleFilter::Names names_of(const TransformerModel& model, std::vector<Tower> towers) {
-  const std::shared_ptr<ModelNames> hook = model.names();
+  std::shared_ptr<ModelNames> hook = model.names();
   if (hook == nullptr && towers.empty()) return {};
-  return [hook, towers = std::move(towers)](const std::string& path) {
+  return [hook = std::move(hook), towers = std::move(towers)](const std::string& path) {
     std::vector<std::string> names;
     for (const Tower& tower : towers) names.push_back(name_in(tower, path));
     if (towers.empty()) names.push_back(path);
