@@ -10,10 +10,10 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/executor_overhead.h"
-#include "tcast/exec/host_key.h"
-#include "tcast/exec/kernel.h"
-#include "tcast/exec/measurement_store.h"
+#include "tcast/exec/kernels/kernel.h"
+#include "tcast/exec/run/executor_overhead.h"
+#include "tcast/exec/timing/host_key.h"
+#include "tcast/exec/timing/measurement_store.h"
 
 #include "app/interrupt.h"
 #include "app/progress.h"

@@ -11,7 +11,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/file.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/measurement_store.h"
+#include "tcast/exec/timing/measurement_store.h"
 
 #include "app/command.h"
 #include "app/host_timing.h"

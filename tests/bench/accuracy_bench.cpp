@@ -23,8 +23,8 @@
 #include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/host.h"
 #include "tcast/exec/threads.h"
+#include "tcast/exec/timing/host.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/expert_counts.h"
