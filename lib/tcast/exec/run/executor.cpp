@@ -19,6 +19,7 @@
 #include "tcast/exec/run/input_filler.h"
 #include "tcast/exec/run/weights.h"
 #include "tcast/exec/threads.h"
+#include "tcast/graph/liveness.h"
 
 namespace tcast {
 namespace {
@@ -31,14 +32,12 @@ class ArenaPlan {
  public:
   struct Item {
     std::int64_t bytes = 0;
-    std::int64_t first = 0;  ///< lives from here
-    std::int64_t last = 0;   ///< to here, inclusive
+    Lifetime lifetime;
     std::int64_t offset = 0;
   };
 
-  void clear() { items_.clear(); }
-  std::size_t add(std::int64_t bytes, std::int64_t first, std::int64_t last) {
-    items_.push_back({round_up(bytes, alignment), first, last, 0});
+  std::size_t add(std::int64_t bytes, const Lifetime& lifetime) {
+    items_.push_back({round_up(bytes, alignment), lifetime, 0});
     return items_.size() - 1;
   }
   std::int64_t offset(std::size_t item) const { return items_[item].offset; }
@@ -57,8 +56,9 @@ class ArenaPlan {
       item.offset = 0;
       for (const std::size_t k : placed) {
         const Item& other = items_[k];
-        const bool together = item.first <= other.last && other.first <= item.last;
-        if (!together || checked_add(item.offset, item.bytes) <= other.offset) continue;
+        if (!item.lifetime.overlaps(other.lifetime) ||
+            checked_add(item.offset, item.bytes) <= other.offset)
+          continue;
         item.offset = std::max(item.offset, other.offset + other.bytes);
       }
       const auto where = std::upper_bound(
@@ -325,8 +325,10 @@ class Executor::Impl {
     }
     if (!same) program = Program{};
     program.regions.resize(graph.region_count);
+    find_liveness(graph, liveness_);
     for (std::uint32_t i = 0; i < graph.region_count; ++i) {
-      arena_bytes_ = std::max(arena_bytes_, plan_region(graph.regions[i], program.regions[i]));
+      arena_bytes_ = std::max(
+          arena_bytes_, plan_region(graph.regions[i], liveness_.regions[i], program.regions[i]));
     }
     value_bytes_ = std::max(value_bytes_, plan_values(graph, program));
     return program;
@@ -537,73 +539,59 @@ class Executor::Impl {
 
   // --- memory ------------------------------------------------------------------------------------
 
-  static TensorId root_of(const Region& region, TensorId id) { return region.tensors[id].storage; }
-
   std::int64_t tensor_bytes(const Tensor& tensor) const {
     return bytes_of(tensor.shape.elements(), host_dtype(tensor.dtype));
   }
 
   /// Places the activations of a region; those that leave it get no place here.
-  std::int64_t plan_region(const Region& region, PreparedRegion& prepared) const {
-    const auto tensors = region.tensors.size();
-    std::vector<std::int64_t> first(tensors, -1);
-    std::vector<std::int64_t> last(tensors, -1);
-    for (std::size_t i = 0; i < region.ops.size(); ++i) {
-      const auto at = static_cast<std::int64_t>(i);
-      for (const IdList* list : {&region.ops[i].inputs, &region.ops[i].outputs}) {
-        for (const TensorId id : *list) {
-          const TensorId root = root_of(region, id);
-          if (first[root] < 0) first[root] = at;
-          last[root] = at;
-        }
-      }
-    }
-    prepared.offsets.assign(tensors, -1);
-    std::vector<bool> leaves(tensors, false);
-    for (const TensorId id : region.outputs) leaves[root_of(region, id)] = true;
+  std::int64_t plan_region(const Region& region, const RegionLiveness& liveness,
+                           PreparedRegion& prepared) const {
+    prepared.offsets.assign(region.tensors.size(), -1);
     ArenaPlan plan;
     std::vector<std::pair<std::size_t, std::size_t>> items;
-    for (std::size_t i = 0; i < tensors; ++i) {
+    for (std::size_t i = 0; i < region.tensors.size(); ++i) {
       const Tensor& tensor = region.tensors[i];
-      if (tensor.kind != TensorKind::activation || tensor.storage != i || leaves[i]) continue;
-      if (first[i] < 0) continue;
-      items.emplace_back(i, plan.add(tensor_bytes(tensor), first[i], last[i]));
+      const Lifetime& lifetime = liveness.lifetimes[i];
+      if (tensor.kind != TensorKind::activation || liveness.roots[i] != i) continue;
+      if (!lifetime.is_used() || lifetime.outlives()) continue;
+      items.emplace_back(i, plan.add(tensor_bytes(tensor), lifetime));
     }
     const std::int64_t bytes = plan.place();
     for (const auto& [tensor, item] : items) prepared.offsets[tensor] = plan.offset(item);
     return bytes;
   }
 
-  /// Places the values that pass between calls.
+  /// Places the values that pass between calls: those that show the same memory at the same place.
   std::int64_t plan_values(const Graph& graph, Program& program) const {
-    const std::size_t count = graph.values.size();
-    const auto end = static_cast<std::int64_t>(graph.calls.size());
-    std::vector<std::int64_t> bytes(count, 0);
-    std::vector<std::int64_t> first(count, -1);
-    std::vector<std::int64_t> last(count, -1);
-    for (std::size_t i = 0; i < count; ++i) {
-      bytes[i] = bytes_of(graph.values[i].shape.elements(), host_dtype(graph.values[i].dtype));
+    std::vector<std::int64_t> bytes(liveness_.storages.size(), 0);
+    const auto make_room = [&](ValueId value, std::int64_t for_bytes) {
+      std::int64_t& room = bytes[liveness_.storage_of[value]];
+      room = std::max(room, for_bytes);
+    };
+    for (ValueId id = 0; id < graph.values.size(); ++id) {
+      make_room(id,
+                bytes_of(graph.values[id].shape.elements(), host_dtype(graph.values[id].dtype)));
     }
-    for (std::size_t c = 0; c < graph.calls.size(); ++c) {
-      const Call& call = graph.calls[c];
+    for (const Call& call : graph.calls) {
       const Region& region = graph.regions[call.region];
-      const auto at = static_cast<std::int64_t>(c);
-      for (const ValueId id : call.inputs) last[id] = at;
+      const std::vector<TensorId>& roots = liveness_.regions[call.region].roots;
       for (int i = 0; i < call.outputs.count; ++i) {
-        const ValueId id = call.outputs[i];
-        first[id] = at;
-        last[id] = std::max(last[id], at);
-        const Tensor& root =
-            region.tensors[root_of(region, region.outputs[static_cast<std::size_t>(i)])];
-        bytes[id] = std::max(bytes[id], tensor_bytes(root));
+        const TensorId root = roots[region.outputs[static_cast<std::size_t>(i)]];
+        make_room(call.outputs[i], tensor_bytes(region.tensors[root]));
       }
     }
-    for (const NamedValue& value : graph.outputs) last[value.value] = end;
     ArenaPlan plan;
-    for (std::size_t i = 0; i < count; ++i) plan.add(bytes[i], first[i], last[i]);
+    constexpr std::size_t none = ~std::size_t{0};
+    std::vector<std::size_t> item_of(bytes.size(), none);
+    for (const std::uint32_t storage : liveness_.storage_of) {
+      if (item_of[storage] != none) continue;
+      item_of[storage] = plan.add(bytes[storage], liveness_.storages[storage].lifetime);
+    }
     const std::int64_t total = plan.place();
-    program.value_offsets.resize(count);
-    for (std::size_t i = 0; i < count; ++i) program.value_offsets[i] = plan.offset(i);
+    program.value_offsets.clear();
+    for (const std::uint32_t storage : liveness_.storage_of) {
+      program.value_offsets.push_back(plan.offset(item_of[storage]));
+    }
     return total;
   }
 
@@ -629,6 +617,7 @@ class Executor::Impl {
     const PreparedRegion& prepared = program.regions[call.region];
     CallBuffers& buffers = program.calls[index][static_cast<std::size_t>(rank)];
     buffers.resize(region.tensors.size());
+    const std::vector<TensorId>& roots = liveness_.regions[call.region].roots;
     std::byte* const arena = arenas_[static_cast<std::size_t>(rank)].data();
     std::byte* const values = values_[static_cast<std::size_t>(rank)].data();
     for (std::size_t i = 0; i < region.tensors.size(); ++i) {
@@ -639,8 +628,8 @@ class Executor::Impl {
       buffer.shape = tensor.shape;
       buffer.bytes = tensor_bytes(tensor);
       buffer.data = nullptr;
-      if (prepared.offsets[tensor.storage] >= 0) {
-        buffer.data = arena + prepared.offsets[tensor.storage];
+      if (prepared.offsets[roots[i]] >= 0) {
+        buffer.data = arena + prepared.offsets[roots[i]];
       } else if (tensor.kind == TensorKind::constant) {
         const std::vector<float>& numbers =
             graph.constants.at(static_cast<std::size_t>(tensor.index));
@@ -650,15 +639,14 @@ class Executor::Impl {
       }
     }
     const auto bind_value = [&](TensorId tensor, ValueId value) {
-      const TensorId root = root_of(region, tensor);
       std::byte* const place = values + program.value_offsets[value];
       for (std::size_t i = 0; i < region.tensors.size(); ++i) {
-        if (root_of(region, static_cast<TensorId>(i)) == root) buffers[i].data = place;
+        if (roots[i] == roots[tensor]) buffers[i].data = place;
       }
     };
     for (int i = 0; i < call.outputs.count; ++i) {
       const TensorId tensor = region.outputs[static_cast<std::size_t>(i)];
-      if (region.tensors[root_of(region, tensor)].kind == TensorKind::activation) {
+      if (region.tensors[roots[tensor]].kind == TensorKind::activation) {
         bind_value(tensor, call.outputs[i]);
       }
     }
@@ -1009,14 +997,15 @@ class Executor::Impl {
         }
       }
     }
-    // What a region hands on without having made it.
+    // Parameters and constants that a region hands on have no memory among the values.
     for (int i = 0; i < call.outputs.count; ++i) {
       const TensorId tensor = region.outputs[static_cast<std::size_t>(i)];
-      if (region.tensors[root_of(region, tensor)].kind == TensorKind::activation) continue;
+      const TensorKind kind = region.tensors[liveness_.regions[call.region].roots[tensor]].kind;
+      if (kind == TensorKind::activation || kind == TensorKind::input) continue;
       for (std::int64_t rank = 0; rank < options_.ranks; ++rank) {
         const Buffer& source = program.calls[index][static_cast<std::size_t>(rank)][tensor];
         const Buffer target = value_buffer(*graph_, program, call.outputs[i], rank);
-        if (source.data != target.data) std::copy_n(source.data, target.bytes, target.data);
+        std::copy_n(source.data, target.bytes, target.data);
       }
     }
   }
@@ -1398,6 +1387,7 @@ class Executor::Impl {
   Program programs_[2];  ///< by phase
   Program* last_ = nullptr;
   const Graph* graph_ = nullptr;  ///< during a run
+  GraphLiveness liveness_;        ///< of the graph prepared last
   std::vector<AlignedMemory> arenas_;
   std::vector<AlignedMemory> values_;
   AlignedMemory scratch_;
