@@ -8,6 +8,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/exec/kernels/bf16.h"
+#include "tcast/exec/kernels/buffer_values.h"
 #include "tcast/exec/kernels/kernel.h"
 #include "tcast/exec/kernels/vector_functions.h"
 
@@ -82,20 +83,6 @@ inline void expect_operands(const KernelArgs& args, std::size_t inputs, std::siz
                           args.outputs.size(), inputs, outputs));
 }
 
-/// Whole numbers in a buffer of i32 or i64.
-inline std::int64_t index_at(const Buffer& buffer, std::int64_t i) {
-  const void* data = buffer.data;
-  return buffer.dtype == DType::i64 ? static_cast<const std::int64_t*>(data)[i]
-                                    : static_cast<const std::int32_t*>(data)[i];
-}
-inline void set_index(const Buffer& buffer, std::int64_t i, std::int64_t value) {
-  void* data = buffer.data;
-  if (buffer.dtype == DType::i64) {
-    static_cast<std::int64_t*>(data)[i] = value;
-  } else {
-    static_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(value);
-  }
-}
 inline void expect_index(const Buffer& buffer, std::int64_t count, const char* what) {
   TCAST_CHECK(buffer.dtype == DType::i64 || buffer.dtype == DType::i32,
               fmt::format("{} should be whole numbers", what));

@@ -1,11 +1,9 @@
-#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "tcast/exec/kernels/kernels.h"
-#include "tcast/exec/kernels/onednn_compat.h"
-#include "tcast/exec/memory.h"
+#include "tcast/exec/kernels/onednn_product.h"
 #include "tcast/exec/threads.h"
 
 // Matrix products. Floating point and int8 * int8 run in oneDNN, the latter to int32 with our own
@@ -17,179 +15,8 @@ namespace tcast {
 namespace {
 
 using dnnl::memory;
-
-const dnnl::engine& cpu_engine() {
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  return engine;
-}
-
-memory::data_type onednn_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return memory::data_type::f32;
-    case DType::bf16:
-      return memory::data_type::bf16;
-    case DType::i8:
-      return memory::data_type::s8;
-    case DType::i32:
-      return memory::data_type::s32;
-    default:
-      break;
-  }
-  check_failed(__FILE__, __LINE__, "dtype", "no oneDNN type");
-}
-
-/// One primitive of fixed shape: y[batch, m, n] = x[batch, m, k] * w[batch, n, k]^T (+ bias[n]).
-/// Strides in elements; 0: rows and matrices lie side by side.
-struct ProductShape {
-  std::int64_t batch = 1;
-  std::int64_t m = 0;
-  std::int64_t n = 0;
-  std::int64_t k = 0;
-  DType src = DType::f32;
-  DType weight = DType::f32;
-  DType dst = DType::f32;
-  std::int64_t src_stride = 0;  ///< from one row of x to the next
-  std::int64_t src_batch_stride = 0;
-  std::int64_t weight_batch_stride = 0;
-  std::int64_t dst_stride = 0;
-  std::int64_t dst_batch_stride = 0;
-  bool transposed = false;  ///< w is [batch, k, n]
-  bool bias = false;
-  /// The weight may be rearranged beforehand; else it is plain [n, k].
-  bool packed = false;
-};
-
-class Product {
- public:
-  /// Empty, with the reason, when oneDNN has nothing but its reference code.
-  static std::optional<Product> make(const ProductShape& shape, std::string& reason) {
-    try {
-      return Product(shape, reason);
-    } catch (const dnnl::error& error) {
-      if (error.status != dnnl_unimplemented) throw;
-      reason = fmt::format("oneDNN {} has no such product of {} * {}", onednn_version(),
-                           short_name_of(shape.src), short_name_of(shape.weight));
-    } catch (const Reference&) {
-    }
-    return std::nullopt;
-  }
-
-  std::string implementation() const { return desc_.impl_info_str(); }
-  std::int64_t scratch_bytes() const {
-    return static_cast<std::int64_t>(desc_.scratchpad_desc().get_size());
-  }
-  memory::desc weights_desc() const { return desc_.weights_desc(); }
-  std::int64_t weight_bytes() const { return static_cast<std::int64_t>(weights_desc().get_size()); }
-
-  void run(const void* x, const void* w, const void* bias, void* y, void* scratch) {
-    // oneDNN takes pointers to non-const for operands that it only reads.
-    src_.set_data_handle(const_cast<void*>(x));
-    weights_.set_data_handle(const_cast<void*>(w));
-    dst_.set_data_handle(y);
-    scratch_.set_data_handle(scratch);
-    if (bias_) bias_.set_data_handle(const_cast<void*>(bias));
-    primitive_.execute(stream_, arguments_);
-    stream_.wait();
-  }
-
- private:
-  struct Reference {};
-
-  static memory::dims dims(const ProductShape& s, std::int64_t rows, std::int64_t columns) {
-    if (s.batch == 1) return {rows, columns};
-    return {s.batch, rows, columns};
-  }
-  static memory::desc strided(const ProductShape& s, std::int64_t rows, std::int64_t columns,
-                              DType dtype, std::int64_t row_stride, std::int64_t batch_stride) {
-    if (row_stride == 0) row_stride = columns;
-    memory::dims strides{row_stride, 1};
-    if (s.batch != 1) {
-      strides.insert(strides.begin(),
-                     batch_stride > 0 ? batch_stride : checked_mul(rows, row_stride, "matmul"));
-    }
-    return {dims(s, rows, columns), onednn_type(dtype), strides};
-  }
-  static memory::desc plain_weights(const ProductShape& s) {
-    memory::dims strides = s.transposed ? memory::dims{s.n, 1} : memory::dims{1, s.k};
-    if (s.batch != 1) {
-      strides.insert(strides.begin(), s.weight_batch_stride > 0 ? s.weight_batch_stride
-                                                                : checked_mul(s.n, s.k, "matmul"));
-    }
-    return {dims(s, s.k, s.n), onednn_type(s.weight), strides};
-  }
-  static dnnl::matmul::primitive_desc describe_product(const ProductShape& s, std::int64_t m,
-                                                       const memory::desc& weights) {
-    dnnl::primitive_attr attr;
-    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    memory::desc bias;
-    if (s.bias) {
-      memory::dims bias_dims(s.batch == 1 ? 2 : 3, 1);
-      bias_dims.back() = s.n;
-      bias = memory::desc(bias_dims, memory::data_type::f32, memory::dims(bias_dims.size(), 1));
-    }
-    return onednn::matmul_desc(cpu_engine(), attr,
-                               strided(s, m, s.k, s.src, s.src_stride, s.src_batch_stride), weights,
-                               bias, strided(s, m, s.n, s.dst, s.dst_stride, s.dst_batch_stride));
-  }
-  static bool is_reference(const dnnl::matmul::primitive_desc& desc) {
-    return std::string_view(desc.impl_info_str()).substr(0, 3) == "ref";
-  }
-
-  /// "brg" of "brg:avx512_core_amx_bf16".
-  static std::string_view family(const dnnl::matmul::primitive_desc& desc) {
-    const std::string_view name = desc.impl_info_str();
-    return name.substr(0, name.find(':'));
-  }
-
-  static dnnl::matmul::primitive_desc choose(const ProductShape& s) {
-    if (!s.packed) return describe_product(s, s.m, plain_weights(s));
-    const memory::desc any(dims(s, s.k, s.n), onednn_type(s.weight), memory::format_tag::any);
-    const dnnl::matmul::primitive_desc best = describe_product(s, s.m, any);
-    // One layout for every number of rows, so that prefill and decode share the packed weight: the
-    // one that 256 rows would choose, unless a slower family of implementations came with it.
-    try {
-      const memory::desc shared = describe_product(s, 256, any).weights_desc();
-      dnnl::matmul::primitive_desc same = describe_product(s, s.m, shared);
-      if (family(same) == family(best)) return same;
-    } catch (const dnnl::error& error) {
-      if (error.status != dnnl_unimplemented) throw;
-    }
-    return best;
-  }
-
-  Product(const ProductShape& s, std::string& reason) : desc_(choose(s)) {
-    if (is_reference(desc_)) {
-      reason = fmt::format("oneDNN {} has only reference code ({}) for {} * {}", onednn_version(),
-                           desc_.impl_info_str(), short_name_of(s.src), short_name_of(s.weight));
-      throw Reference{};
-    }
-    primitive_ = dnnl::matmul(desc_);
-    stream_ = dnnl::stream(cpu_engine());
-    src_ = memory(desc_.src_desc(), cpu_engine(), nullptr);
-    weights_ = memory(desc_.weights_desc(), cpu_engine(), nullptr);
-    dst_ = memory(desc_.dst_desc(), cpu_engine(), nullptr);
-    scratch_ = memory(desc_.scratchpad_desc(), cpu_engine(), nullptr);
-    arguments_ = {{DNNL_ARG_SRC, src_},
-                  {DNNL_ARG_WEIGHTS, weights_},
-                  {DNNL_ARG_DST, dst_},
-                  {DNNL_ARG_SCRATCHPAD, scratch_}};
-    if (s.bias) {
-      bias_ = memory(desc_.bias_desc(), cpu_engine(), nullptr);
-      arguments_.emplace(DNNL_ARG_BIAS, bias_);
-    }
-  }
-
-  dnnl::matmul::primitive_desc desc_;
-  dnnl::matmul primitive_;
-  dnnl::stream stream_;
-  memory src_;
-  memory weights_;
-  memory dst_;
-  memory scratch_;
-  memory bias_;
-  std::unordered_map<int, memory> arguments_;
-};
+using onednn::Product;
+using onednn::ProductShape;
 
 /// Shape of the scales of a weight [n, k]: `rows` x `columns` of them, one per block. The record
 /// has only their number; which blocks give it is decided by what checkpoints use.
@@ -277,24 +104,6 @@ bool packs(const MatMul& op) {
   return op.weight_is_parameter && op.weight_offset == 0 && op.weight_batch_stride == 0;
 }
 
-/// Brings a plain weight into oneDNN's layout.
-void pack_matrix(const MatMul& op, const Buffer& plain, const memory::desc& layout,
-                 const Buffer& packed) {
-  TCAST_CHECK(packed.bytes >= static_cast<std::int64_t>(layout.get_size()), "packed weight");
-  expect(plain, plain.dtype, op.batch * op.n * op.k, "weight");
-  memory::dims dims{op.k, op.n};
-  memory::dims strides = op.weight_transposed ? memory::dims{op.n, 1} : memory::dims{1, op.k};
-  if (op.batch != 1) {
-    dims.insert(dims.begin(), op.batch);
-    strides.insert(strides.begin(), op.n * op.k);
-  }
-  memory from({dims, onednn_type(plain.dtype), strides}, cpu_engine(), plain.data);
-  memory to(layout, cpu_engine(), packed.data);
-  dnnl::stream stream(cpu_engine());
-  dnnl::reorder(from, to).execute(stream, from, to);
-  stream.wait();
-}
-
 /// Floating point times floating point.
 class FloatMatMul final : public MatMulBase {
  public:
@@ -313,7 +122,7 @@ class FloatMatMul final : public MatMulBase {
 
   void pack_weight(const Buffer& plain, const Buffer& packed) override {
     if (packed_bytes_ == 0) return Kernel::pack_weight(plain, packed);
-    pack_matrix(op_, plain, product_.weights_desc(), packed);
+    onednn::pack_matrix(op_, plain, product_.weights_desc(), packed);
   }
 
   void run(const KernelArgs& args) override {
@@ -390,7 +199,7 @@ class FewRowsMatMul final : public MatMulBase {
   }
 
   void pack_weight(const Buffer& plain, const Buffer& packed) override {
-    pack_matrix(op_, plain, weights_, packed);
+    onednn::pack_matrix(op_, plain, weights_, packed);
   }
 
   void run(const KernelArgs& args) override {
@@ -462,7 +271,7 @@ class IntegerMatMul final : public MatMulBase {
   void pack_weight(const Buffer& plain, const Buffer& packed) override {
     expect(plain, DType::i8, op_.n * op_.k, "weight");
     TCAST_CHECK(packed.bytes >= packed_bytes_, "packed weight");
-    pack_matrix(op_, plain, product_.weights_desc(), packed);
+    onednn::pack_matrix(op_, plain, product_.weights_desc(), packed);
   }
 
   void run(const KernelArgs& args) override {
@@ -741,202 +550,6 @@ KernelResult make_float(const MatMul& op, const KernelContext& context) {
   return {std::make_unique<FloatMatMul>(op, context, std::move(*product)), {}};
 }
 
-/// One product per expert, of as many rows as the routing sends there.
-class GroupedKernel final : public Kernel {
- public:
-  GroupedKernel(const GroupedMatMul& op, const KernelContext& context)
-      : op_(op), context_(context) {}
-
-  /// Empty when it works, else the reason.
-  std::string prepare() {
-    // The layout of the weights is that for sixteen rows, whatever the routing does later.
-    std::string reason;
-    Kernel* const usual = kernel_for(padding, reason);
-    if (usual == nullptr) return reason;
-    expert_bytes_ = usual->packed_bytes();
-    packed_layout_ = usual->packed_layout();
-    packed_bytes_ = checked_mul(expert_bytes_, op_.experts, "grouped matmul");
-    // Those that most experts will want; others are made when they are needed.
-    const double usual_rows = op_.rows / std::max(1.0, op_.distinct_experts);
-    for (const double rows : {std::floor(usual_rows), std::ceil(usual_rows)}) {
-      const Expert expert =
-          expert_for(std::max<std::int64_t>(1, static_cast<std::int64_t>(rows)), reason);
-      if (expert.kernel == nullptr) return reason;
-      implementation_ = expert.kernel->implementation();
-    }
-    return {};
-  }
-
-  void pack_weight(const Buffer& plain, const Buffer& packed) override {
-    if (packed_bytes_ == 0) return Kernel::pack_weight(plain, packed);
-    expect(plain, plain.dtype, op_.experts * op_.n * op_.k, "experts");
-    TCAST_CHECK(packed.bytes >= packed_bytes_, "packed experts");
-    std::string reason;
-    Kernel& kernel = *kernel_for(padding, reason);
-    const std::int64_t plain_bytes = bytes_of(op_.n * op_.k, plain.dtype);
-    for (std::int64_t expert = 0; expert < op_.experts; ++expert) {
-      kernel.pack_weight({plain.data + expert * plain_bytes, plain_bytes, plain.dtype, {}},
-                         {packed.data + expert * expert_bytes_, expert_bytes_, op_.compute, {}});
-    }
-  }
-
-  /// One expert may get all rows.
-  std::int64_t held_bytes() override {
-    std::string reason;
-    const std::int64_t m = round_up(std::max<std::int64_t>(1, op_.row_count()), padding);
-    // What no kernel can be made for is refused for its size by whoever asks.
-    const Kernel* const largest = kernel_for(m, reason);
-    return working_bytes(largest == nullptr ? 0 : largest->scratch_bytes(), m, m);
-  }
-
-  void run(const KernelArgs& args) override {
-    expect_operands(args, op_.bias ? 4 : 3, 1);
-    expect_index(args.inputs[2], op_.first_expert + op_.experts, "token counts");
-    const Buffer& x = args.inputs[0];
-    const Buffer& weight = args.inputs[1];
-    const Buffer& y = args.outputs[0];
-    const std::int64_t x_row = bytes_of(op_.k, op_.input);
-    const std::int64_t y_row = bytes_of(op_.n, op_.output);
-    const std::int64_t weight_bytes =
-        packed_bytes_ > 0 ? expert_bytes_ : bytes_of(op_.n * op_.k, op_.weight);
-    TCAST_CHECK(weight.bytes >= weight_bytes * op_.experts, "stacked experts");
-    std::int64_t row = 0;
-    for (std::int64_t expert = 0; expert < op_.first_expert; ++expert) {
-      row += index_at(args.inputs[2], expert);
-    }
-    TCAST_CHECK(row >= 0 && y.bytes >= row * y_row, "token counts do not fit the rows");
-    std::fill_n(y.data, row * y_row, std::byte{0});
-    for (std::int64_t expert = 0; expert < op_.experts; ++expert) {
-      const std::int64_t count = index_at(args.inputs[2], op_.first_expert + expert);
-      if (count == 0) continue;
-      TCAST_CHECK(count > 0 && x.bytes >= (row + count) * x_row && y.bytes >= (row + count) * y_row,
-                  "token counts do not fit the rows");
-      std::string reason;
-      const Expert chosen = expert_for(count, reason);
-      TCAST_CHECK(chosen.kernel != nullptr, reason);
-      run_expert(chosen, args, expert, row, count, weight_bytes);
-      row += count;
-    }
-    // Rows of other experts, and those of nobody.
-    const std::int64_t rows = op_.row_count();
-    if (row < rows) std::fill_n(y.data + row * y_row, (rows - row) * y_row, std::byte{0});
-  }
-
- private:
-  static constexpr std::int64_t padding = 16;
-
-  /// A kernel and the number of rows that it was made for.
-  struct Expert {
-    Kernel* kernel = nullptr;
-    std::int64_t m = 0;
-  };
-
-  /// Few distinct numbers of rows, so that few primitives are made: exact below 16 unless that asks
-  /// for another layout of the weight, above that multiples of 16.
-  Expert expert_for(std::int64_t rows, std::string& reason) {
-    if (rows < padding) {
-      Kernel* const exact = kernel_for(rows, reason);
-      if (exact != nullptr && exact->packed_layout() == packed_layout_) return {exact, rows};
-    }
-    const std::int64_t m = round_up(rows, padding);
-    Kernel* const padded = kernel_for(m, reason);
-    TCAST_CHECK(padded == nullptr || padded->packed_layout() == packed_layout_,
-                "layouts of experts differ");
-    return {padded, m};
-  }
-
-  Kernel* kernel_for(std::int64_t m, std::string& reason) {
-    const auto found = kernels_.find(m);
-    if (found != kernels_.end()) return found->second.get();
-    const MatMul product{
-        .m = m,
-        .n = op_.n,
-        .k = op_.k,
-        .input = op_.input,
-        .weight = op_.weight,
-        .output = op_.output,
-        .compute = op_.compute,
-        .bias = op_.bias,
-        .weight_scales = op_.weight_scales,
-        .activation_scales = op_.activation_scales > 1 ? m : op_.activation_scales};
-    KernelResult result = make_matmul(product, context_);
-    if (result.kernel == nullptr) {
-      reason = result.unsupported;
-      return nullptr;
-    }
-    return kernels_.emplace(m, std::move(result.kernel)).first->second.get();
-  }
-
-  /// What the product of one expert needs, of `m` rows of which `padded` are copied.
-  std::int64_t working_bytes(std::int64_t scratch_bytes, std::int64_t m,
-                             std::int64_t padded) const {
-    return scratch_bytes + round_up(bytes_of(checked_mul(padded, op_.k), op_.input), 64) +
-           round_up(bytes_of(checked_mul(padded, op_.n), op_.output), 64) + round_up(m * 4, 64) +
-           round_up(op_.n * 4, 64);
-  }
-
-  void run_expert(const Expert& chosen, const KernelArgs& args, std::int64_t expert,
-                  std::int64_t row, std::int64_t count, std::int64_t weight_bytes) {
-    Kernel& kernel = *chosen.kernel;
-    const std::int64_t m = chosen.m;
-    const std::int64_t x_row = bytes_of(op_.k, op_.input);
-    const std::int64_t y_row = bytes_of(op_.n, op_.output);
-    std::byte* x = args.inputs[0].data + row * x_row;
-    std::byte* y = args.outputs[0].data + row * y_row;
-    const std::int64_t padded = m == count ? 0 : m;
-    // Grows to what the largest share of an expert needs, then stays.
-    const std::int64_t needed = working_bytes(kernel.scratch_bytes(), m, padded);
-    if (memory_.bytes() < needed) memory_ = AlignedMemory(needed);
-    ScratchLayout layout(memory_.data());
-    const std::span<std::byte> scratch(layout.take<std::byte>(kernel.scratch_bytes()),
-                                       static_cast<std::size_t>(kernel.scratch_bytes()));
-    if (padded > 0) {
-      std::byte* rows = layout.take<std::byte>(m * x_row);
-      std::copy(x, x + count * x_row, rows);
-      std::fill(rows + count * x_row, rows + m * x_row, std::byte{0});
-      x = rows;
-      y = layout.take<std::byte>(m * y_row);
-    }
-    Buffer inputs[5] = {{x, m * x_row, op_.input, {}},
-                        {args.inputs[1].data + expert * weight_bytes, weight_bytes, op_.weight, {}},
-                        {},
-                        {},
-                        {}};
-    std::size_t used = 2;
-    std::size_t next = 3;
-    if (op_.weight_scales > 0) {
-      const Buffer& all = args.inputs[next++];
-      const std::int64_t bytes = bytes_of(op_.weight_scales, all.dtype);
-      TCAST_CHECK(all.bytes >= bytes * op_.experts, "scales of experts");
-      inputs[used++] = {all.data + expert * bytes, bytes, all.dtype, {}};
-    }
-    if (op_.bias) {
-      float* bias = layout.take<float>(op_.n);
-      read_f32(vector_functions(context_.isa), args.inputs[next++], expert * op_.n, op_.n, bias);
-      for (std::int64_t i = 0; i < op_.n; ++i) bias[i] *= static_cast<float>(op_.bias_scale);
-      inputs[used++] = {
-          static_cast<std::byte*>(static_cast<void*>(bias)), op_.n * 4, DType::f32, {}};
-    }
-    if (op_.activation_scales == 1) {
-      inputs[used++] = args.inputs[next];
-    } else if (op_.activation_scales > 1) {
-      float* scales = layout.take<float>(m);
-      read_f32(vector_functions(context_.isa), args.inputs[next], row, count, scales);
-      std::fill(scales + count, scales + m, 0.0f);
-      inputs[used++] = {static_cast<std::byte*>(static_cast<void*>(scales)), m * 4, DType::f32, {}};
-    }
-    const Buffer output{y, m * y_row, op_.output, {}};
-    kernel.run({{inputs, used}, {&output, 1}, scratch, nullptr});
-    if (padded > 0) std::copy(y, y + count * y_row, args.outputs[0].data + row * y_row);
-  }
-
-  GroupedMatMul op_;
-  KernelContext context_;
-  std::int64_t expert_bytes_ = 0;
-  std::map<std::int64_t, std::unique_ptr<Kernel>> kernels_;
-  AlignedMemory memory_;
-};
-
 }  // namespace
 
 KernelResult make_matmul(const MatMul& op, const KernelContext& context) {
@@ -957,15 +570,6 @@ KernelResult make_matmul(const MatMul& op, const KernelContext& context) {
   }
   if (op.weight == DType::i8) return make_weight_only(op, context);
   return make_float(op, context);
-}
-
-KernelResult make_grouped_matmul(const GroupedMatMul& op, const KernelContext& context) {
-  if (op.experts <= 0 || op.n <= 0 || op.k <= 0) return unsupported("empty product");
-  bytes_of(checked_mul(checked_mul(op.experts, op.n, "experts"), op.k, "experts"), DType::f32);
-  auto kernel = std::make_unique<GroupedKernel>(op, context);
-  std::string reason = kernel->prepare();
-  if (!reason.empty()) return unsupported(std::move(reason));
-  return {std::move(kernel), {}};
 }
 
 }  // namespace tcast

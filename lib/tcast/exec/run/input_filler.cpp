@@ -7,8 +7,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/kernels/bf16.h"
-#include "tcast/exec/kernels/kernels.h"
+#include "tcast/exec/kernels/buffer_values.h"
 
 namespace tcast {
 namespace {
@@ -30,7 +29,6 @@ void fill_last_rows(const InputContext& context, const Buffer& buffer) {
 void fill_mask(const InputContext& context, const Buffer& buffer) {
   const Workload& work = context.workload;
   const AttentionSpan& span = context.span;
-  void* data = buffer.data;
   for (std::int64_t query = 0; query < work.query_length; ++query) {
     const std::int64_t position = work.context_length + query;
     for (std::int64_t key = 0; key < work.sequence_length(); ++key) {
@@ -38,12 +36,7 @@ void fill_mask(const InputContext& context, const Buffer& buffer) {
           !span.causal || (key <= position && (span.window == 0 || position - key < span.window) &&
                            (span.chunk == 0 || key / span.chunk == position / span.chunk));
       const float value = seen ? 0.0f : -std::numeric_limits<float>::infinity();
-      const std::int64_t i = query * work.sequence_length() + key;
-      if (buffer.dtype == DType::bf16) {
-        static_cast<Bf16*>(data)[i] = to_bf16(value);
-      } else {
-        static_cast<float*>(data)[i] = value;
-      }
+      set_float(buffer, query * work.sequence_length() + key, value);
     }
   }
 }
