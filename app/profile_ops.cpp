@@ -12,7 +12,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/kernel.h"
+#include "tcast/exec/kernels/kernel.h"
 #include "tcast/report/json_text.h"
 #include "tcast/report/text_table.h"
 #include "tcast/study/simulation.h"

@@ -11,7 +11,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/file.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/measurement_store.h"
+#include "tcast/exec/timing/measurement_store.h"
 #include "tcast/report/json_text.h"
 #include "tcast/report/text_table.h"
 #include "tcast/study/host_timing.h"

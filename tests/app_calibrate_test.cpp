@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/device/device_profile.h"
-#include "tcast/exec/kernel.h"
+#include "tcast/exec/kernels/kernel.h"
 
 #include "app/cli.h"
 

@@ -1,8 +1,8 @@
 #include <doctest/doctest.h>
 
 #include "tcast/exec/control_group.h"
-#include "tcast/exec/host_key.h"
 #include "tcast/exec/threads.h"
+#include "tcast/exec/timing/host_key.h"
 
 #include "scratch.h"
 

@@ -1,8 +1,8 @@
 #include <doctest/doctest.h>
 
-#include "tcast/exec/host.h"
-#include "tcast/exec/kernel.h"
+#include "tcast/exec/kernels/kernel.h"
 #include "tcast/exec/threads.h"
+#include "tcast/exec/timing/host.h"
 
 using namespace tcast;
 

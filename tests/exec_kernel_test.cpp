@@ -7,10 +7,10 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
-#include "tcast/exec/bf16.h"
-#include "tcast/exec/kernel.h"
+#include "tcast/exec/kernels/bf16.h"
+#include "tcast/exec/kernels/kernel.h"
+#include "tcast/exec/kernels/reference.h"
 #include "tcast/exec/memory.h"
-#include "tcast/exec/reference.h"
 #include "tcast/exec/threads.h"
 
 using namespace tcast;

@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 #include "tcast/base/error.h"
-#include "tcast/exec/host_key.h"
-#include "tcast/exec/measurement_store.h"
+#include "tcast/exec/timing/host_key.h"
+#include "tcast/exec/timing/measurement_store.h"
 
 #include "error_of.h"
 

@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-#include "tcast/exec/measurement.h"
+#include "tcast/exec/timing/measurement.h"
 
 using namespace tcast;
 

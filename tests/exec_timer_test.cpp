@@ -4,8 +4,8 @@
 #include <doctest/doctest.h>
 
 #include "tcast/base/error.h"
-#include "tcast/exec/kernel.h"
-#include "tcast/exec/timer.h"
+#include "tcast/exec/kernels/kernel.h"
+#include "tcast/exec/timing/timer.h"
 
 using namespace tcast;
 

@@ -6,7 +6,7 @@
 
 #include <doctest/doctest.h>
 
-#include "tcast/exec/weights.h"
+#include "tcast/exec/run/weights.h"
 
 using namespace tcast;
 

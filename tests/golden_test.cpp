@@ -25,7 +25,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/text.h"
-#include "tcast/exec/host.h"
+#include "tcast/exec/timing/host.h"
 
 #include "app/cli.h"
 

@@ -14,7 +14,7 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
-#include "tcast/exec/executor.h"
+#include "tcast/exec/run/executor.h"
 #include "tcast/model/parameter_paths.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/transform/pipeline.h"

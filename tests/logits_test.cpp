@@ -15,7 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/error.h"
-#include "tcast/exec/kernel.h"
+#include "tcast/exec/kernels/kernel.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/study/generation.h"
 #include "tcast/transform/pipeline.h"

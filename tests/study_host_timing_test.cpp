@@ -6,9 +6,9 @@
 #include <doctest/doctest.h>
 #include <sys/mount.h>
 
-#include "tcast/exec/executor_overhead.h"
-#include "tcast/exec/host_key.h"
-#include "tcast/exec/measurement_store.h"
+#include "tcast/exec/run/executor_overhead.h"
+#include "tcast/exec/timing/host_key.h"
+#include "tcast/exec/timing/measurement_store.h"
 #include "tcast/study/host_timing.h"
 
 #include "error_of.h"

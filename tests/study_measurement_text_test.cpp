@@ -5,7 +5,7 @@
 
 #include <doctest/doctest.h>
 
-#include "tcast/exec/measurement_store.h"
+#include "tcast/exec/timing/measurement_store.h"
 #include "tcast/study/measurement_text.h"
 
 #include "command_runs.h"

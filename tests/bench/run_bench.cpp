@@ -17,9 +17,9 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
-#include "tcast/exec/host.h"
 #include "tcast/exec/memory.h"
 #include "tcast/exec/threads.h"
+#include "tcast/exec/timing/host.h"
 #include "tcast/study/generation.h"
 #include "tcast/transform/pipeline.h"
 

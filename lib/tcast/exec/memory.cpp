@@ -63,6 +63,17 @@ AlignedMemory::~AlignedMemory() {
   if (data_ != nullptr) munmap(data_, static_cast<std::size_t>(round_to(bytes_, page)));
 }
 
+void touch_pages(std::span<std::byte> memory) {
+  for (std::size_t i = 0; i < memory.size(); i += static_cast<std::size_t>(page))
+    memory[i] = std::byte{0};
+}
+
+void grow(AlignedMemory& memory, std::int64_t bytes) {
+  if (memory.bytes() >= bytes) return;
+  memory = AlignedMemory(bytes);
+  touch_pages(memory.span());
+}
+
 std::span<std::byte> MemoryPool::take(std::int64_t bytes) {
   constexpr std::int64_t piece = 32 * huge_page;
   const std::int64_t size = round_to(bytes, page);

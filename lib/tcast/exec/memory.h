@@ -28,6 +28,13 @@ class AlignedMemory {
   std::int64_t bytes_ = 0;
 };
 
+/// Writes to every page, so that the system finds them now, and not while something is timed. What
+/// the first bytes of a page held is lost.
+void touch_pages(std::span<std::byte> memory);
+
+/// Replaces memory of less than `bytes` by touched memory of that much; what it held is lost.
+void grow(AlignedMemory& memory, std::int64_t bytes);
+
 /// Memory of many tensors that live equally long, cut from few large pieces, so that small ones lie
 /// on huge pages as well. Zero, like AlignedMemory; given back all at once.
 class MemoryPool {

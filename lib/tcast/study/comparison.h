@@ -8,8 +8,8 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "tcast/exec/executor.h"
-#include "tcast/exec/timer.h"
+#include "tcast/exec/run/executor.h"
+#include "tcast/exec/timing/timer.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
 #include "tcast/study/expert_counts.h"

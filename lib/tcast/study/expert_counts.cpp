@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "tcast/exec/kernels.h"
+#include "tcast/exec/kernels/buffer_values.h"
 
 namespace tcast {
 

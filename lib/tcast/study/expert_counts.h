@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "tcast/exec/executor.h"
+#include "tcast/exec/run/executor.h"
 #include "tcast/graph/graph.h"
 
 namespace tcast {

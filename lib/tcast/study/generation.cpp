@@ -8,7 +8,7 @@
 #include "tcast/base/clock.h"
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/host.h"
+#include "tcast/exec/timing/host.h"
 #include "tcast/model/decoder.h"
 
 namespace tcast {

@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "tcast/exec/executor.h"
-#include "tcast/exec/timer.h"
+#include "tcast/exec/run/executor.h"
+#include "tcast/exec/timing/timer.h"
 #include "tcast/graph/graph.h"
 #include "tcast/model/parameter_paths.h"
 #include "tcast/model/transformer_model.h"

@@ -9,8 +9,8 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
-#include "tcast/exec/kernel.h"
-#include "tcast/exec/timer.h"
+#include "tcast/exec/kernels/kernel.h"
+#include "tcast/exec/timing/timer.h"
 #include "tcast/report/report.h"
 #include "tcast/study/simulation.h"
 

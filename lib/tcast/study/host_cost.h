@@ -6,7 +6,7 @@
 
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
-#include "tcast/exec/timer.h"
+#include "tcast/exec/timing/timer.h"
 
 namespace tcast {
 

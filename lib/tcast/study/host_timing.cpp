@@ -12,10 +12,10 @@
 #include "tcast/base/interrupt.h"
 #include "tcast/base/progress.h"
 #include "tcast/base/text.h"
-#include "tcast/exec/executor_overhead.h"
-#include "tcast/exec/host_key.h"
-#include "tcast/exec/kernel.h"
-#include "tcast/exec/measurement_store.h"
+#include "tcast/exec/kernels/kernel.h"
+#include "tcast/exec/run/executor_overhead.h"
+#include "tcast/exec/timing/host_key.h"
+#include "tcast/exec/timing/measurement_store.h"
 
 namespace tcast {
 namespace {

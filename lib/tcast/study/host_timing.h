@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "tcast/exec/host.h"
-#include "tcast/exec/timer.h"
+#include "tcast/exec/timing/host.h"
+#include "tcast/exec/timing/timer.h"
 
 namespace tcast {
 

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tcast/exec/measurement_store.h"
+#include "tcast/exec/timing/measurement_store.h"
 
 namespace tcast {
 

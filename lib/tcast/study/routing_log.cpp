@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "tcast/base/error.h"
-#include "tcast/exec/reference.h"
-#include "tcast/exec/router.h"
+#include "tcast/exec/kernels/reference.h"
+#include "tcast/exec/kernels/router.h"
 
 namespace tcast {
 namespace {

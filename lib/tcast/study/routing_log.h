@@ -6,7 +6,7 @@
 #include <tuple>
 #include <vector>
 
-#include "tcast/exec/executor.h"
+#include "tcast/exec/run/executor.h"
 
 namespace tcast {
 

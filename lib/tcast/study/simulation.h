@@ -12,7 +12,7 @@
 #include "tcast/cost/forecast.h"
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
-#include "tcast/exec/timer.h"
+#include "tcast/exec/timing/timer.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
 #include "tcast/report/trace_writer.h"
