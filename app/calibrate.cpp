@@ -19,6 +19,7 @@
 #include "app/command.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/progress.h"
 
 namespace tcast {
 namespace {
@@ -67,7 +68,7 @@ class CalibrateCommand final : public Command {
     options.threads = static_cast<int>(threads_);
     options.thorough = thorough_;
     options.time_budget_s = time_budget_s_;
-    options.progress = &streams.progress;
+    options.progress = progress_on(streams.progress);
     HostCalibrator calibrator(options);
     for (int round = 0; round < calibrator.rounds(); ++round) calibrator.time_round();
     const HostCalibration host = calibrator.fit();

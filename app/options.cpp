@@ -13,6 +13,8 @@
 #include "tcast/report/report_writers.h"
 #include "tcast/transform/pipeline.h"
 
+#include "app/environment.h"
+
 namespace tcast {
 namespace {
 
@@ -180,7 +182,8 @@ void add_phase_options(CommandLine& line, WorkloadInputs& inputs) {
 }
 
 void add_store_options(CommandLine& line, StoreInputs& inputs) {
-  line.add_option("--store", {"FILE", FileUse::updates, default_store_file()}, to_text(inputs.file),
+  inputs.default_file = default_store_file();
+  line.add_option("--store", {"FILE", FileUse::updates, inputs.default_file}, to_text(inputs.file),
                   "where timings of this host are kept; default measurements.sqlite in the user's "
                   "cache directory");
   line.add_flag("--no-store", inputs.enabled, "time everything anew, and keep nothing", false);

@@ -19,8 +19,10 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/environment.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/progress.h"
 
 namespace tcast {
 namespace {
@@ -98,7 +100,8 @@ class ProfileOpsCommand final : public Command {
     timing.timer.time_budget_s = time_budget_s_;
     timing.timer.threads = static_cast<int>(threads_);
     timing.store = store_;
-    timing.progress = &streams.progress;
+    timing.progress = progress_on(streams.progress);
+    timing.thread_settings = thread_settings();
     simulation.run_on_host(timing, false);
     Report report;
     report.warnings = model.warnings();

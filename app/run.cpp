@@ -32,8 +32,10 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/environment.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/progress.h"
 #include "app/token_ids.h"
 
 namespace tcast {
@@ -117,7 +119,8 @@ class RunCommand final : public Command {
     line.add_option("--time-budget", "SECONDS",
                     to_number(timing_.timer.time_budget_s, 0.001, 86400),
                     "limit of the time spent on predicting (default 10)");
-    line.add_option("--store", {"FILE", FileUse::updates, default_store_file()},
+    timing_.store.default_file = default_store_file();
+    line.add_option("--store", {"FILE", FileUse::updates, timing_.store.default_file},
                     to_text(timing_.store.file),
                     "where timings of this host are kept; default as in simulate");
     line.add_flag("--no-store", timing_.store.enabled, "time everything anew, and keep nothing",
@@ -200,7 +203,8 @@ class RunCommand final : public Command {
     std::optional<RunPredictor> predictor;
     if (compare_) {
       timing_.timer.threads = current_threads();
-      timing_.progress = &streams.progress;
+      timing_.progress = progress_on(streams.progress);
+      timing_.thread_settings = thread_settings();
       predictor.emplace(model, requests, input_length, output_length, timing_);
       // Before anything is executed.
       if (!json && !output_.file.is_given()) {

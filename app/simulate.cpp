@@ -25,8 +25,10 @@
 #include "tcast/transform/pipeline.h"
 
 #include "app/command.h"
+#include "app/environment.h"
 #include "app/options.h"
 #include "app/output.h"
+#include "app/progress.h"
 
 namespace tcast {
 namespace {
@@ -138,7 +140,8 @@ class SimulateCommand final : public Command {
       timing.timer.time_budget_s = target_.time_budget_s;
       timing.timer.threads = static_cast<int>(target_.threads);
       timing.store = target_.store;
-      timing.progress = &streams.progress;
+      timing.progress = progress_on(streams.progress);
+      timing.thread_settings = thread_settings();
       simulation.run_on_host(timing, target_.ideal);
       report.device = simulation.device().description;
     }

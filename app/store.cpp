@@ -18,6 +18,7 @@
 #include "tcast/study/measurement_text.h"
 
 #include "app/command.h"
+#include "app/environment.h"
 #include "app/options.h"
 #include "app/output.h"
 

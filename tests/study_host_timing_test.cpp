@@ -36,11 +36,12 @@ class File {
   fs::path folder_;
 };
 
-HostTimingOptions options(const std::string& store, double budget_s) {
+HostTimingOptions options(const std::string& store, double budget_s,
+                          const std::string& default_file = {}) {
   HostTimingOptions options;
   options.timer.time_budget_s = budget_s;
   options.timer.threads = 1;
-  options.store = {.file = store, .enabled = true};
+  options.store = {.file = store, .enabled = true, .default_file = default_file};
   // Whatever else runs beside the tests: what is kept stays.
   options.quiet = [](const Pace&, int) { return false; };
   return options;
@@ -79,11 +80,10 @@ TEST_CASE("host timing: what was timed once is kept") {
   HostTimingOptions more = options(file.name(), 0.5);
   more.timer.threads = 2;
   CHECK(time_on_host(records, more).kept == 0);
-  {
-    // S21: neither do times of threads that are bound in another way stand for these.
-    const Variable bound("OMP_PROC_BIND", "spread");
-    CHECK(time_on_host(records, options(file.name(), 0.5)).kept == 0);
-  }
+  // S21: neither do times of threads that are bound in another way stand for these.
+  HostTimingOptions bound = options(file.name(), 0.5);
+  bound.thread_settings = "; OMP_PROC_BIND=spread";
+  CHECK(time_on_host(records, bound).kept == 0);
   // Without a store nothing is looked up.
   HostTimingOptions none = options(file.name(), 0.5);
   none.store.enabled = false;
@@ -222,16 +222,15 @@ TEST_CASE("host timing: a default store that cannot be used is one warning, a na
   const Scratch folder;
   const std::vector<OpRecord> records = {MatMul{.m = 4, .n = 64, .k = 32},
                                          Norm{.rows = 4, .width = 64}};
-  const auto timed = [&](const std::string& named) {
-    const HostTimings timings = time_on_host(records, options(named, 0.1));
+  const auto timed = [&](const std::string& named, const std::string& default_file = {}) {
+    const HostTimings timings = time_on_host(records, options(named, 0.1, default_file));
     CHECK(timings.measurements[0].seconds > 0);
     CHECK(timings.measurements[1].seconds > 0);
     return timings;
   };
   const auto check = [&](const std::string& cache, const std::string& reason) {
     CAPTURE(cache);
-    const Variable variable("XDG_CACHE_HOME", cache);
-    const HostTimings timings = timed("");
+    const HostTimings timings = timed("", cache + "/tcast/measurements.sqlite");
     REQUIRE(timings.warnings.size() == 1);
     CHECK(timings.warnings[0].find("measurements are not kept: " + cache) == 0);
     CHECK(timings.warnings[0].find(reason) != std::string::npos);
@@ -244,9 +243,7 @@ TEST_CASE("host timing: a default store that cannot be used is one warning, a na
   check(folder.file("foreign"), "is no measurement store of tcast, and is left as it is");
   CHECK(folder.read("foreign/tcast/measurements.sqlite") == "somebody's notes");
   {
-    const Variable cache("XDG_CACHE_HOME", "relative");
-    const Variable home("HOME", "");
-    const HostTimings timings = timed("");
+    const HostTimings timings = timed("", "");
     REQUIRE(timings.warnings.size() == 1);
     CHECK(timings.warnings[0] ==
           "measurements are not kept: neither XDG_CACHE_HOME nor HOME names a directory");
@@ -259,19 +256,19 @@ TEST_CASE("host timing: a default store that cannot be used is one warning, a na
   REQUIRE(mount("tmpfs", small.c_str(), "tmpfs", MS_REMOUNT, "size=1m") == 0);
   fs::remove_all(small + "/tcast");
   {
-    const Variable cache("XDG_CACHE_HOME", small);
-    CHECK(timed("").warnings.empty());
+    const std::string file = small + "/tcast/measurements.sqlite";
+    CHECK(timed("", file).warnings.empty());
     REQUIRE(mount("tmpfs", small.c_str(), "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m") == 0);
     // What is kept there is still good.
-    const HostTimings kept = timed("");
+    const HostTimings kept = timed("", file);
     CHECK(kept.warnings.empty());
     CHECK(kept.kept == 2);
-    HostTimingOptions other = options("", 0.1);
+    HostTimingOptions other = options("", 0.1, file);
     other.timer.threads = 2;
     const HostTimings timings = time_on_host(records, other);
     REQUIRE(timings.warnings.size() == 1);
     CHECK(timings.warnings[0].find("attempt to write a readonly database") != std::string::npos);
-    other.store.file = small + "/tcast/measurements.sqlite";
+    other.store.file = file;
     CHECK(error_of([&] {
             time_on_host(records, other);
           }).find("attempt to write a readonly database") != std::string::npos);

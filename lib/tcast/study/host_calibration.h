@@ -1,6 +1,7 @@
 #pragma once
 
-#include <iosfwd>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,11 +14,11 @@ struct HostCalibrationOptions {
   static constexpr double default_budget_s = 10;
   static constexpr double thorough_budget_s = 60;
 
-  std::string name{};                ///< of the device; empty: that of the CPU
-  int threads = 0;                   ///< 0: all that this process may use
-  double time_budget_s = 0;          ///< 0: one of the above
-  bool thorough = false;             ///< time about twice as many operators
-  std::ostream* progress = nullptr;  ///< where a terminal shows it; null: nowhere
+  std::string name{};        ///< of the device; empty: that of the CPU
+  int threads = 0;           ///< 0: all that this process may use
+  double time_budget_s = 0;  ///< 0: one of the above
+  bool thorough = false;     ///< time about twice as many operators
+  std::function<std::unique_ptr<TimingProgress>()> progress{};  ///< as in HostTimingOptions
 };
 
 /// An operator, the mean of its times in the middle rounds, and how much they differ.

@@ -1,7 +1,6 @@
 #include "tcast/study/host_timing.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <utility>
@@ -10,7 +9,6 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/interrupt.h"
-#include "tcast/base/progress.h"
 #include "tcast/base/text.h"
 #include "tcast/exec/kernels/kernel.h"
 #include "tcast/exec/run/executor_overhead.h"
@@ -22,22 +20,6 @@ namespace {
 
 /// Under what the executor's overhead is kept, beside the ops.
 constexpr const char* overhead_key = "executor overhead per op";
-
-/// Variables of the environment that libgomp reads, and on which it depends where threads run and
-/// how long they take to begin: https://gcc.gnu.org/onlinedocs/libgomp/Environment-Variables.html
-constexpr const char* thread_variables[] = {"GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "OMP_DYNAMIC",
-                                            "OMP_PLACES",        "OMP_PROC_BIND",  "OMP_STACKSIZE",
-                                            "OMP_THREAD_LIMIT",  "OMP_WAIT_POLICY"};
-
-/// "; OMP_PROC_BIND=close" of those that are set.
-std::string thread_settings() {
-  std::string settings;
-  for (const char* name : thread_variables) {
-    const char* const value = std::getenv(name);
-    if (value != nullptr) settings += fmt::format("; {}={}", name, printable(value));
-  }
-  return settings;
-}
 
 /// Whether a kept measurement is as good as one that would be taken now.
 bool is_good_enough(const Measurement& kept, double budget_s) {
@@ -54,7 +36,7 @@ class Session {
       : records_(records), options_(options) {
     result_.host = host_features();
     result_.threads = options.timer.threads > 0 ? options.timer.threads : result_.host.threads;
-    key_ = host_key(result_.threads) + thread_settings();
+    key_ = host_key(result_.threads) + options.thread_settings;
     result_.measurements.resize(records.size());
     for (std::size_t i = 0; i < records.size(); ++i) {
       std::vector<std::size_t>& equal = places_[signature_of(records[i])];
@@ -87,7 +69,7 @@ class Session {
 
   void open_store() {
     if (!options_.store.enabled) return;
-    const std::string file = is_named() ? options_.store.file : default_store_file();
+    const std::string file = is_named() ? options_.store.file : options_.store.default_file;
     if (file.empty()) {
       result_.warnings.emplace_back(
           "measurements are not kept: neither XDG_CACHE_HOME nor HOME names a directory");
@@ -168,8 +150,8 @@ class Session {
 
   void time() {
     const InterruptGuard interrupts;
-    std::optional<Progress> progress;
-    if (options_.progress != nullptr) progress.emplace(*options_.progress);
+    std::unique_ptr<TimingProgress> progress;
+    if (options_.progress) progress = options_.progress();
     std::optional<MeasurementStore::Turn> turn;
     with_store([&](MeasurementStore& store) {
       store.require_writable();
@@ -266,17 +248,6 @@ Measurement combined(const std::vector<WeightedOp>& parts, const Measurement* ti
 }
 
 }  // namespace
-
-std::string default_store_file() {
-  for (const auto& [name, below] :
-       {std::pair{"XDG_CACHE_HOME", "/tcast/"}, std::pair{"HOME", "/.cache/tcast/"}}) {
-    const char* value = std::getenv(name);
-    // A relative path is to be ignored, says the standard of the XDG directories.
-    if (value != nullptr && value[0] == '/')
-      return value + std::string(below) + "measurements.sqlite";
-  }
-  return {};
-}
 
 HostTimings time_on_host(const std::vector<OpRecord>& records, const HostTimingOptions& options) {
   std::vector<std::vector<WeightedOp>> parts;

@@ -2,9 +2,10 @@
 
 #include <cstddef>
 #include <functional>
-#include <iosfwd>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tcast/exec/timing/host.h"
@@ -14,18 +15,33 @@ namespace tcast {
 
 /// Where measurements of this host are kept.
 struct StoreInputs {
-  std::string file;     ///< empty: default_store_file()
-  bool enabled = true;  ///< else everything is timed anew, and forgotten
+  std::string file;          ///< that the user named; empty: default_file
+  bool enabled = true;       ///< else everything is timed anew, and forgotten
+  std::string default_file;  ///< in the user's cache directory; empty when there is none
 };
 
-/// measurements.sqlite under the user's cache directory; empty when the environment names none.
-std::string default_store_file();
+/// Shows how far a session of timings is.
+class TimingProgress {
+ public:
+  TimingProgress() = default;
+  TimingProgress(const TimingProgress&) = delete;
+  TimingProgress& operator=(const TimingProgress&) = delete;
+  virtual ~TimingProgress() = default;
+
+  /// `done` of `total` are behind us, `what` comes now, and about `left_s` are to go.
+  virtual void show(std::size_t done, std::size_t total, std::string_view what, double left_s) = 0;
+  /// A text instead, such as what is waited for.
+  virtual void show(std::string_view text) = 0;
+};
 
 struct HostTimingOptions {
   TimerOptions timer;
-  StoreInputs store{.file = {}, .enabled = false};
-  /// Where a terminal shows the progress, if it is one; null: nowhere.
-  std::ostream* progress = nullptr;
+  StoreInputs store{.file = {}, .enabled = false, .default_file = {}};
+  /// What of the environment decides where threads run: times under other settings are others'.
+  std::string thread_settings{};
+  /// Makes what shows the progress of a session, which is gone when the session ends; empty:
+  /// nobody.
+  std::function<std::unique_ptr<TimingProgress>()> progress{};
   /// Asked before kept times that were disturbed are taken again.
   std::function<bool(const Pace& best, int threads)> quiet = is_quiet;
 };

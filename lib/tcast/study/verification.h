@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tcast/base/export.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/study/boundaries.h"
 #include "tcast/study/generation.h"
@@ -22,7 +23,7 @@ struct VerifiedPass {
 };
 
 /// "the prompt of 140 tokens", "decode step 2 behind a prompt of 126 tokens".
-std::string to_string(const VerifiedPass& pass);
+TCAST_API std::string to_string(const VerifiedPass& pass);
 
 /// Requests that every version of a model is executed on, and how close their logits have to be:
 /// max |a - b| / max |b|.

@@ -1,4 +1,4 @@
-#include "tcast/base/progress.h"
+#include "app/progress.h"
 
 #include <algorithm>
 #include <iostream>
@@ -46,6 +46,10 @@ void Progress::show(std::string_view text) {
   shown.resize(size);
   // The one place that means to move the cursor; the text itself must not.
   *err_ << "\r\033[K" << shown << std::flush;
+}
+
+std::function<std::unique_ptr<TimingProgress>()> progress_on(std::ostream& err) {
+  return [&err] { return std::make_unique<Progress>(err); };
 }
 
 }  // namespace tcast

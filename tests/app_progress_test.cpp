@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tcast/base/progress.h"
+#include "app/progress.h"
 
 using namespace tcast;
 
