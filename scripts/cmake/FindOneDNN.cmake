@@ -1,5 +1,5 @@
 # Finds oneDNN by its header and library: the package's own CMake config on Debian 12 insists on
-# OpenCL headers that it only recommends. Defines OneDNN::OneDNN.
+# OpenCL headers that it only recommends. Sets OneDNN_INCLUDE_DIR and OneDNN_LIBRARY.
 find_path(OneDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
 find_library(OneDNN_LIBRARY dnnl)
 if(OneDNN_INCLUDE_DIR AND EXISTS ${OneDNN_INCLUDE_DIR}/oneapi/dnnl/dnnl_version.h)
@@ -13,8 +13,3 @@ find_package_handle_standard_args(OneDNN
   REQUIRED_VARS OneDNN_LIBRARY OneDNN_INCLUDE_DIR VERSION_VAR OneDNN_VERSION
   REASON_FAILURE_MESSAGE "install libdnnl-dev (scripts/setup does)")
 mark_as_advanced(OneDNN_INCLUDE_DIR OneDNN_LIBRARY)
-if(OneDNN_FOUND AND NOT TARGET OneDNN::OneDNN)
-  add_library(OneDNN::OneDNN UNKNOWN IMPORTED)
-  set_target_properties(OneDNN::OneDNN PROPERTIES
-    IMPORTED_LOCATION ${OneDNN_LIBRARY} INTERFACE_INCLUDE_DIRECTORIES ${OneDNN_INCLUDE_DIR})
-endif()
