@@ -160,7 +160,8 @@ std::string masked(const std::string& output) {
   if (json.is_object()) add_paths(json, "", rows);
   const auto end_paragraph = [&] {
     for (const std::string& row : rows) text += row + "\n";
-    if (!words.empty()) text += tcast::join({words.begin(), words.end()}, " ") + "\n";
+    if (!words.empty())
+      text += tcast::join(std::vector<std::string>(words.begin(), words.end()), " ") + "\n";
     if (!rows.empty() || !words.empty()) text += "\n";
     rows.clear();
     words.clear();
