@@ -256,6 +256,71 @@ TEST_CASE("least devices: no more models are built than for powers of two alone"
   }
 }
 
+/// What a search over powers of two, with everything built and transformed for each, finds.
+LeastDevices powers_of_two(const HfConfig& config, const SimulationRequest& request,
+                           const DeviceProfile& device) {
+  LeastDevices found;
+  const TransformerModel whole = transformed(config, {});
+  const auto bytes = static_cast<double>(whole.weight_bytes());
+  const ParameterCounts counts = whole.count_parameters();
+  for (std::int64_t devices = 1; devices <= 1024; devices *= 2) {
+    if (bytes / static_cast<double>(devices) > static_cast<double>(device.memory_bytes)) continue;
+    for (std::int64_t tp = std::min<std::int64_t>(devices, 64); tp >= 1; tp /= 2) {
+      for (const std::int64_t ep : {devices, std::int64_t{1}}) {
+        if (ep > 1 && counts.active == counts.total) continue;
+        try {
+          ++found.built;
+          if (fits(transformed(config, {devices, tp, ep}), request, device)) {
+            found.devices = devices;
+            found.tp = tp;
+            found.ep = ep;
+            return found;
+          }
+        } catch (const Error&) {
+          // It does not divide.
+        }
+        if (devices == 1) break;
+      }
+    }
+  }
+  return found;
+}
+
+TEST_CASE("least devices: a hook runs no more often than for powers of two alone") {
+  int more_than_one = 0;
+  for (const std::int64_t kv_heads : {4, 12}) {
+    const HfConfig config = HfConfig::parse(twelve_heads("counted_hooked", kv_heads), "c.json");
+    for (const std::int64_t kilobytes : {1000, 1500, 2200, 3000, 4000, 5000, 9000, 20000}) {
+      for (const std::int64_t batch : {1, 6, 40}) {
+        CAPTURE(kv_heads);
+        CAPTURE(kilobytes);
+        CAPTURE(batch);
+        DeviceProfile device = load_device("h200");
+        device.memory_bytes = kilobytes * 1000;
+        SimulationRequest request;
+        request.batch_size = batch;
+        request.input_length = 24;
+        request.output_length = 8;
+        const LeastDevices before = powers_of_two(config, request, device);
+        const TransformerModel model = transformed(config, {});
+        calls = {};
+        const LeastDevices found = least_devices(model, request, device);
+        CHECK(calls.transformed <= found.built);  // some layouts fail before the hook
+        if (before.devices == 0) continue;
+        REQUIRE(found.devices > 0);
+        CHECK(found.devices <= before.devices);
+        if (found.devices == 1) CHECK(found.built == 0);
+        if (found.devices > 1) ++more_than_one;
+        if (found.devices < before.devices) continue;
+        CHECK(found.tp == before.tp);
+        CHECK(found.ep == before.ep);
+        CHECK(found.built <= before.built);
+      }
+    }
+  }
+  CHECK(more_than_one >= 10);
+}
+
 TEST_CASE("least devices: 384 experts over 12 devices, where powers of two need 16") {
   const HfConfig config = HfConfig::load(shipped("kimi-k2"));
   DeviceProfile device = load_device("h100");

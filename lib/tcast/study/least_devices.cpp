@@ -93,15 +93,15 @@ class Search {
 
   LeastDevices run() {
     whole_.weight_bytes = whole_bytes(model_);
-    if (!has_room(whole_, most_devices)) return found_;
+    if (!has_room(most_devices, most_devices)) return found_;
     find_unsharded();
     if (unsharded_ != nullptr) note_whole();
     for (std::int64_t devices = 1; devices <= most_devices; ++devices) {
-      if (!has_room(whole_, devices)) continue;
+      if (!has_room(devices, devices)) continue;
       for (std::int64_t tp = std::min(devices, most_tp); tp >= 1; --tp) {
         if (devices % tp != 0) continue;
         for (const std::int64_t ep : expert_groups(devices, tp)) {
-          if (!fits({devices, tp, ep})) continue;
+          if (!has_room(devices, std::lcm(tp, ep)) || !fits({devices, tp, ep})) continue;
           found_.devices = devices;
           found_.tp = tp;
           found_.ep = ep;
@@ -117,9 +117,12 @@ class Search {
     return static_cast<double>(device_.memory_bytes) - static_cast<double>(request_.reserved_bytes);
   }
 
-  /// Whether a rank may have room: no spreading makes it hold less than its share of every tensor.
-  bool has_room(const Demand& whole, std::int64_t devices) const {
-    return (whole.weight_bytes + whole.other_bytes) / static_cast<double>(devices) <= room();
+  /// Whether a rank may have room: no spreading makes it hold less than its share of every tensor,
+  /// and replicas share no weights, so that at most `sharing` ranks share one.
+  bool has_room(std::int64_t devices, std::int64_t sharing) const {
+    return whole_.weight_bytes / static_cast<double>(sharing) +
+               whole_.other_bytes / static_cast<double>(devices) <=
+           room();
   }
 
   /// Expert-parallel sizes that are worth a try: all devices, none of them, and as many as divide
