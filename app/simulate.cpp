@@ -20,6 +20,7 @@
 #include "tcast/report/report_writers.h"
 #include "tcast/report/trace_writer.h"
 #include "tcast/study/host_cost.h"
+#include "tcast/study/least_devices.h"
 #include "tcast/study/report_model.h"
 #include "tcast/study/simulation.h"
 #include "tcast/transform/pipeline.h"
@@ -146,7 +147,7 @@ class SimulateCommand final : public Command {
       report.device = simulation.device().description;
     }
     simulation.fill(report);
-    const LeastDevices least = least_devices(model, model_.assume_base, asked, simulation.device());
+    const LeastDevices least = least_devices(model, asked, simulation.device());
     report.memory.min_devices = least.devices;
     report.memory.min_devices_tp = least.tp;
     report.memory.min_devices_ep = least.ep;

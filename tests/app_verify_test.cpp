@@ -107,7 +107,7 @@ TCAST_REGISTER_CUSTOM_MODEL("verified_own_shards")
         tcast::walk(m.root(), [&](tcast::Module& module, const tcast::ModulePath& path) {
           auto* mlp = dynamic_cast<tcast::Mlp*>(&module);
           if (mlp == nullptr) return;
-          mlp->shard({m.options().parallel.tp, 1}, true, path.text());
+          mlp->shard_width(m.layout().group(tcast::ParallelAxis::tp), true, path.text());
           report.changed_modules += path.count();
         });
         tcast::walk(m.root(), [](tcast::Module& module, const tcast::ModulePath&) {

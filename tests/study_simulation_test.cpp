@@ -272,32 +272,6 @@ TEST_CASE("products that the device has no units for are said to be priced as ot
   }
 }
 
-TEST_CASE("the least number of devices comes with how the model is spread over them") {
-  const DeviceProfile device = load_device("h100");
-  struct Row {
-    const char* model;
-    std::int64_t devices;
-  };
-  for (const Row& row : {Row{"llama-3.1-70b", 2}, Row{"deepseek-v3", 16}, Row{"qwen3-0.6b", 1}}) {
-    CAPTURE(row.model);
-    const std::string file =
-        std::string(TCAST_SOURCE_DIR) + "/configs/models/" + row.model + ".json";
-    const TransformerModel model = transformed(file, {});
-    const LeastDevices least = least_devices(model, "", {}, device);
-    CHECK(least.devices == row.devices);
-    // The model so spread does fit, and on half as many it would not.
-    ModelOptions options;
-    options.parallel = {least.devices, least.tp, least.ep};
-    CHECK(least.tp * least.ep > 0);
-    const TransformerModel spread_model = transformed(file, options);
-    Simulation spread_simulation(spread_model, {});
-    spread_simulation.run(device, false);
-    Report report;
-    spread_simulation.fill(report);
-    CHECK(report.memory.fits);
-  }
-}
-
 TEST_CASE("the report says how many distinct experts a pass is expected to read") {  // S6, D17
   const auto even = [](double tokens, double experts, double top_k) {
     return experts * (1 - std::pow(1 - top_k / experts, tokens));

@@ -7,13 +7,14 @@
 
 #include "tcast/base/error.h"
 #include "tcast/model/requirements.h"
+#include "tcast/model/sharding.h"
 
 namespace tcast {
 
 std::int64_t divided_heads(std::int64_t heads, RankGroup group, const std::string& path,
                            const char* what) {
   if (heads % group.size != 0) {
-    throw Error(
+    refuse_layout(
         fmt::format("{}: {} {} cannot be divided over tp {}", path, heads, what, group.size),
         fmt::format("choose --tp so that it divides {}", heads));
   }
@@ -289,11 +290,14 @@ RotaryPart GroupedQueryAttention::rotary_part() const {
   return {config_.rotary_dim, 0, config_.rotary_interleaved, config_.rotary_set};
 }
 
-void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path) {
+void GroupedQueryAttention::shard(const Layout& layout, ShardReport& report) {
+  const RankGroup group = layout.group(ParallelAxis::tp);
+  if (group.size == 1) return;
+  const std::string path = report.path();
   config_.local_heads = divided_heads(config_.num_heads, group, path, "attention heads");
   const std::int64_t kv_heads = config_.num_kv_heads;
   if (kv_heads % group.size != 0 && group.size % kv_heads != 0) {
-    throw Error(
+    refuse_layout(
         fmt::format("{}: {} key/value heads can neither be divided over tp {} nor replicated", path,
                     kv_heads, group.size),
         fmt::format("choose --tp so that it divides {} or is a multiple of it", kv_heads));
@@ -325,6 +329,7 @@ void GroupedQueryAttention::shard_heads(RankGroup group, const std::string& path
   if (Parameter* sinks = find_parameter("sinks")) {
     sinks->shard = {0, group.size, group.stride, {{config_.num_heads, group.size}}};
   }
+  report.cut(fmt::format("heads over tp {}", group.size));
 }
 
 // --- eager ---------------------------------------------------------------------------------------

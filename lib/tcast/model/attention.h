@@ -36,9 +36,6 @@ class TCAST_API AttentionModule : public ModulePart<AttentionModule> {
   /// A module with the same parameters whose forward traces one fused operator over a paged cache;
   /// null when this one does so already. Takes this module's content over.
   virtual std::unique_ptr<Module> make_paged(const CacheOptions& options) = 0;
-  /// Cuts the heads over a tensor-parallel group. Throws Error when they do not divide; `path`
-  /// names the module in it.
-  virtual void shard_heads(RankGroup group, const std::string& path) = 0;
   /// Stores keys and values in another dtype from now on. False: it has no cache of its own to
   /// change (an eager module's grows with the activations' dtype).
   bool set_cache_dtype(DType dtype);
@@ -112,7 +109,9 @@ class TCAST_API GroupedQueryAttention : public ModulePart<GroupedQueryAttention,
 
   const Config& config() const { return config_; }
 
-  void shard_heads(RankGroup group, const std::string& path) override;
+  /// Cuts the heads over a tensor-parallel group; the heads of keys and values, where there are
+  /// fewer of them than ranks, are on several.
+  void shard(const Layout& layout, ShardReport& report) override;
 
  protected:
   struct Projected {

@@ -233,72 +233,104 @@ void validate_types(const HfConfig& config) {
 
 }  // namespace
 
+ResolvedArchitecture resolve_architecture(const HfConfig& config, const std::string& assume_base) {
+  const std::string model_type = config.model_type();
+  ResolvedArchitecture found;
+  found.entry = architectures().find(model_type);
+  if (found.entry != nullptr) return found;
+  found.built_as = assume_base.empty() ? recognise(config) : assume_base;
+  if (found.built_as.empty()) return found;
+  found.entry = architectures().find(found.built_as);
+  if (!assume_base.empty()) {
+    found.because = "--assume-base";
+    found.assumption = fmt::format("model type '{}' is built as '{}' (--assume-base)",
+                                   printable(model_type), found.built_as);
+  } else {
+    found.because = "recognised by what its config has";
+    found.assumption = fmt::format("model type '{}' is recognised as '{}' by what its config has",
+                                   printable(model_type), found.built_as);
+  }
+  return found;
+}
+
+namespace {
+
+/// The architecture that a profile's base names.
+ResolvedArchitecture architecture_of_base(const ModelProfile& profile) {
+  ResolvedArchitecture found;
+  found.built_as = *profile.base;
+  found.because = "the profile's base";
+  found.entry = architectures().find(found.built_as);
+  if (found.entry != nullptr) return found;
+  throw Error(fmt::format("{}: base: '{}' is not a known architecture",
+                          profile.sources.empty() ? "profile" : profile.sources.back(),
+                          printable(found.built_as)),
+              did_you_mean(found.built_as, architectures().names(),
+                           "see 'tcast models' for the known ones"));
+}
+
+/// A type that the user or a predicate named, and that nobody registered.
+[[noreturn]] void fail_not_registered(const HfConfig& config, const ResolvedArchitecture& named) {
+  if (named.because == "--assume-base") {
+    throw Error(
+        fmt::format("--assume-base '{}' is not a known architecture", printable(named.built_as)),
+        did_you_mean(named.built_as, architectures().names(),
+                     "see 'tcast models' for the known ones"));
+  }
+  throw Error(fmt::format("{}: the config is recognised as '{}', which is not a known architecture",
+                          config.file(), printable(named.built_as)),
+              did_you_mean(named.built_as, architectures().names()));
+}
+
+}  // namespace
+
 TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
                              const std::string& assume_base) {
+  ResolvedArchitecture architecture;
+  if (!profile.base) architecture = resolve_architecture(config, assume_base);
+  return build_model(std::move(config), std::move(profile), std::move(options),
+                     std::move(architecture));
+}
+
+TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
+                             ResolvedArchitecture architecture) {
   const std::string model_type = config.model_type();
   validate_types(config);
-  std::string build_as = model_type;
-  std::string because;  // the tree is that of another type; empty: it is not
+  if (profile.base) architecture = architecture_of_base(profile);
+  if (architecture.entry == nullptr) {
+    if (architecture.built_as.empty()) fail_unknown(config, model_type);
+    fail_not_registered(config, architecture);
+  }
+  const bool as_itself = architecture.built_as.empty();
+  const std::string build_as = as_itself ? model_type : architecture.built_as;
   std::vector<std::string> assumptions;
-  const bool registered = architectures().find(model_type) != nullptr;
-  const std::string recognised =
-      registered || profile.base || !assume_base.empty() ? "" : recognise(config);
-  if (!recognised.empty()) {
-    if (architectures().find(recognised) == nullptr) {
-      throw Error(fmt::format("{}: the config is recognised as '{}', which is not a known "
-                              "architecture",
-                              config.file(), printable(recognised)),
-                  did_you_mean(recognised, architectures().names()));
-    }
-    build_as = recognised;
-    because = "recognised by what its config has";
-    assumptions.push_back(
-        fmt::format("model type '{}' is recognised as '{}' by what its config has",
-                    printable(model_type), recognised));
-  } else if (profile.base) {
-    build_as = *profile.base;
-    because = "the profile's base";
-    if (architectures().find(build_as) == nullptr) {
-      throw Error(
-          fmt::format("{}: base: '{}' is not a known architecture",
-                      profile.sources.empty() ? "profile" : profile.sources.back(),
-                      printable(build_as)),
-          did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
-    }
-  } else if (!registered && !assume_base.empty()) {
-    build_as = assume_base;
-    because = "--assume-base";
-    if (architectures().find(build_as) == nullptr) {
-      throw Error(
-          fmt::format("--assume-base '{}' is not a known architecture", printable(build_as)),
-          did_you_mean(build_as, architectures().names(), "see 'tcast models' for the known ones"));
-    }
-    assumptions.push_back(fmt::format("model type '{}' is built as '{}' (--assume-base)",
-                                      printable(model_type), build_as));
-  } else if (!registered) {
-    fail_unknown(config, model_type);
-  }
+  if (!architecture.assumption.empty()) assumptions.push_back(architecture.assumption);
   if (const auto* const known = config_classes().find(build_as)) {
-    config = config.as_class(known->data(), because.empty());
+    config = config.as_class(known->data(), as_itself);
   }
-  const auto& architecture = *architectures().find(build_as);
+  const RegistryEntry<ArchitectureFunction>& builder = *architecture.entry;
   // Those of tcast build language models only; what a plugin's builds is its own business.
-  if (architecture.origin == Origin::builtin && !config.is_part()) {
+  if (builder.origin == Origin::builtin && !config.is_part()) {
     refuse_other_towers(config.as_written(), model_type);
   }
   std::vector<std::string> warnings;
   std::unique_ptr<Module> root =
-      architecture.call(ArchitectureContext{config, profile, options, assumptions, warnings});
-  if (root == nullptr) architecture.refuse("it returned no tree", "return the root module");
-  if (!because.empty()) refuse_left_out_parts(config, build_as, because);
+      builder.call(ArchitectureContext{config, profile, options, assumptions, warnings});
+  if (root == nullptr) builder.refuse("it returned no tree", "return the root module");
+  if (!as_itself) refuse_left_out_parts(config, build_as, architecture.because);
   TransformerModel model(std::move(config), std::move(profile), std::move(options), std::move(root),
                          std::move(assumptions));
   for (std::string& warning : warnings) model.add_warning(std::move(warning));
-  if (!because.empty()) model.set_built_as(build_as);
-  model.note_contributor(architectures(), architecture);
-  model.set_built_by("the " + architecture.text());
+  model.set_architecture(std::move(architecture));
   if (const std::optional<TreeFault> fault = find_fault(model.root())) fail_as_built(model, *fault);
   return model;
+}
+
+TransformerModel rebuild(const TransformerModel& model, ModelOptions options) {
+  TransformerModel again =
+      build_model(model.config(), model.profile(), std::move(options), model.architecture());
+  if (model.hook()) again.set_hook(*model.hook());
+  return again;
 }
 
 }  // namespace tcast

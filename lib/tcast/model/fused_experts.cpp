@@ -6,6 +6,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/model/requirements.h"
+#include "tcast/model/sharding.h"
 
 namespace tcast {
 namespace {
@@ -182,9 +183,9 @@ void GroupedFusedExperts::shard_tensor(RankGroup group, const std::string& path)
   if (group.size == 1) return;
   const std::int64_t width = config_.intermediate_size;
   if (width % group.size != 0) {
-    throw Error(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks", path,
-                            width, group.size),
-                fmt::format("choose a number of ranks that divides {}", width));
+    refuse_layout(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks",
+                              path, width, group.size),
+                  fmt::format("choose a number of ranks that divides {}", width));
   }
   config_.tensor_group = group;
   cut_parameters();
@@ -194,7 +195,7 @@ void GroupedFusedExperts::shard_experts(RankGroup group, const std::string& path
   if (group.size == 1) return;
   const std::int64_t experts = config_.experts;
   if (experts % group.size != 0) {
-    throw Error(
+    refuse_layout(
         fmt::format("{}: {} experts cannot be divided over ep {}", path, experts, group.size),
         fmt::format("choose --ep so that it divides {}", experts));
   }

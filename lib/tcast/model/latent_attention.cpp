@@ -2,7 +2,10 @@
 
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "tcast/model/requirements.h"
+#include "tcast/model/sharding.h"
 
 namespace tcast {
 
@@ -57,8 +60,10 @@ std::string LatentAttention::projections_fault() const {
   return needs.fault();
 }
 
-void LatentAttention::shard_heads(RankGroup group, const std::string& path) {
-  config_.local_heads = divided_heads(config_.num_heads, group, path, "attention heads");
+void LatentAttention::shard(const Layout& layout, ShardReport& report) {
+  const RankGroup group = layout.group(ParallelAxis::tp);
+  if (group.size == 1) return;
+  config_.local_heads = divided_heads(config_.num_heads, group, report.path(), "attention heads");
   auto linear = [this](const std::string& name) -> Linear& { return child_as<Linear>(name); };
   linear(config_.q_lora_rank > 0 ? config_.names.q_b_proj : config_.names.q_proj)
       .shard_columns(group);
@@ -66,9 +71,11 @@ void LatentAttention::shard_heads(RankGroup group, const std::string& path) {
   linear(config_.names.o_proj).shard_rows(group);
   linear(config_.names.kv_a_proj_with_mqa).parameters()[0].whole_because =
       "every head needs the latent";
-  if (config_.q_lora_rank == 0) return;
-  linear(config_.names.q_a_proj).parameters()[0].whole_because =
-      "every head needs the compressed query";
+  if (config_.q_lora_rank > 0) {
+    linear(config_.names.q_a_proj).parameters()[0].whole_because =
+        "every head needs the compressed query";
+  }
+  report.cut(fmt::format("heads over tp {}", group.size));
 }
 
 Value LatentAttention::project_query(Trace& trace, Value hidden) const {

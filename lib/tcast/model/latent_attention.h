@@ -47,7 +47,8 @@ class TCAST_API LatentAttention : public ModulePart<LatentAttention, AttentionMo
   const Config& config() const { return config_; }
   const MlaFieldNames& names() const { return config_.names; }
 
-  void shard_heads(RankGroup group, const std::string& path) override;
+  /// Cuts the heads over a tensor-parallel group; the latent is whole on every rank.
+  void shard(const Layout& layout, ShardReport& report) override;
 
  protected:
   std::int64_t local_heads() const { return config_.local_heads; }

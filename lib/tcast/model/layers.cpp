@@ -7,6 +7,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/model/requirements.h"
+#include "tcast/model/sharding.h"
 
 namespace tcast {
 namespace {
@@ -201,6 +202,13 @@ void Linear::shard_rows(RankGroup group, bool reduce) {
   name_class();
 }
 
+void Linear::shard(const Layout& layout, ShardReport& report) {
+  const RankGroup group = layout.group(ParallelAxis::tp);
+  if (group.size == 1 || name() != "lm_head") return;
+  shard_columns(group, {}, true);
+  report.cut(class_name());
+}
+
 /// Cuts every parameter as the config says, whatever was added after it was said.
 void Linear::cut_parameters() {
   if (config_.sharding == Sharding::none) return;
@@ -274,6 +282,13 @@ void Embedding::shard_rows(RankGroup group) {
   config_.group = group;
   shard_parameter(parameters()[0], 0, group, {});
   set_class_name("VocabParallelEmbedding");
+}
+
+void Embedding::shard(const Layout& layout, ShardReport& report) {
+  const RankGroup group = layout.group(ParallelAxis::tp);
+  if (group.size == 1) return;
+  shard_rows(group);
+  report.cut(class_name());
 }
 
 void Embedding::list_attributes(std::vector<Attribute>& list) const {

@@ -9,18 +9,11 @@
 #include "tcast/base/export.h"
 #include "tcast/base/units.h"
 #include "tcast/config/options.h"
+#include "tcast/model/layout.h"
 #include "tcast/model/module.h"
 #include "tcast/model/rope.h"
 
 namespace tcast {
-
-/// Ranks that work together on one tensor: `size` of them, `stride` apart in device numbers.
-struct RankGroup {
-  std::int64_t size = 1;
-  std::int64_t stride = 1;
-
-  bool operator==(const RankGroup&) const = default;
-};
 
 /// How a quantized linear stores its weight and treats its input.
 struct TCAST_API LinearQuantization {
@@ -60,6 +53,9 @@ class TCAST_API Linear : public ModuleOf<Linear> {
 
   Value forward(Trace& trace, Value input) const override;
   std::string fault() const override;
+  /// The head (`lm_head`) is cut along the vocabulary and gathered; others stay whole unless the
+  /// block that they belong to cuts them.
+  void shard(const Layout& layout, ShardReport& report) override;
 
   std::int64_t out_features() const { return config_.out_features; }
   std::int64_t in_features() const { return config_.in_features; }
@@ -114,6 +110,7 @@ class TCAST_API Embedding : public ModuleOf<Embedding> {
 
   Value forward(Trace& trace, Value ids) const override;
   std::string fault() const override;
+  void shard(const Layout& layout, ShardReport& report) override;
 
   /// Cuts the rows (the vocabulary, padded to divide) over the group; the parts are summed.
   void shard_rows(RankGroup group);

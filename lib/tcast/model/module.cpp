@@ -11,6 +11,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/config/arguments.h"
+#include "tcast/model/sharding.h"
 
 namespace tcast {
 namespace internal {
@@ -94,6 +95,10 @@ Value Module::operator()(Trace& trace, Value input) const {
     trace.note_failure();
     throw;
   }
+}
+
+void Module::shard(const Layout& layout, ShardReport& report) {
+  for (const auto& child : children_) shard_module(*child, layout, report);
 }
 
 void Module::set_members(std::int64_t first, std::int64_t count) {

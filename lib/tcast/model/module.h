@@ -20,6 +20,9 @@
 
 namespace tcast {
 
+class Layout;
+class ShardReport;
+
 using AttributeValue = std::variant<bool, std::int64_t, double, std::string>;
 
 /// A property of a module that others may ask for by name: num_heads, sliding_window, top_k.
@@ -150,6 +153,15 @@ class TCAST_API Module {
   /// expected [8, 4]"); "" when nothing is. Checked after every step. A class that derives from
   /// another one calls that one's first.
   virtual std::string fault() const { return {}; }
+
+  /// Spreads the module over the ranks of a layout: cuts its parameters (Parameter::shard, stack),
+  /// lets its children cut theirs, changes its forward accordingly, and says so with
+  /// ShardReport::cut(). Called by the step shard_model once for the root; a module asks those of
+  /// its children that it does not cut itself with shard_module(). A tensor-parallel group shares
+  /// what is not a routed expert's; data-parallel replicas hold the same. For a module that is
+  /// sharded like that already, nothing changes. The default asks all children and cuts nothing.
+  /// Throws Error, with refuse_layout(), for sizes that do not divide.
+  virtual void shard(const Layout& layout, ShardReport& report);
 
   // --- parameters --------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@
 #include "tcast/base/text.h"
 #include "tcast/model/fused_experts.h"
 #include "tcast/model/requirements.h"
+#include "tcast/model/sharding.h"
 
 namespace tcast {
 namespace {
@@ -126,12 +127,19 @@ Value Mlp::forward(Trace& trace, Value input) const {
   return call(trace, config_.names.down, trace.binary(gated(config_.activation), gate, up));
 }
 
-void Mlp::shard(RankGroup group, bool reduce, const std::string& path) {
+void Mlp::shard(const Layout& layout, ShardReport& report) {
+  const RankGroup group = layout.group(ParallelAxis::tp);
+  if (group.size == 1) return;
+  shard_width(group, true, report.path());
+  report.cut(fmt::format("width over tp {}", group.size));
+}
+
+void Mlp::shard_width(RankGroup group, bool reduce, const std::string& path) {
   const std::int64_t width = linear_of(*this, config_.names.down).in_features();
   if (width % group.size != 0) {
-    throw Error(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks", path,
-                            width, group.size),
-                fmt::format("choose a number of ranks that divides {}", width));
+    refuse_layout(fmt::format("{}: an intermediate size of {} cannot be divided over {} ranks",
+                              path, width, group.size),
+                  fmt::format("choose a number of ranks that divides {}", width));
   }
   if (!config_.names.gate_up.empty()) {
     const ShardSegment half{width, group.size};
@@ -386,7 +394,7 @@ Value GroupedExperts::run(Trace& trace, Value rows, Value counts, const ExpertLo
 void GroupedExperts::shard_tensor(RankGroup group, const std::string& path) {
   if (group.size == 1) return;
   for (const auto& node : children()) {
-    dynamic_cast<Mlp&>(*node).shard(group, false, path + ".*");
+    dynamic_cast<Mlp&>(*node).shard_width(group, false, path + ".*");
   }
 }
 
@@ -395,7 +403,7 @@ void GroupedExperts::shard_experts(RankGroup group, const std::string& path) {
   config_.group = group;
   const std::int64_t experts = list_size();
   if (experts % group.size != 0) {
-    throw Error(
+    refuse_layout(
         fmt::format("{}: {} experts cannot be divided over ep {}", path, experts, group.size),
         fmt::format("choose --ep so that it divides {}", experts));
   }
@@ -555,8 +563,11 @@ Value FusedMoe::forward(Trace& trace, Value input) const {
                           config_.reduce_group.size, config_.reduce_group.stride, shape);
 }
 
-void FusedMoe::shard(const ExpertParallel& parallel, RankGroup tensor_parallel,
-                     const std::string& path) {
+void FusedMoe::shard(const Layout& layout, ShardReport& report) {
+  const RankGroup tensor_parallel = layout.group(ParallelAxis::tp);
+  const ExpertParallel parallel{layout.group(ParallelAxis::ep), layout.group(ParallelAxis::etp),
+                                layout.token_slices(), layout.size(ParallelAxis::dp)};
+  const std::string path = report.path();
   config_.parallel = parallel;
   auto& experts = child_as<ExpertsModule>(config_.names.experts);
   const std::string experts_path = path + "." + config_.names.experts;
@@ -571,10 +582,13 @@ void FusedMoe::shard(const ExpertParallel& parallel, RankGroup tensor_parallel,
   if (auto* shared = find_child(config_.names.shared_experts)) {
     auto* mlp = dynamic_cast<Mlp*>(shared);
     if (mlp != nullptr && tensor_parallel.size > 1) {
-      mlp->shard(tensor_parallel, config_.reduce_group.size == 1,
-                 path + "." + config_.names.shared_experts);
+      mlp->shard_width(tensor_parallel, config_.reduce_group.size == 1,
+                       path + "." + config_.names.shared_experts);
     }
   }
+  if (parallel == ExpertParallel{}) return;
+  report.cut(fmt::format("experts over ep {} x tp {}", parallel.expert_group.size,
+                         parallel.tensor_group.size));
 }
 
 // --- attributes ----------------------------------------------------------------------------------

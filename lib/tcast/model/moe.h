@@ -44,8 +44,11 @@ class TCAST_API Mlp : public ModuleOf<Mlp> {
   const MlpNames& names() const { return config_.names; }
   ElementwiseKind activation() const { return config_.activation; }
 
-  /// Cuts the intermediate width over the group. Throws Error when it does not divide.
-  void shard(RankGroup group, bool reduce, const std::string& path);
+  void shard(const Layout& layout, ShardReport& report) override;
+  /// Cuts the intermediate width over the group; the results are sums over its ranks, which are
+  /// added up unless the caller does that later (`reduce` false). Throws Error when it does not
+  /// divide; `path` names the module in it.
+  void shard_width(RankGroup group, bool reduce, const std::string& path);
 
  protected:
   void list_attributes(std::vector<Attribute>& list) const override;
@@ -73,7 +76,7 @@ struct MoeConfig {
   bool operator==(const MoeConfig&) const = default;
 };
 
-/// How the experts of a block are spread (see shard_model): the ranks of a tensor-parallel group
+/// How the experts of a block are spread (see Layout): the ranks of a tensor-parallel group
 /// share the tokens of the group out among `token_slices` of them, send rows to the ranks of
 /// `expert_group`, and cut each expert over `tensor_group`.
 struct ExpertParallel {
@@ -179,9 +182,8 @@ class TCAST_API FusedMoe : public ModuleOf<FusedMoe> {
   /// How the tokens of a pass come to the experts, of `tokens` tokens that this rank is given.
   ExpertRouting routing(const Workload& workload, std::int64_t tokens) const;
 
-  /// Spreads the experts; the shared experts are cut over `tensor_parallel`. Throws Error when
-  /// something does not divide.
-  void shard(const ExpertParallel& parallel, RankGroup tensor_parallel, const std::string& path);
+  /// Spreads the experts; the shared experts are cut over the tensor-parallel group.
+  void shard(const Layout& layout, ShardReport& report) override;
 
  protected:
   void list_attributes(std::vector<Attribute>& list) const override;

@@ -21,6 +21,7 @@ TransformerModel::TransformerModel(HfConfig config, ModelProfile profile, ModelO
     : config_(std::move(config)),
       profile_(std::move(profile)),
       options_(std::move(options)),
+      layout_(options_.parallel),
       root_(std::move(root)),
       assumptions_(std::move(assumptions)),
       custom_model_config_("custom_model_config: ") {
@@ -28,6 +29,34 @@ TransformerModel::TransformerModel(HfConfig config, ModelProfile profile, ModelO
   for (const std::string& text : options_.custom_model_config) {
     custom_model_config_.merge_text(text, "--custom-model-config");
   }
+}
+
+TransformerModel TransformerModel::copy_for(const ParallelOptions& parallel) const {
+  ModelOptions options = options_;
+  options.parallel = parallel;
+  TransformerModel copy(config_, profile_, std::move(options),
+                        guard_modules("copying the model", [this] { return root_->clone(); }),
+                        assumptions_);
+  copy.warnings_ = warnings_;
+  copy.reports_ = reports_;
+  copy.custom_model_config_ = custom_model_config_;
+  copy.architecture_ = architecture_;
+  copy.hook_ = hook_;
+  copy.names_ = names_;
+  copy.replicas_ = replicas_;
+  copy.contributors_ = contributors_;
+  copy.plugins_ = plugins_;
+  return copy;
+}
+
+std::string TransformerModel::built_by() const {
+  return architecture_.entry == nullptr ? "the architecture" : "the " + architecture_.entry->text();
+}
+
+void TransformerModel::set_architecture(ResolvedArchitecture architecture) {
+  TCAST_CHECK(architecture.entry != nullptr, "an architecture that built a tree");
+  note_contributor(architectures(), *architecture.entry);
+  architecture_ = std::move(architecture);
 }
 
 void TransformerModel::wrap_root(

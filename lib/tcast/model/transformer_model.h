@@ -16,11 +16,24 @@
 #include "tcast/config/options.h"
 #include "tcast/graph/graph.h"
 #include "tcast/model/decoder_spec.h"
+#include "tcast/model/layout.h"
 #include "tcast/model/module.h"
 
 namespace tcast {
 
 class TransformerModel;
+
+/// Builds the tree that HuggingFace's class would build from a config.
+using ArchitectureFunction = std::function<std::unique_ptr<Module>(const ArchitectureContext&)>;
+
+/// The registered model type that a config's tree is built as, found once (resolve_architecture()):
+/// what built a model builds it again with other options.
+struct ResolvedArchitecture {
+  const RegistryEntry<ArchitectureFunction>* entry = nullptr;  ///< null: nobody knows the type
+  std::string built_as{};    ///< the entry's type, where that is another than the config's
+  std::string because{};     ///< why it is another one: "--assume-base"
+  std::string assumption{};  ///< what to say about it; empty: nothing
+};
 
 /// What a step did to a model.
 struct StepReport {
@@ -92,9 +105,15 @@ class TCAST_API TransformerModel {
   TransformerModel(TransformerModel&&) noexcept = default;
   TransformerModel& operator=(TransformerModel&&) noexcept = default;
 
+  /// The model as it stands once more, without its observer, to be spread over other devices.
+  /// Throws Error for what is no layout.
+  TransformerModel copy_for(const ParallelOptions& parallel) const;
+
   const HfConfig& config() const { return config_; }
   const ModelProfile& profile() const { return profile_; }
   const ModelOptions& options() const { return options_; }
+  /// How the devices of the options are grouped.
+  const Layout& layout() const { return layout_; }
   Module& root() { return *root_; }
   const Module& root() const { return *root_; }
   /// Puts another module at the top, which is handed the old one.
@@ -117,11 +136,16 @@ class TCAST_API TransformerModel {
   const Arguments& custom_model_config() const { return custom_model_config_; }
   /// The registered model type that the tree was built as, where that is another than the config's
   /// (recognised, --assume-base, the profile's base); else empty.
-  const std::string& built_as() const { return built_as_; }
-  void set_built_as(std::string model_type) { built_as_ = std::move(model_type); }
+  const std::string& built_as() const { return architecture_.built_as; }
   /// Who built the untransformed tree: "the architecture 'llama' (builtin_model/llama.cpp:6)".
-  const std::string& built_by() const { return built_by_; }
-  void set_built_by(std::string architecture) { built_by_ = std::move(architecture); }
+  std::string built_by() const;
+  /// What built it.
+  const ResolvedArchitecture& architecture() const { return architecture_; }
+  void set_architecture(ResolvedArchitecture architecture);
+  /// The registered hook that transforms the model, once it has been looked for (by
+  /// bind_custom_model()); null: there is none. Nothing: nobody has looked yet.
+  const std::optional<const Registered*>& hook() const { return hook_; }
+  void set_hook(const Registered* hook) { hook_ = hook; }
   /// Names that the model's hook gives; null before bind_custom_model() and where there is no hook.
   const std::shared_ptr<ModelNames>& names() const { return names_; }
   /// Names that a plugin's code gives are asked for guarded.
@@ -196,13 +220,14 @@ class TCAST_API TransformerModel {
   HfConfig config_;
   ModelProfile profile_;
   ModelOptions options_;
+  Layout layout_;
   std::unique_ptr<Module> root_;
   std::vector<std::string> assumptions_;
   std::vector<std::string> warnings_;
   std::vector<StepReport> reports_;
   Arguments custom_model_config_;
-  std::string built_as_;
-  std::string built_by_ = "the architecture";
+  ResolvedArchitecture architecture_;
+  std::optional<const Registered*> hook_;
   std::shared_ptr<ModelNames> names_;
   StepObserver* observer_ = nullptr;
   std::int64_t replicas_ = 1;
@@ -210,9 +235,6 @@ class TCAST_API TransformerModel {
   std::vector<Provenance> contributors_;
   std::vector<Registered> plugins_;  ///< of the contributors, those that are plugins'
 };
-
-/// Builds the tree that HuggingFace's class would build from a config.
-using ArchitectureFunction = std::function<std::unique_ptr<Module>(const ArchitectureContext&)>;
 
 /// Whether a config describes models of the registered type that the predicate is registered under,
 /// although its model_type is another one.
@@ -262,5 +284,18 @@ TCAST_API ModelProfile load_profile(const std::string& model_type,
 /// model that is built as another type, keys that mean a part which that type has not.
 TCAST_API TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
                                        const std::string& assume_base = {});
+/// The same of an architecture that is known; the profile's base comes before it.
+TCAST_API TransformerModel build_model(HfConfig config, ModelProfile profile, ModelOptions options,
+                                       ResolvedArchitecture architecture);
+
+/// Finds what builds a config: what is registered for its type, else the type of `assume_base`,
+/// else the one that recognises it, whose predicates are asked once. A type that nobody registered
+/// has no entry, and is an error of build_model() unless the profile names a base.
+TCAST_API ResolvedArchitecture resolve_architecture(const HfConfig& config,
+                                                    const std::string& assume_base);
+
+/// Builds the untransformed model again with other options: the same config and profile by the same
+/// architecture. What transforms it runs again, a hook included.
+TCAST_API TransformerModel rebuild(const TransformerModel& model, ModelOptions options);
 
 }  // namespace tcast

@@ -17,8 +17,8 @@ Generation::Generation(const TransformerModel& model, std::int64_t requests,
                        std::int64_t max_sequence_length, ExecutorOptions options)
     : model_(model), requests_(requests), max_sequence_length_(max_sequence_length) {
   if (model.is_sharded()) {
-    ranks_ = model.options().parallel.devices();
-    replicas_ = model.options().parallel.dp();
+    ranks_ = model.layout().devices();
+    replicas_ = model.layout().size(ParallelAxis::dp);
   }
   if (requests % replicas_ != 0) {
     throw Error(fmt::format("{} requests cannot be spread evenly over {} data-parallel replicas",

@@ -43,27 +43,25 @@ TransformerModel load_model(HfConfig config, const ModelInputs& inputs) {
         fmt::format("only the text model of '{}' is built (--text-only)", printable(whole)));
   }
   const std::string model_type = config.model_type();
-  const bool unknown = architectures().find(model_type) == nullptr;
-  if (!inputs.assume_base.empty() && !unknown) {
+  ResolvedArchitecture architecture = resolve_architecture(config, inputs.assume_base);
+  if (!inputs.assume_base.empty() && architecture.built_as.empty()) {
     assumptions.push_back(fmt::format("--assume-base {} is not used: '{}' is a known model type",
                                       inputs.assume_base, printable(model_type)));
   }
-  std::string built_as = unknown ? inputs.assume_base : std::string();
-  if (unknown && built_as.empty()) built_as = recognise(config);
-  ModelProfile profile = load_profile(model_type, inputs.profiles, built_as);
+  ModelProfile profile = load_profile(model_type, inputs.profiles, architecture.built_as);
   if (profile.base && !inputs.assume_base.empty()) {
     assumptions.push_back(fmt::format("--assume-base {} is not used: the profile's base is '{}'",
                                       inputs.assume_base, *profile.base));
   }
   if (!inputs.sizes.empty()) {
     // Under the names that they have in configs of this class.
-    const std::string built = profile.base ? *profile.base : built_as;
+    const std::string built = profile.base ? *profile.base : architecture.built_as;
     const auto* const known = config_classes().find(built.empty() ? model_type : built);
     if (known != nullptr) config = config.as_class(known->data());
     config = config.with_sizes(inputs.sizes).as_written();
   }
-  TransformerModel model =
-      build_model(std::move(config), std::move(profile), std::move(options), inputs.assume_base);
+  TransformerModel model = build_model(std::move(config), std::move(profile), std::move(options),
+                                       std::move(architecture));
   for (std::string& assumption : assumptions) model.add_assumption(std::move(assumption));
   bind_custom_model(model);
   return model;

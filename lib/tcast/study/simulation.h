@@ -154,19 +154,6 @@ class Simulation {
   std::int64_t threads_ = 0;
 };
 
-/// How few devices would do.
-struct LeastDevices {
-  std::int64_t devices = 0;  ///< 0: unknown
-  std::int64_t tp = 0;
-  std::int64_t ep = 0;
-};
-
-/// The least number of devices on which a model with these options fits, spread by tensor
-/// parallelism (and, with routed experts, expert parallelism); unknown when no power of two up to
-/// 1024 does.
-LeastDevices least_devices(const TransformerModel& model, const std::string& assume_base,
-                           const SimulationRequest& request, const DeviceProfile& device);
-
 /// What a reader of timed figures has to be warned of: other processes that took more than 10 % of
 /// the processors, a machine that became slower or faster by more than 10 %, samples that differ by
 /// more than 20 %.

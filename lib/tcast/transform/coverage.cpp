@@ -133,7 +133,7 @@ Coverage cover_ignore(const TransformerModel& model, const QuantizationRules& ru
 
 /// Matrices and embeddings must be cut, or say why they are whole.
 Coverage cover_tensor_parallel(const TransformerModel& model) {
-  const std::int64_t tp = model.options().parallel.tp;
+  const std::int64_t tp = model.layout().size(ParallelAxis::tp);
   Coverage coverage{fmt::format("--tp {}", tp), "shard_model", true,
                     "their classes must cut them, or say why they stay whole (whole_because)"};
   const std::set<const Module*> routers = routers_of(model.root(), model.profile().moe_field_names);
@@ -160,7 +160,7 @@ Coverage cover_tensor_parallel(const TransformerModel& model) {
 
 /// Routed experts must be spread.
 Coverage cover_expert_parallel(const TransformerModel& model) {
-  Coverage coverage{fmt::format("--ep {}", model.options().parallel.ep), "shard_model"};
+  Coverage coverage{fmt::format("--ep {}", model.layout().size(ParallelAxis::ep)), "shard_model"};
   const MoeFieldNames& names = model.profile().moe_field_names;
   walk(model.root(), [&](const Module& module, const ModulePath& path) {
     for (const Parameter& parameter : module.parameters()) {
@@ -177,9 +177,9 @@ Coverage cover_expert_parallel(const TransformerModel& model) {
 }
 
 Coverage cover_replicas(const TransformerModel& model) {
-  const ParallelOptions& parallel = model.options().parallel;
-  Coverage coverage{fmt::format("--num-devices {}", parallel.devices()), "shard_model"};
-  if (model.replicas() == parallel.dp()) coverage.done.modules = 1;
+  const Layout& layout = model.layout();
+  Coverage coverage{fmt::format("--num-devices {}", layout.devices()), "shard_model"};
+  if (model.replicas() == layout.size(ParallelAxis::dp)) coverage.done.modules = 1;
   return coverage;
 }
 

@@ -241,7 +241,9 @@ const Registry<StepFunction>& registered_steps() {
   return registry_of<StepFunction>("step", core_steps);
 }
 
-const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& model) {
+namespace {
+
+const RegistryEntry<CustomModelHook>* find_custom_model(const TransformerModel& model) {
   const std::string model_type = model.config().model_type();
   std::string reference;
   // The last one that matches counts, so that a type can be taken out of a pattern.
@@ -267,8 +269,16 @@ const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& mo
   return custom_models().find(model.built_as());
 }
 
+}  // namespace
+
+const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& model) {
+  if (!model.hook()) return find_custom_model(model);
+  return static_cast<const RegistryEntry<CustomModelHook>*>(*model.hook());
+}
+
 void bind_custom_model(TransformerModel& model) {
   const auto* const hook = custom_model_of(model);
+  model.set_hook(hook);
   if (hook == nullptr) return;
   model.note_contributor(custom_models(), *hook);
   model.set_names(hook->call());
@@ -394,13 +404,13 @@ void note_unused(TransformerModel& model, bool has_hook) {
 
 void transform(TransformerModel& model) {
   for (const std::string& name : model.options().skip_steps) find_step(name, "--skip-step");
+  auto object = std::dynamic_pointer_cast<CustomModel>(model.names());
+  if (object == nullptr) {
+    bind_custom_model(model);
+    object = std::dynamic_pointer_cast<CustomModel>(model.names());
+  }
   const auto* const hook = custom_model_of(model);
   if (hook != nullptr) {
-    auto object = std::dynamic_pointer_cast<CustomModel>(model.names());
-    if (object == nullptr) {
-      bind_custom_model(model);
-      object = std::dynamic_pointer_cast<CustomModel>(model.names());
-    }
     TCAST_CHECK(object != nullptr, "a hook is an object");
     object->validate(model);
     object->transform(model);

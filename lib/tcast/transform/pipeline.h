@@ -59,11 +59,12 @@ TCAST_API std::vector<RegistryEntry<StepFunction>> core_steps();
 
 /// The hook that transforms a model: the one that --custom-model names for its type, else the
 /// profile's custom_model, else the one registered for its type, else for the type that its config
-/// was recognised as; null when there is none. Throws Error for references to nothing.
+/// was recognised as; null when there is none. A model that is bound to it knows it. Throws Error
+/// for references to nothing.
 TCAST_API const RegistryEntry<CustomModelHook>* custom_model_of(const TransformerModel& model);
 
-/// Makes the hook's object, which knows names, and gives it to the model; transform() does it
-/// otherwise.
+/// Finds the hook, makes its object, which knows names, and gives both to the model: once for each
+/// model, when it is built; transform() does it otherwise.
 TCAST_API void bind_custom_model(TransformerModel& model);
 
 /// One of the nine standard steps.

@@ -65,7 +65,8 @@ std::vector<CutWeight> cut_weights(const TransformerModel& model) {
 
 /// Ranks that cut a weight under other options.
 std::int64_t ranks_under(const CutWeight& weight, std::int64_t tp, std::int64_t ep) {
-  return weight.is_expert ? tp / std::gcd(ep, tp) : tp;
+  const Layout layout({std::lcm(tp, ep), tp, ep});
+  return layout.size(weight.is_expert ? ParallelAxis::etp : ParallelAxis::tp);
 }
 
 bool all_hold(const std::vector<CutWeight>& weights, std::int64_t tp, std::int64_t ep) {
