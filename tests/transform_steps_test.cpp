@@ -53,7 +53,7 @@ class HookedSteps {
   HookedSteps() : linked_(true) {
     linked_.add("custom_model", {"in_this_order"},
                 CustomModelHook{[](TransformerModel& model) {
-                                  for (const std::string& name : order_) {
+                                  for (const std::string& name : order) {
                                     for (const StepInfo& step : standard_steps()) {
                                       if (step.name == name) step.function(model);
                                     }
@@ -64,8 +64,8 @@ class HookedSteps {
     linked_.link();
   }
 
-  TransformerModel run(const json& config, ModelOptions options, const Order& order) {
-    order_ = order;
+  TransformerModel run(const json& config, ModelOptions options, const Order& steps) {
+    order = steps;
     options.custom_models = {"*=in_this_order"};
     TransformerModel model = build(config, std::move(options));
     transform(model);
@@ -74,7 +74,7 @@ class HookedSteps {
 
  private:
   LinkedPlugins linked_;
-  static inline Order order_;
+  static inline Order order;
 };
 
 /// What a model costs, in numbers that no rounding changes.

@@ -33,8 +33,6 @@ struct Answer {
   int disturbed_ops = 0;
 };
 
-constexpr const char* names[] = {"prefill", "decode_step"};
-
 Json simulate(const std::string& command) {
   FILE* const pipe = popen(command.c_str(), "r");
   std::string text;
@@ -93,7 +91,7 @@ class Bursts {
   std::vector<pid_t> children_;
 };
 
-void print(const char* when, int number, const char* name, const Answer& answer) {
+void print(const char* when, int number, const std::string& name, const Answer& answer) {
   fmt::print("{:<9} {:>2}  {:<12} {:>9.4f} .. {:>9.4f} s  ({:>9.4f})  disturbed ops {}\n", when,
              number, name, answer.low_s, answer.high_s, answer.middle_s, answer.disturbed_ops);
   std::fflush(stdout);
@@ -127,21 +125,22 @@ int main(int argc, char** argv) {
       fmt::format("'{}' simulate '{}' --no-store --format json --time-budget {}{} 2>/dev/null",
                   places[0], places[1], budget, more);
 
-  std::vector<std::vector<double>> quiet(std::size(names));
+  const std::vector<std::string> names = {"prefill", "decode_step"};
+  std::vector<std::vector<double>> quiet(names.size());
   for (int i = 0; i < std::max(3, repeats / 2); ++i) {
     const Json json = simulate(command);
-    for (std::size_t n = 0; n < std::size(names); ++n) {
+    for (std::size_t n = 0; n < names.size(); ++n) {
       const Answer answer = answer_of(json, names[n]);
       quiet[n].push_back(answer.middle_s);
       print("quiet", i + 1, names[n], answer);
     }
   }
   const Bursts bursts;
-  std::vector<int> held(std::size(names));
+  std::vector<int> held(names.size());
   for (auto& values : quiet) std::sort(values.begin(), values.end());
   for (int i = 0; i < repeats; ++i) {
     const Json json = simulate(command);
-    for (std::size_t n = 0; n < std::size(names); ++n) {
+    for (std::size_t n = 0; n < names.size(); ++n) {
       const double value_s = quiet[n][quiet[n].size() / 2];
       const Answer answer = answer_of(json, names[n]);
       held[n] += answer.low_s <= value_s && value_s <= answer.high_s ? 1 : 0;
@@ -149,7 +148,7 @@ int main(int argc, char** argv) {
     }
   }
   bool enough = true;
-  for (std::size_t n = 0; n < std::size(names); ++n) {
+  for (std::size_t n = 0; n < names.size(); ++n) {
     fmt::print("{}: quiet {:.4f} s ({:.4f} .. {:.4f}), in {} of {} ranges\n", names[n],
                quiet[n][quiet[n].size() / 2], quiet[n].front(), quiet[n].back(), held[n], repeats);
     enough = enough && held[n] >= static_cast<int>(std::floor(0.9 * repeats));
