@@ -208,8 +208,11 @@ std::string run_command(const std::string& line, const std::string& scratch, boo
   const int status = tcast::run_cli(static_cast<int>(argv.size()), argv.data(), terminal, terminal);
   std::string output = replace_all(terminal.str(), scratch, "{tmp}");
   if (masks) output = masked(output);
-  static const std::regex step_time(R"("milliseconds":[-+.e0-9]+)");
-  output = std::regex_replace(output, step_time, R"("milliseconds":#)");
+  // What a step took.
+  static const std::regex json_time(R"("milliseconds":[-+.e0-9]+)");
+  static const std::regex step_time(R"((modules? changed[^\n(]*)\([0-9.]+ [num]?s\))");
+  output = std::regex_replace(output, json_time, R"("milliseconds":#)");
+  output = std::regex_replace(output, step_time, "$1(#)");
   if (!output.empty() && output.back() != '\n') output += "[no newline]\n";
   if (status != 0) output += "[exit " + std::to_string(status) + "]\n";
   return line + "\n" + output;
