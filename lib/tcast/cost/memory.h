@@ -33,8 +33,8 @@ struct TCAST_API MemoryForecast {
   std::int64_t reserved_bytes = 0;
   std::int64_t capacity_bytes = 0;
 
-  /// The pass with the activation peak, as an index into Scenario::passes(), and where in its
-  /// graph.
+  /// The pass with the activation peak, by its place among those that were asked about, and where
+  /// in its graph.
   std::size_t activation_pass = 0;
   ActivationPeak activation{};
 

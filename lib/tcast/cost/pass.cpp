@@ -42,9 +42,9 @@ void PassPricer::count_calls(const Graph& graph) {
 }
 
 OpEstimate PassPricer::estimate(const OpRecord& record) const {
-  const OpEstimate estimate = cost_.estimate(record);
-  require_sensible(estimate, record);
-  return estimate;
+  OpEstimate found = cost_.estimate(record);
+  require_sensible(found, record);
+  return found;
 }
 
 void PassPricer::price(const Workload& workload, PricedPass& pass) {
@@ -63,7 +63,8 @@ void PassPricer::price(const Workload& workload, PricedPass& pass) {
       row.region = r;
       row.op = i;
       row.calls = static_cast<double>(calls_of_region_[r]) * ops[i].runs;
-      row.estimate = estimate(ops[i].record);
+      row.estimate = cost_.estimate(ops[i].record);
+      require_sensible(row.estimate, ops[i].record);
       pass.total_s += row.calls * row.estimate.total_s;
     }
   }
