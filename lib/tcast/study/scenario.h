@@ -56,7 +56,8 @@ struct ScenarioLimits {
 
 /// What is asked of a model: named passes, each priced operator by operator and shown, and metrics
 /// that are made from priced passes. Asked of one deployment; sizes of its passes are those of one
-/// rank. Everything that estimates, times or reports is the same for all scenarios.
+/// rank. Everything that estimates, times or reports is the same for all scenarios: a further one
+/// is a class in a file of its own, and make_scenario() decides when it is asked for.
 class Scenario {
  public:
   Scenario() = default;

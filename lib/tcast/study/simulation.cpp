@@ -204,6 +204,7 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   const RecordingCostModel recording(estimates_->model());
   price(recording);
   if (options_.traced_events) require_traceable(passes_);
+  for (const OtherOp& other : scenario_->other_ops(passes_)) recording.estimate(other.record);
   const std::vector<OpRecord>& records = recording.records();
   const HostTimings timings = time_on_host(records, options);
 
