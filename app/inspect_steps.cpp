@@ -5,13 +5,15 @@
 #include <string>
 
 #include "tcast/cost/device_cost.h"
-#include "tcast/cost/forecast.h"
+#include "tcast/cost/pass.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/model/tree_check.h"
 #include "tcast/report/json_writer.h"
 #include "tcast/report/steps_writer.h"
+#include "tcast/study/model_source.h"
 #include "tcast/study/report_model.h"
 #include "tcast/study/simulation.h"
+#include "tcast/study/text_generation.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/output.h"
@@ -22,8 +24,8 @@ namespace {
 /// Prices the model as it stands after every step, for one workload and device.
 class PricingObserver final : public StepObserver {
  public:
-  PricingObserver(Report& report, const SimulationRequest& request, const DeviceProfile& device)
-      : report_(report), request_(request), device_(device), cost_(device) {}
+  PricingObserver(Report& report, const TextGenerationRequest& request, const DeviceProfile& device)
+      : report_(report), request_(request), cost_(device) {}
 
   void before_step(const TransformerModel&, std::string_view) override {}
   void after_step(const TransformerModel& model, const StepReport& step) override {
@@ -33,25 +35,16 @@ class PricingObserver final : public StepObserver {
   /// Adds the model's figures under `step`.
   void add(const TransformerModel& model, ReportStep step) {
     const ModelSource source(model);
-    Forecaster forecaster(source, cost_.model(), device_);
-    ForecastRequest asked;
-    asked.batch = batch_per_rank(request_.batch_size, model.options().parallel);
-    asked.input_length = request_.input_length;
-    asked.output_length = request_.output_length;
-    Workload work;
-    work.batch = asked.batch;
-    work.query_length = asked.input_length;
-    work.requests = request_.batch_size;
-    PhaseForecast prefill;
-    PhaseForecast decode;
-    forecaster.price(work, prefill);
-    std::int64_t longest = asked.input_length;
+    PassPricer pricer(source, cost_.model());
+    const TextGeneration generation(request_, deployment_of(model));
+    const Workload inputs = generation.prefill();
+    PricedPass prefill;
+    PricedPass decode;
+    pricer.price(inputs, prefill);
+    std::int64_t longest = inputs.query_length;
     if (model.generates()) {
-      longest = checked_add(longest, asked.output_length);
-      work.phase = Phase::decode;
-      work.query_length = 1;
-      work.context_length = asked.input_length + asked.output_length / 2;
-      forecaster.price(work, decode);
+      longest = generation.memory().cached_length;
+      pricer.price(generation.step(generation.middle()), decode);
     }
     StepFigures& figures = step.figures.emplace();
     figures.regions = prefill.graph.region_count;
@@ -59,8 +52,8 @@ class PricingObserver final : public StepObserver {
     double called = 0;
     for (const OpRow& row : prefill.ops) called += row.calls;
     figures.called_ops = std::llround(called);
-    auto sum = [](const PhaseForecast& phase, double& flops, double& bytes) {
-      for (const OpRow& row : phase.ops) {
+    auto sum = [](const PricedPass& pass, double& flops, double& bytes) {
+      for (const OpRow& row : pass.ops) {
         flops += row.calls * row.estimate.work.flops();
         bytes += row.calls * row.estimate.work.bytes();
       }
@@ -69,7 +62,7 @@ class PricingObserver final : public StepObserver {
     sum(decode, figures.decode_flops, figures.decode_bytes);
     figures.weights_bytes = source.weight_bytes();
     const Graph& last = model.generates() ? decode.graph : prefill.graph;
-    figures.kv_cache_bytes = cache_bytes(last, asked.batch, longest);
+    figures.kv_cache_bytes = cache_bytes(last, inputs.batch, longest);
     figures.activation_peak_bytes = std::max(prefill.activation.bytes, decode.activation.bytes);
     figures.prefill_s = prefill.total_s;
     figures.decode_step_s = decode.total_s;
@@ -78,8 +71,7 @@ class PricingObserver final : public StepObserver {
 
  private:
   Report& report_;
-  SimulationRequest request_;
-  const DeviceProfile& device_;
+  TextGenerationRequest request_;
   DeviceCost cost_;
 };
 
@@ -91,12 +83,9 @@ std::size_t inspect_model(TransformerModel& model, const std::string& config_pat
   report.config_file = config_path;
   report.device = device.name;
   report.provenance.push_back(device.provenance);
-  SimulationRequest request;
   const WorkloadInputs asked = workload_for(model, workload);
-  request.batch_size = asked.batch_size;
-  request.input_length = asked.input_length;
-  request.output_length = asked.output_length;
-  PricingObserver observer(report, request, device);
+  PricingObserver observer(report, {asked.batch_size, asked.input_length, asked.output_length},
+                           device);
   require_traceable_as_built(model);
   observer.add(model, {});
   model.set_observer(&observer);

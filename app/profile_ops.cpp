@@ -15,6 +15,7 @@
 #include "tcast/exec/kernels/kernel.h"
 #include "tcast/report/json_text.h"
 #include "tcast/report/text_table.h"
+#include "tcast/study/scenario.h"
 #include "tcast/study/simulation.h"
 #include "tcast/transform/pipeline.h"
 
@@ -90,12 +91,7 @@ class ProfileOpsCommand final : public Command {
   int profile(TransformerModel& model, Streams streams) {
     transform(model);
     workload_ = workload_for(model, workload_);
-    SimulationRequest request;
-    request.batch_size = workload_.batch_size;
-    request.input_length = workload_.input_length;
-    request.output_length = workload_.output_length;
-    request.phase = workload_.single_phase;
-    Simulation simulation(model, request);
+    Simulation simulation(model, make_scenario(workload_, deployment_of(model)));
     HostTimingOptions timing;
     timing.timer.time_budget_s = time_budget_s_;
     timing.timer.threads = static_cast<int>(threads_);
@@ -118,29 +114,22 @@ class ProfileOpsCommand final : public Command {
   }
 
   /// The pass in words: "decode, 1 request(s), 1 new token(s) each on 512 in the cache".
-  std::string describe_pass(Phase phase) const {
-    Workload pass;
-    if (workload_.single_phase) {
-      pass = *workload_.single_phase;
-    } else {
-      pass.batch = workload_.batch_size;
-      pass.query_length = phase == Phase::prefill ? workload_.input_length : 1;
-      pass.context_length =
-          phase == Phase::prefill ? 0 : workload_.input_length + workload_.output_length / 2;
-    }
-    return fmt::format("{}, {} request(s), {} new token(s) each, {} in the cache",
-                       phase_name(phase), pass.batch, pass.query_length, pass.context_length);
+  static std::string describe_pass(const ScenarioPass& pass) {
+    const Workload& work = *pass.workload;
+    return fmt::format("{}, {} request(s), {} new token(s) each, {} in the cache", pass.name,
+                       work.batch, work.query_length, work.context_length);
   }
 
-  /// Two lines per op: its figures, then its sizes and where it is called.
-  std::string phase_table(const std::vector<DistinctOp>& ops, Phase phase,
-                          const DeviceProfile& host) const {
+  /// Two lines per op of the pass: its figures, then its sizes and where it is called.
+  static std::string pass_table(const std::vector<DistinctOp>& ops, std::size_t pass,
+                                const Simulation& simulation) {
+    const DeviceProfile& host = simulation.device();
     double total_s = 0;
     double flops = 0;
     double bytes = 0;
     double calls = 0;
     for (const DistinctOp& op : ops) {
-      if (op.phase != phase) continue;
+      if (op.pass != pass) continue;
       total_s += Achieved(op, host).total_s;
       flops += op.calls * op.estimate.work.flops();
       bytes += op.calls * op.estimate.work.bytes();
@@ -161,7 +150,7 @@ class ProfileOpsCommand final : public Command {
     const auto percent = [](double share) { return fmt::format("{:.0f} %", 100 * share); };
     std::vector<std::string> details;
     for (const DistinctOp& op : ops) {
-      if (op.phase != phase) continue;
+      if (op.pass != pass) continue;
       const Achieved achieved(op, host);
       const Measurement* timed = op.measurement;
       std::string kernel = "estimated";
@@ -191,7 +180,7 @@ class ProfileOpsCommand final : public Command {
       text += line + "\n";
       if (i < details.size()) text += details[i];
     }
-    return describe_pass(phase) + "\n" + text + "\n";
+    return describe_pass(simulation.scenario().passes()[pass]) + "\n" + text + "\n";
   }
 
   std::string table_of(const TransformerModel& model, const Simulation& simulation,
@@ -215,8 +204,9 @@ class ProfileOpsCommand final : public Command {
     for (const std::string& note : report.assumptions) text += wrap("  ", note);
     text += "\n";
     const std::vector<DistinctOp> ops = simulation.distinct_ops();
-    text += phase_table(ops, Phase::prefill, host);
-    text += phase_table(ops, Phase::decode, host);
+    for (std::size_t pass = 0; pass < simulation.passes().size(); ++pass) {
+      text += pass_table(ops, pass, simulation);
+    }
     return text;
   }
 
@@ -252,7 +242,7 @@ class ProfileOpsCommand final : public Command {
     for (const DistinctOp& op : simulation.distinct_ops()) {
       const Achieved achieved(op, host);
       nlohmann::ordered_json& row = json["ops"].emplace_back();
-      row = {{"phase", phase_name(op.phase)},
+      row = {{"phase", simulation.scenario().passes()[op.pass].name},
              {"name", name_of(op.record)},
              {"class", name_of(class_of(op.record))},
              {"sizes", describe(op.record)},

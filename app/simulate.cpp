@@ -22,6 +22,7 @@
 #include "tcast/study/host_cost.h"
 #include "tcast/study/least_devices.h"
 #include "tcast/study/report_model.h"
+#include "tcast/study/scenario.h"
 #include "tcast/study/simulation.h"
 #include "tcast/transform/pipeline.h"
 
@@ -131,8 +132,10 @@ class SimulateCommand final : public Command {
     add_model(report, model);
 
     const WorkloadInputs workload = workload_for(model, workload_);
-    const SimulationRequest asked = request(workload);
-    Simulation simulation(model, asked);
+    SimulationOptions options;
+    options.reserved_bytes = target_.reserved_memory_bytes;
+    options.traced_events = output_.trace.is_given();
+    Simulation simulation(model, make_scenario(workload, deployment_of(model)), options);
     if (device) {
       report.device = device->name;
       simulation.run(*device, target_.ideal, target_.runner);
@@ -147,7 +150,8 @@ class SimulateCommand final : public Command {
       report.device = simulation.device().description;
     }
     simulation.fill(report);
-    const LeastDevices least = least_devices(model, asked, simulation.device());
+    const LeastDevices least = least_devices(
+        model, workload, {simulation.device().memory_bytes, target_.reserved_memory_bytes});
     report.memory.min_devices = least.devices;
     report.memory.min_devices_tp = least.tp;
     report.memory.min_devices_ep = least.ep;
@@ -155,7 +159,7 @@ class SimulateCommand final : public Command {
     if (!device) target.threads = simulation.threads();
     add_inputs(report, model, model_, workload, target);
     for (const StepReport& step : model.reports()) report.steps.push_back(to_report_step(step));
-    check_length(report, workload);
+    check_length(report, simulation.scenario().memory().cached_length);
     note_warnings(report.warnings.size());
 
     if (output_.trace.is_given()) {
@@ -178,32 +182,24 @@ class SimulateCommand final : public Command {
 
   /// A report with all fields that one of this command line can have.
   Report sample_report() const {
+    // Names do not depend on sizes.
+    WorkloadInputs kind;
+    if (workload_.single_phase)
+      kind.single_phase = Workload{.phase = workload_.single_phase->phase};
+    const std::unique_ptr<Scenario> scenario = make_scenario(kind, {});
     Report report;
-    report.single_phase = workload_.single_phase.has_value();
+    add_scenario(report, *scenario);
     if (target_.device.empty()) report.timing.emplace();
-    if (target_.ideal) report.ideal.emplace();
+    report.with_range = target_.device.empty();
+    report.with_ideal = target_.ideal && scenario->has_ideal_metrics();
     report.experts.emplace();
     add_inputs(report, model_.options, {}, model_, workload_, target_);
     return report;
   }
 
-  SimulationRequest request(const WorkloadInputs& workload) const {
-    SimulationRequest asked;
-    asked.batch_size = workload.batch_size;
-    asked.input_length = workload.input_length;
-    asked.output_length = workload.output_length;
-    asked.reserved_bytes = target_.reserved_memory_bytes;
-    asked.phase = workload.single_phase;
-    asked.traced_events = output_.trace.is_given();
-    return asked;
-  }
-
   /// A context longer than the model was trained for.
-  static void check_length(Report& report, const WorkloadInputs& workload) {
+  static void check_length(Report& report, std::int64_t longest) {
     const std::optional<std::int64_t> limit = report.memory.context_limit;
-    const std::int64_t longest = workload.single_phase
-                                     ? workload.single_phase->sequence_length()
-                                     : workload.input_length + workload.output_length;
     if (!limit || longest <= *limit) return;
     report.warnings.push_back(fmt::format(
         "{} tokens of context are more than the {} that the config is made for ({})", longest,

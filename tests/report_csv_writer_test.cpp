@@ -57,7 +57,7 @@ TEST_CASE("csv: the whole text") {
         "1000000000000,1000000000,compute,calibrated,,false,\r\n"
         "configs/models/tiny.json,prefill,attention,model.layers.*.self_attn,32,0.0015,"
         "10000000000,100000000,memory,measured,,true,0.125\r\n");
-  report.ideal = ReportLatency{};
+  report.with_ideal = true;
   report.ops.pop_back();
   CHECK(write_csv(report, false) ==
         "configs/models/tiny.json,prefill,matmul,model.layers.*.self_attn.q_proj,32,0.005,"

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tcast/base/error.h"
 #include "tcast/report/report.h"
 
 namespace tcast {
@@ -62,13 +63,22 @@ inline Report sample_report() {
   report.memory.max_batch_size = 4203;
   report.memory.max_context_length = 672'640;
   report.memory.min_devices = 1;
-  report.latency = {.prefill_s = 0.0125,
-                    .ttft_s = 0.0126,
-                    .decode_step_s = 0.003,
-                    .tpot_s = 0.0031,
-                    .end_to_end_s = 0.4063};
-  report.output_tokens_per_s = 1260.25;
-  report.output_tokens_per_s_per_device = 630.125;
+  report.memory.with_limits = true;
+  report.passes = {{.name = "prefill", .title = "prefill"},
+                   {.name = "decode", .title = "decode step"}};
+  const auto add = [&](const char* group, const char* name, const char* label, const char* unit,
+                       double value) {
+    report.metrics.push_back(
+        {.group = group, .name = name, .label = label, .unit = unit, .value = value});
+  };
+  add("latency", "prefill_s", "prefill", "s", 0.0125);
+  add("latency", "ttft_s", "time to first token (TTFT)", "s", 0.0126);
+  add("latency", "decode_step_s", "decode step", "s", 0.003);
+  add("latency", "tpot_s", "time per output token (TPOT)", "s", 0.0031);
+  add("latency", "end_to_end_s", "end to end", "s", 0.4063);
+  add("throughput", "output_tokens_per_s", "output tokens/s", "tokens/s", 1260.25);
+  add("throughput", "output_tokens_per_s_per_device", "output tokens/s/device", "tokens/s",
+      630.125);
   report.ops = {
       {.phase = "prefill",
        .name = "gather",
@@ -158,12 +168,36 @@ inline Report sample_report() {
   return report;
 }
 
-/// As sample_report(), with one phase exactly.
-inline Report single_phase_report(const std::string& phase) {
+/// A metric of a report that has it.
+inline ReportMetric& metric_of(Report& report, std::string_view name) {
+  for (ReportMetric& metric : report.metrics) {
+    if (metric.name == name) return metric;
+  }
+  throw InternalError(std::string(name) + " is a metric of the report");
+}
+
+/// As sample_report(), with one pass exactly.
+inline Report single_pass_report(const std::string& pass) {
   Report report = sample_report();
-  report.single_phase = true;
-  std::erase_if(report.ops, [&](const ReportOp& op) { return op.phase != phase; });
+  report.memory.with_limits = false;
+  report.absent_hint = "a run with --phase has numbers of that phase only";
+  for (ReportMetric& metric : report.metrics) {
+    const bool mine = metric.name == (pass == "prefill" ? "prefill_s" : "decode_step_s");
+    if (!mine) metric.value.reset();
+  }
+  std::erase_if(report.ops, [&](const ReportOp& op) { return op.phase != pass; });
   return report;
+}
+
+/// Gives the times of a report the same bounds as values.
+inline void add_bounds(Report& report, bool range, bool ideal) {
+  report.with_range = range;
+  report.with_ideal = ideal;
+  for (ReportMetric& metric : report.metrics) {
+    if (!metric.is_time()) continue;
+    if (range) metric.low = metric.high = metric.value;
+    if (ideal) metric.ideal = metric.value;
+  }
 }
 
 /// Characters of the longest line.

@@ -2,6 +2,7 @@
 // (D7).
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "tcast/model/transformer_model.h"
 #include "tcast/study/expert_counts.h"
 #include "tcast/study/simulation.h"
+#include "tcast/study/single_pass.h"
 #include "tcast/transform/pipeline.h"
 
 namespace {
@@ -101,11 +103,9 @@ TEST_CASE("a simulation prices the distinct experts that were counted") {  // S6
   options.num_hidden_layers = 2;
   TransformerModel model = build_model(std::move(config), std::move(profile), options);
   transform(model);
-  SimulationRequest request;
-  request.phase =
-      Workload{.phase = Phase::decode, .batch = 2, .query_length = 1, .context_length = 9};
+  const Workload step{.phase = Phase::decode, .batch = 2, .query_length = 1, .context_length = 9};
   const auto expert_bytes = [&](const ExpertCounts& counts) {
-    Simulation simulation(model, request);
+    Simulation simulation(model, std::make_unique<SinglePass>(step, Deployment{}));
     simulation.use(counts);
     simulation.run(load_device("h200"), false);
     Report report;

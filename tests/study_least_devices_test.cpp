@@ -12,13 +12,15 @@
 #include <nlohmann/json.hpp>
 
 #include "tcast/base/units.h"
-#include "tcast/cost/forecast.h"
-#include "tcast/cost/roofline.h"
+#include "tcast/cost/memory.h"
+#include "tcast/cost/pass.h"
 #include "tcast/custom_model.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/report/report.h"
 #include "tcast/study/inputs.h"
 #include "tcast/study/least_devices.h"
+#include "tcast/study/model_source.h"
+#include "tcast/study/scenario.h"
 #include "tcast/study/simulation.h"
 
 #include "command_runs.h"
@@ -106,23 +108,17 @@ TransformerModel transformed(HfConfig config, const ParallelOptions& parallel) {
   return model;
 }
 
-bool fits(const TransformerModel& model, const SimulationRequest& request,
-          const DeviceProfile& device) {
+bool fits(const TransformerModel& model, const WorkloadInputs& asked, const MemoryBudget& budget) {
   const ModelSource source(model);
-  const RooflineModel cost(device);
-  Forecaster forecaster(source, cost, device);
-  ForecastRequest asked;
-  asked.batch = ceil_div(request.batch_size, model.layout().size(ParallelAxis::dp));
-  asked.input_length = request.input_length;
-  asked.output_length = request.output_length;
-  asked.requests = request.batch_size;
-  return forecaster.memory_of(asked).fits();
+  PassTracer tracer(source);
+  const std::unique_ptr<Scenario> scenario = make_scenario(asked, deployment_of(model));
+  return forecast_memory(*scenario, tracer, {}, budget).fits();
 }
 
 /// The fewest devices, up to `most`, of all ways of spreading a model over them, each built and
 /// transformed.
-LeastDevices exhaustive(const HfConfig& config, const SimulationRequest& request,
-                        const DeviceProfile& device, std::int64_t most, bool experts) {
+LeastDevices exhaustive(const HfConfig& config, const WorkloadInputs& request,
+                        const MemoryBudget& device, std::int64_t most, bool experts) {
   LeastDevices found;
   for (std::int64_t devices = 1; devices <= most; ++devices) {
     for (std::int64_t tp = std::min<std::int64_t>(devices, 64); tp >= 1; --tp) {
@@ -175,9 +171,9 @@ TEST_CASE("least devices: as few as there are among all ways of spreading") {
     CAPTURE(row.config);
     CAPTURE(row.memory_bytes);
     CAPTURE(row.batch);
-    DeviceProfile device = load_device("h200");
-    device.memory_bytes = row.memory_bytes;
-    SimulationRequest request;
+    MemoryBudget device;
+    device.capacity_bytes = row.memory_bytes;
+    WorkloadInputs request;
     request.batch_size = row.batch;
     request.input_length = 24;
     request.output_length = 8;
@@ -214,11 +210,11 @@ TEST_CASE("the least number of devices comes with how the model is spread over t
   for (const Row& row : {Row{"llama-3.1-70b", 2}, Row{"deepseek-v3", 16}, Row{"qwen3-0.6b", 1}}) {
     CAPTURE(row.model);
     const HfConfig config = HfConfig::load(shipped(row.model));
-    const LeastDevices least = least_devices(transformed(config, {}), {}, device);
+    const LeastDevices least = least_devices(transformed(config, {}), {}, {device.memory_bytes, 0});
     CHECK(least.devices == row.devices);
     // The model so spread does fit, and the report says the same.
     const TransformerModel model = transformed(config, {least.devices, least.tp, least.ep});
-    Simulation simulation(model, {});
+    Simulation simulation(model, make_scenario({}, deployment_of(model)));
     simulation.run(device, false);
     Report report;
     simulation.fill(report);
@@ -240,8 +236,8 @@ TEST_CASE("least devices: no more models are built than for powers of two alone"
     CAPTURE(row.model);
     CAPTURE(row.device);
     const HfConfig config = HfConfig::load(shipped(row.model));
-    const DeviceProfile device = load_device(row.device);
-    SimulationRequest request;
+    const MemoryBudget device = {load_device(row.device).memory_bytes, 0};
+    WorkloadInputs request;
     request.batch_size = row.batch;
     const LeastDevices found = least_devices(transformed(config, {}), request, device);
     REQUIRE(found.devices > 0);
@@ -257,14 +253,14 @@ TEST_CASE("least devices: no more models are built than for powers of two alone"
 }
 
 /// What a search over powers of two, with everything built and transformed for each, finds.
-LeastDevices powers_of_two(const HfConfig& config, const SimulationRequest& request,
-                           const DeviceProfile& device) {
+LeastDevices powers_of_two(const HfConfig& config, const WorkloadInputs& request,
+                           const MemoryBudget& device) {
   LeastDevices found;
   const TransformerModel whole = transformed(config, {});
   const auto bytes = static_cast<double>(whole.weight_bytes());
   const ParameterCounts counts = whole.count_parameters();
   for (std::int64_t devices = 1; devices <= 1024; devices *= 2) {
-    if (bytes / static_cast<double>(devices) > static_cast<double>(device.memory_bytes)) continue;
+    if (bytes / static_cast<double>(devices) > static_cast<double>(device.capacity_bytes)) continue;
     for (std::int64_t tp = std::min<std::int64_t>(devices, 64); tp >= 1; tp /= 2) {
       for (const std::int64_t ep : {devices, std::int64_t{1}}) {
         if (ep > 1 && counts.active == counts.total) continue;
@@ -295,9 +291,9 @@ TEST_CASE("least devices: a hook runs no more often than for powers of two alone
         CAPTURE(kv_heads);
         CAPTURE(kilobytes);
         CAPTURE(batch);
-        DeviceProfile device = load_device("h200");
-        device.memory_bytes = kilobytes * 1000;
-        SimulationRequest request;
+        MemoryBudget device;
+        device.capacity_bytes = kilobytes * 1000;
+        WorkloadInputs request;
         request.batch_size = batch;
         request.input_length = 24;
         request.output_length = 8;
@@ -323,9 +319,9 @@ TEST_CASE("least devices: a hook runs no more often than for powers of two alone
 
 TEST_CASE("least devices: 384 experts over 12 devices, where powers of two need 16") {
   const HfConfig config = HfConfig::load(shipped("kimi-k2"));
-  DeviceProfile device = load_device("h100");
-  device.memory_bytes = 96'000'000'000;
-  const LeastDevices found = least_devices(transformed(config, {}), SimulationRequest{}, device);
+  MemoryBudget device;
+  device.capacity_bytes = 96'000'000'000;
+  const LeastDevices found = least_devices(transformed(config, {}), WorkloadInputs{}, device);
   CHECK(found.devices == 12);
   CHECK(found.ep == 12);
 }

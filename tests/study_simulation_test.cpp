@@ -1,7 +1,9 @@
 // Properties that every estimate must have, for every shipped model on every shipped device.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,12 +12,14 @@
 #include <fmt/format.h>
 
 #include "tcast/base/error.h"
-#include "tcast/cost/forecast.h"
+#include "tcast/cost/pass.h"
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report.h"
 #include "tcast/study/simulation.h"
+#include "tcast/study/single_pass.h"
+#include "tcast/study/text_generation.h"
 #include "tcast/transform/pipeline.h"
 
 namespace {
@@ -61,6 +65,18 @@ std::string layers_of(const std::string& file) {
 
 double near(double value) { return 1e-9 * value; }
 
+std::unique_ptr<Scenario> generation(const TransformerModel& model,
+                                     const TextGenerationRequest& request = {}) {
+  return std::make_unique<TextGeneration>(request, deployment_of(model));
+}
+
+double value_of(const Report& report, const char* name) {
+  const ReportMetric* const metric = find_metric(report, name);
+  REQUIRE(metric != nullptr);
+  REQUIRE(metric->value);
+  return *metric->value;
+}
+
 }  // namespace
 
 TEST_CASE("estimates keep to physics, and their parts sum to their totals") {
@@ -75,11 +91,7 @@ TEST_CASE("estimates keep to physics, and their parts sum to their totals") {
         if (parallel) options = spread(file);
         if (parallel && device.interconnect.levels.empty()) continue;
         const TransformerModel model = transformed(file, options);
-        SimulationRequest request;
-        request.batch_size = 4;
-        request.input_length = 300;
-        request.output_length = 50;
-        Simulation simulation(model, request);
+        Simulation simulation(model, generation(model, {4, 300, 50}));
         try {
           simulation.run(device, true);
         } catch (const Error&) {
@@ -112,19 +124,29 @@ TEST_CASE("estimates keep to physics, and their parts sum to their totals") {
             decode_bytes += op.bytes;
           }
         }
-        CHECK(prefill_s == doctest::Approx(report.latency.prefill_s).epsilon(1e-9));
-        CHECK(decode_s == doctest::Approx(report.latency.decode_step_s).epsilon(1e-9));
-        CHECK(report.latency.prefill_s >= prefill_flops / best_peak);
-        CHECK(report.latency.decode_step_s >= decode_bytes / device.memory_bandwidth_bytes_per_s);
-        CHECK(report.latency.ttft_s > report.latency.prefill_s);
-        CHECK(report.latency.end_to_end_s ==
-              doctest::Approx(report.latency.ttft_s + 49 * report.latency.tpot_s).epsilon(1e-12));
+        const double ttft_s = value_of(report, "ttft_s");
+        const double end_to_end_s = value_of(report, "end_to_end_s");
+        CHECK(prefill_s == doctest::Approx(value_of(report, "prefill_s")).epsilon(1e-9));
+        CHECK(decode_s == doctest::Approx(value_of(report, "decode_step_s")).epsilon(1e-9));
+        CHECK(value_of(report, "prefill_s") >= prefill_flops / best_peak);
+        CHECK(value_of(report, "decode_step_s") >=
+              decode_bytes / device.memory_bandwidth_bytes_per_s);
+        CHECK(ttft_s > value_of(report, "prefill_s"));
+        CHECK(end_to_end_s ==
+              doctest::Approx(ttft_s + 49 * value_of(report, "tpot_s")).epsilon(1e-12));
+        CHECK(value_of(report, "output_tokens_per_s") ==
+              doctest::Approx(4 * 50 / end_to_end_s).epsilon(1e-12));
         const ReportMemory& memory = report.memory;
         CHECK(memory.total_bytes == memory.weights_bytes + memory.kv_cache_bytes +
                                         memory.activation_peak_bytes + memory.workspace_bytes +
                                         memory.reserved_bytes);
         CHECK(memory.fits == (memory.total_bytes <= memory.capacity_bytes));
-        CHECK(report.ideal->end_to_end_s <= report.latency.end_to_end_s);
+        CHECK(report.with_ideal);
+        for (const ReportMetric& metric : report.metrics) {
+          CAPTURE(metric.name);
+          CHECK(metric.ideal.has_value() == metric.is_time());
+          if (metric.ideal) CHECK(*metric.ideal <= *metric.value);
+        }
       }
     }
   }
@@ -152,30 +174,39 @@ TEST_CASE("more requests and longer contexts never take less") {
     CAPTURE(file);
     const TransformerModel model = transformed(file, {});
     const ModelSource source(model);
-    Forecaster forecaster(source, cost, device);
+    PassPricer pricer(source, cost);
+    std::array<PricedPass, 2> priced;
+    const auto times_of = [&](const TextGenerationRequest& request) {
+      const TextGeneration asked(request, deployment_of(model));
+      price_passes(asked, pricer, priced);
+      return asked.times(pricer, priced);
+    };
     double last_prefill = 0;
     double last_step = 0;
     std::int64_t last_cache = 0;
     for (const std::int64_t batch : {1, 2, 7, 32, 200}) {
-      const Forecast& forecast = forecaster.run({batch, 128, 32, 0});
+      const TextGenerationTimes times = times_of({batch, 128, 32});
+      const MemoryForecast memory =
+          forecast_memory(TextGeneration({batch, 128, 32}, deployment_of(model)), pricer, priced,
+                          {device.memory_bytes, 0});
       CAPTURE(batch);
-      CHECK(forecast.prefill_s >= last_prefill);
-      CHECK(forecast.decode_step_s >= last_step);
-      CHECK(forecast.memory.kv_cache_bytes > last_cache);
-      last_prefill = forecast.prefill_s;
-      last_step = forecast.decode_step_s;
-      last_cache = forecast.memory.kv_cache_bytes;
+      CHECK(times.prefill_s >= last_prefill);
+      CHECK(times.decode_step_s >= last_step);
+      CHECK(memory.kv_cache_bytes > last_cache);
+      last_prefill = times.prefill_s;
+      last_step = times.decode_step_s;
+      last_cache = memory.kv_cache_bytes;
     }
     last_prefill = 0;
     last_step = 0;
     for (const std::int64_t length : {16, 100, 1000, 4097, 20000}) {
       if (length + 32 > model.longest_sequence()) break;
-      const Forecast& forecast = forecaster.run({2, length, 32, 0});
+      const TextGenerationTimes times = times_of({2, length, 32});
       CAPTURE(length);
-      CHECK(forecast.prefill_s >= last_prefill);
-      CHECK(forecast.decode_step_s >= last_step);
-      last_prefill = forecast.prefill_s;
-      last_step = forecast.decode_step_s;
+      CHECK(times.prefill_s >= last_prefill);
+      CHECK(times.decode_step_s >= last_step);
+      last_prefill = times.prefill_s;
+      last_step = times.decode_step_s;
     }
   }
 }
@@ -202,7 +233,7 @@ TEST_CASE("layer reuse changes no number") {
           const bool together = HfConfig::load(file).model_type() == "gpt_oss";
           if (together && !skip_steps.empty()) options.quantize_ignore.push_back("*.mlp.experts");
           const TransformerModel model = transformed(file, options);
-          Simulation simulation(model, {3, 200, 20, 0, {}});
+          Simulation simulation(model, generation(model, {3, 200, 20}));
           simulation.run(device, false);
           simulation.fill(reports[reuse ? 0 : 1]);
         }
@@ -210,8 +241,10 @@ TEST_CASE("layer reuse changes no number") {
         const Report& b = reports[1];
         CHECK(a.memory.total_bytes == b.memory.total_bytes);
         CHECK(a.memory.activation_peak_bytes == b.memory.activation_peak_bytes);
-        CHECK(a.latency.prefill_s == doctest::Approx(b.latency.prefill_s).epsilon(1e-12));
-        CHECK(a.latency.tpot_s == doctest::Approx(b.latency.tpot_s).epsilon(1e-12));
+        REQUIRE(a.metrics.size() == b.metrics.size());
+        for (const ReportMetric& metric : a.metrics) {
+          CHECK(*metric.value == doctest::Approx(value_of(b, metric.name.c_str())).epsilon(1e-12));
+        }
         REQUIRE(a.ops.size() == b.ops.size());
         for (const ReportOp& one : a.ops) {
           const auto same = std::find_if(b.ops.begin(), b.ops.end(), [&](const ReportOp& op) {
@@ -236,7 +269,7 @@ TEST_CASE("with multi-token prediction every predicted token is chosen, too") {
     options.num_mtp_tokens = tokens;
     const TransformerModel model =
         transformed(std::string(TCAST_SOURCE_DIR) + "/configs/models/deepseek-v3.json", options);
-    Simulation simulation(model, {8, 100, 20, 0, {}});
+    Simulation simulation(model, generation(model, {8, 100, 20}));
     simulation.run(device, false);
     Report report;
     simulation.fill(report);
@@ -262,7 +295,7 @@ TEST_CASE("products that the device has no units for are said to be priced as ot
   };
   for (const Row& row : rows) {
     CAPTURE(row.device);
-    Simulation simulation(model, {});
+    Simulation simulation(model, generation(model));
     simulation.run(load_device(row.device), false);
     Report report;
     simulation.fill(report);
@@ -301,9 +334,7 @@ TEST_CASE("the report says how many distinct experts a pass is expected to read"
     options.num_mtp_tokens = row.drafts;
     const TransformerModel model = transformed(
         std::string(TCAST_SOURCE_DIR) + "/configs/models/" + row.model + ".json", options);
-    SimulationRequest request;
-    request.batch_size = row.batch;
-    Simulation simulation(model, request);
+    Simulation simulation(model, generation(model, {.batch_size = row.batch}));
     simulation.run(load_device("h200"), false);
     Report report;
     simulation.fill(report);
@@ -311,26 +342,25 @@ TEST_CASE("the report says how many distinct experts a pass is expected to read"
     CHECK(report.experts->num_experts == row.num_experts);
     CHECK(report.experts->per_token == row.per_token);
     CHECK(report.experts->per_device == row.per_device);
-    CHECK(*report.experts->distinct_prefill == doctest::Approx(row.prefill).epsilon(1e-6));
-    CHECK(*report.experts->distinct_decode == doctest::Approx(row.decode).epsilon(1e-12));
+    CHECK(*report.passes[0].distinct_experts == doctest::Approx(row.prefill).epsilon(1e-6));
+    CHECK(*report.passes[1].distinct_experts == doctest::Approx(row.decode).epsilon(1e-12));
   }
   // One phase; the loop over the experts instead of the fused block; no experts at all.
   ModelOptions eager;
   eager.skip_steps = {"patch_moe"};
   const std::string olmoe = std::string(TCAST_SOURCE_DIR) + "/configs/models/olmoe-1b-7b.json";
   const TransformerModel loop = transformed(olmoe, eager);
-  SimulationRequest one_phase;
-  one_phase.phase = Workload{.phase = Phase::decode, .batch = 3, .query_length = 1};
-  Simulation simulation(loop, one_phase);
+  const Workload step{.phase = Phase::decode, .batch = 3, .query_length = 1};
+  Simulation simulation(loop, std::make_unique<SinglePass>(step, Deployment{}));
   simulation.run(load_device("h200"), false);
   Report report;
   simulation.fill(report);
   REQUIRE(report.experts);
-  CHECK(!report.experts->distinct_prefill);
-  CHECK(*report.experts->distinct_decode == doctest::Approx(even(3, 64, 8)));
+  CHECK(!report.passes[0].distinct_experts);
+  CHECK(*report.passes[1].distinct_experts == doctest::Approx(even(3, 64, 8)));
   const TransformerModel dense =
       transformed(std::string(TCAST_SOURCE_DIR) + "/configs/models/qwen3-0.6b.json", {});
-  Simulation plain(dense, {});
+  Simulation plain(dense, generation(dense));
   plain.run(load_device("h200"), false);
   Report no_experts;
   plain.fill(no_experts);
@@ -349,10 +379,9 @@ TEST_CASE("a decode step reads the weights of the expected distinct experts") { 
   TransformerModel model = build_model(std::move(config), std::move(profile), {});
   transform(model);
   for (const auto& [batch, distinct] : {std::pair{1, 4.0}, {8, 25.80995}, {16, 41.21126}}) {
-    SimulationRequest request;
-    request.phase =
-        Workload{.phase = Phase::decode, .batch = batch, .query_length = 1, .context_length = 1024};
-    Simulation simulation(model, request);
+    const Workload step{
+        .phase = Phase::decode, .batch = batch, .query_length = 1, .context_length = 1024};
+    Simulation simulation(model, std::make_unique<SinglePass>(step, Deployment{}));
     simulation.run(load_device("h200"), false);
     Report report;
     simulation.fill(report);

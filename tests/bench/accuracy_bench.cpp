@@ -29,6 +29,7 @@
 #include "tcast/study/generation.h"
 #include "tcast/study/host_calibration.h"
 #include "tcast/study/simulation.h"
+#include "tcast/study/single_pass.h"
 #include "tcast/transform/pipeline.h"
 
 #include "app/options.h"
@@ -230,8 +231,11 @@ Arguments arguments(int argc, char** argv) {
   return args;
 }
 
-double phase_s(const Simulation& simulation, const Workload& work) {
-  return work.phase == Phase::prefill ? simulation.prefill_s() : simulation.decode_step_s();
+/// The time of the only pass.
+double pass_s(const Simulation& simulation) {
+  double sum = 0;
+  for (const PricedPass& pass : simulation.passes()) sum += pass.total_s;
+  return sum;
 }
 
 std::string name_of_cell(const Cell& cell) {
@@ -291,28 +295,29 @@ int bench(const Arguments& args) {
     }
     counts.clear();
     Measured measured(*model, cell.work, *executor);
-    SimulationRequest request;
-    request.phase = cell.work;
+    const auto scenario = [&] {
+      return std::make_unique<SinglePass>(cell.work, deployment_of(*model));
+    };
     Result result;
     HostCalibrationOptions calibration;
     calibration.threads = cell.threads;
     HostCalibrator calibrator(calibration);
     for (int i = 0; i < args.pairs; ++i) {
       if (args.calibrate) calibrator.time_round();
-      Simulation simulation(*model, request);
+      Simulation simulation(*model, scenario());
       simulation.use(counts);
       HostTimingOptions timing;
       timing.timer.threads = cell.threads;
       timing.timer.memory_limit_bytes = std::int64_t{2} << 30;
       simulation.run_on_host(timing, false);
-      result.predicted.push_back(phase_s(simulation, cell.work));
+      result.predicted.push_back(pass_s(simulation));
       result.measured.push_back(measured.seconds());
     }
     if (args.calibrate) {
-      Simulation simulation(*model, request);
+      Simulation simulation(*model, scenario());
       simulation.use(counts);
       simulation.run(calibrator.fit().calibration.device, false);
-      result.profile = phase_s(simulation, cell.work);
+      result.profile = pass_s(simulation);
       profile.push_back(result.profile_error());
     }
     errors.push_back(result.error());

@@ -3,6 +3,7 @@
 //
 //     cmake --build --preset release --target bench && build/release/bench/simulate_bench
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -18,11 +19,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tcast/cost/forecast.h"
+#include "tcast/cost/pass.h"
 #include "tcast/cost/roofline.h"
 #include "tcast/device/device_profile.h"
 #include "tcast/model/transformer_model.h"
-#include "tcast/study/simulation.h"
+#include "tcast/study/model_source.h"
+#include "tcast/study/text_generation.h"
 #include "tcast/transform/pipeline.h"
 
 namespace {
@@ -131,21 +133,29 @@ int main(int argc, char** argv) {
     const tcast::DeviceProfile device = tcast::load_device("h200");
     const tcast::RooflineModel cost(device);
     const tcast::ModelSource source(model);
-    tcast::Forecaster forecaster(source, cost, device);
+    tcast::PassPricer pricer(source, cost);
+    const tcast::Deployment deployment = tcast::deployment_of(model);
+    const tcast::MemoryBudget budget{device.memory_bytes, 0};
+    std::array<tcast::PricedPass, 2> priced;
     std::mt19937 random(1);
     double sum = 0;
+    int too_large = 0;
     const double all_s = seconds_of([&] {
       for (int i = 0; i < 1000; ++i) {
         const auto batch = static_cast<std::int64_t>(1 + random() % 64);
         const auto input = static_cast<std::int64_t>(16 + random() % 8000);
         const auto output = static_cast<std::int64_t>(2 + random() % 2000);
-        sum += forecaster.run({batch, input, output, 0}).end_to_end_s;
+        const tcast::TextGeneration generation({batch * deployment.replicas, input, output},
+                                               deployment);
+        tcast::price_passes(generation, pricer, priced);
+        if (!tcast::forecast_memory(generation, pricer, priced, budget).fits()) ++too_large;
+        sum += generation.times(pricer, priced).end_to_end_s;
       }
     });
     fmt::print("| {} | {:.1f} ms | {:.1f} MiB | {:.2f} ms | {:.1f} us |\n", target.model,
                1e3 * process_s, static_cast<double>(memory_kib) / 1024, 1e3 * build_s,
                1e6 * all_s / 1000);
-    if (sum <= 0) return 1;
+    if (sum <= 0 || too_large == 1000) return 1;
   }
   return 0;
 }

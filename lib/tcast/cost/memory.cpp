@@ -17,6 +17,15 @@ std::int64_t cache_bytes(const Graph& graph, std::int64_t batch, std::int64_t se
   return total;
 }
 
+std::int64_t MemoryForecast::total_bytes() const {
+  std::int64_t total = 0;
+  for (const std::int64_t part :
+       {weight_bytes, kv_cache_bytes, activation.bytes, workspace_bytes, reserved_bytes}) {
+    total = checked_add(total, part, "memory in bytes");
+  }
+  return total;
+}
+
 void MemoryPlanner::plan_region(const Region& region, const RegionLiveness& liveness,
                                 RegionPlan& plan) {
   // A region without ops still holds what passes through it: it has one moment, too.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -16,6 +17,30 @@ struct ActivationPeak {
   std::uint32_t call = 0;    ///< index into Graph::calls
   std::uint32_t region = 0;  ///< its region
   std::uint32_t op = 0;      ///< index into Region::ops; inputs and outputs of this op coexist
+};
+
+/// Memory of one device, in bytes.
+struct MemoryBudget {
+  std::int64_t capacity_bytes = 0;
+  std::int64_t reserved_bytes = 0;  ///< of it, for others
+};
+
+/// Where the device's memory goes, in bytes on one rank.
+struct TCAST_API MemoryForecast {
+  std::int64_t weight_bytes = 0;
+  std::int64_t kv_cache_bytes = 0;   ///< with all requests at full length, in whole blocks
+  std::int64_t workspace_bytes = 0;  ///< computed once and kept: rotary tables
+  std::int64_t reserved_bytes = 0;
+  std::int64_t capacity_bytes = 0;
+
+  /// The pass with the activation peak, by its place among those that were asked about, and where
+  /// in its graph.
+  std::size_t activation_pass = 0;
+  ActivationPeak activation{};
+
+  /// Sum of the parts. Throws Error beyond 64 bits.
+  std::int64_t total_bytes() const;
+  bool fits() const { return total_bytes() <= capacity_bytes; }
 };
 
 /// Bytes of the caches of all calls for `batch` requests of `sequence_length` tokens each.

@@ -206,7 +206,7 @@ AssertionResult evaluate(const Assertion& assertion, const Report& report) {
   if (field.kind == Kind::absent) {
     throw Error(fmt::format("assertion '{}': {} is unknown in this run", printable(assertion.text),
                             field.path),
-                report.single_phase ? "a run with --phase has numbers of that phase only" : "");
+                report.absent_hint);
   }
   if (field.kind != Kind::number && field.kind != Kind::flag) fail_not_a_number(assertion, field);
   const auto show = [&](double value) {

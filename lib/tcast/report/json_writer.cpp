@@ -73,17 +73,27 @@ Json memory_to_json(const ReportMemory& memory) {
   return json;
 }
 
-Json latency_to_json(const Report& report, const ReportLatency& latency) {
-  const bool both = !report.single_phase;
-  Json json;
-  json["prefill_s"] = number_or_null(has_phase(report, "prefill"), latency.prefill_s, "prefill_s");
-  json["ttft_s"] = number_or_null(both, latency.ttft_s, "ttft_s");
-  json["decode_step_s"] =
-      number_or_null(has_phase(report, "decode"), latency.decode_step_s, "decode_step_s");
-  // Of a single token there is no time per further token; a 0 would pass every "at most".
-  json["tpot_s"] = number_or_null(both && latency.tpot_s != 0, latency.tpot_s, "tpot_s");
-  json["end_to_end_s"] = number_or_null(both, latency.end_to_end_s, "end_to_end_s");
-  return json;
+/// The metrics by group; behind the first group with times, "range" with both ends of each time.
+void add_metrics(Json& json, const Report& report) {
+  const auto number = [](const std::optional<double>& value, const std::string& name) {
+    return number_or_null(value.has_value(), value.value_or(0), name);
+  };
+  for (const ReportMetric& metric : report.metrics) {
+    json[metric.group][metric.name] = number(metric.value, metric.name);
+    if (!report.with_range || !metric.is_time()) continue;
+    // "prefill_s" is between "prefill_low_s" and "prefill_high_s".
+    const std::string stem = metric.name.substr(0, metric.name.rfind("_s"));
+    for (const auto& [end, value] :
+         {std::pair{"low", &metric.low}, std::pair{"high", &metric.high}}) {
+      const std::string name = fmt::format("{}_{}_s", stem, end);
+      json["range"][name] = number(*value, name);
+    }
+  }
+  if (report.mtp_tokens > 0) json["latency"]["tokens_per_step"] = 1 + report.mtp_tokens;
+  for (const ReportMetric& metric : report.metrics) {
+    if (!report.with_ideal || !metric.is_time()) continue;
+    json["ideal"][metric.name] = number(metric.ideal, metric.name);
+  }
 }
 
 Json linears_to_json(const ReportDTypes::Linears& linears) {
@@ -119,34 +129,16 @@ Json dtypes_to_json(const ReportDTypes& dtypes) {
   return json;
 }
 
-Json range_to_json(const Report& report, const ReportRange& range) {
-  const bool both = !report.single_phase;
+Json experts_to_json(const Report& report) {
   Json json;
-  const auto add = [&](bool known, const char* name, double ReportLatency::*value) {
-    for (const auto& [end, of] : {std::pair{"low", &range.low}, std::pair{"high", &range.high}}) {
-      const std::string key = fmt::format("{}_{}_s", name, end);
-      json[key] = number_or_null(known, of->*value, key.c_str());
-    }
-  };
-  add(has_phase(report, "prefill"), "prefill", &ReportLatency::prefill_s);
-  add(both, "ttft", &ReportLatency::ttft_s);
-  add(has_phase(report, "decode"), "decode_step", &ReportLatency::decode_step_s);
-  add(both && report.latency.tpot_s != 0, "tpot", &ReportLatency::tpot_s);
-  add(both, "end_to_end", &ReportLatency::end_to_end_s);
-  return json;
-}
-
-Json experts_to_json(const ReportExperts& experts) {
-  const auto expected = [](const std::optional<double>& value, const char* name) {
-    return number_or_null(value.has_value(), value.value_or(0), name);
-  };
-  Json json;
-  json["num_experts"] = experts.num_experts;
-  json["per_token"] = experts.per_token;
-  json["per_device"] = experts.per_device;
-  json["expected_distinct_prefill"] =
-      expected(experts.distinct_prefill, "expected_distinct_prefill");
-  json["expected_distinct_decode"] = expected(experts.distinct_decode, "expected_distinct_decode");
+  json["num_experts"] = report.experts->num_experts;
+  json["per_token"] = report.experts->per_token;
+  json["per_device"] = report.experts->per_device;
+  for (const ReportPass& pass : report.passes) {
+    const std::string name = "expected_distinct_" + pass.name;
+    json[name] =
+        number_or_null(pass.distinct_experts.has_value(), pass.distinct_experts.value_or(0), name);
+  }
   return json;
 }
 
@@ -270,18 +262,10 @@ Json head_to_json(const Report& report) {
 
 /// Everything in front of the lists.
 Json summary_to_json(const Report& report) {
-  const bool both = !report.single_phase;
   Json json = head_to_json(report);
   json["memory"] = memory_to_json(report.memory);
-  if (report.experts) json["experts"] = experts_to_json(*report.experts);
-  json["latency"] = latency_to_json(report, report.latency);
-  if (report.mtp_tokens > 0) json["latency"]["tokens_per_step"] = 1 + report.mtp_tokens;
-  if (report.range) json["range"] = range_to_json(report, *report.range);
-  json["throughput"]["output_tokens_per_s"] =
-      number_or_null(both, report.output_tokens_per_s, "output_tokens_per_s");
-  json["throughput"]["output_tokens_per_s_per_device"] =
-      number_or_null(both, report.output_tokens_per_s_per_device, "output_tokens_per_s_per_device");
-  if (report.ideal) json["ideal"] = latency_to_json(report, *report.ideal);
+  if (report.experts) json["experts"] = experts_to_json(report);
+  add_metrics(json, report);
   if (report.timing) json["timing"] = timing_to_json(*report.timing);
   return json;
 }

@@ -14,11 +14,10 @@ namespace tcast {
 
 /// The whole report as one JSON object and a line end; pretty-printed, or on one line (a line of
 /// JSON Lines). Pure ASCII: other characters are escaped, bytes that are not UTF-8 are written as
-/// the text \xff. Numbers that do not exist are null: those of the absent phase and all that need
-/// both phases in a single-phase run, tpot_s when there is one output token, min_devices when it is
-/// unknown, the largest batch and context when memory does not limit them. Absent are "timing" and
-/// "ideal" unless the report has them, and the figures of steps that nobody measured. Throws
-/// InternalError for NaN and infinity, which no report may contain.
+/// the text \xff. Numbers that do not exist are null: metrics without a value, min_devices when it
+/// is unknown, the largest batch and context when memory does not limit them. Absent are "timing",
+/// "range" and "ideal" unless the report has them, and the figures of steps that nobody measured.
+/// Throws InternalError for NaN and infinity, which no report may contain.
 TCAST_API std::string write_json(const Report& report, bool one_line);
 
 /// What the steps of a pipeline did to a model, pretty-printed: schema, inputs, model, device,

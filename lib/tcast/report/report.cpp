@@ -83,14 +83,16 @@ std::string describe(const ReportDTypes& dtypes) {
   return text;
 }
 
-bool has_ideal(const Report& report) {
-  return report.ideal || std::any_of(report.ops.begin(), report.ops.end(),
-                                     [](const ReportOp& op) { return op.ideal_s != 0; });
+const ReportMetric* find_metric(const Report& report, std::string_view name) {
+  for (const ReportMetric& metric : report.metrics) {
+    if (metric.name == name) return &metric;
+  }
+  return nullptr;
 }
 
-bool has_phase(const Report& report, std::string_view phase) {
-  return !report.single_phase || std::any_of(report.ops.begin(), report.ops.end(),
-                                             [&](const ReportOp& op) { return op.phase == phase; });
+bool has_ideal(const Report& report) {
+  return report.with_ideal || std::any_of(report.ops.begin(), report.ops.end(),
+                                          [](const ReportOp& op) { return op.ideal_s != 0; });
 }
 
 }  // namespace tcast

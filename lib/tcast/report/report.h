@@ -20,7 +20,7 @@ struct ReportInput {
 
 /// One row of the op table: all calls of one operator of one module in one phase.
 struct ReportOp {
-  std::string phase{};   ///< "prefill", "decode", or a part of a run that is neither: "sampling"
+  std::string phase{};   ///< the name of a pass, or what is beside all passes: "sampling"
   std::string name{};    ///< "matmul", "attention", ...
   std::string module{};  ///< "model.layers.*.self_attn.q_proj"
   double calls = 0;      ///< expected ones: not whole where they depend on the routing to experts
@@ -63,8 +63,9 @@ struct ReportMemory {
   std::int64_t total_bytes = 0;  ///< sum of the parts above
   std::int64_t capacity_bytes = 0;
   bool fits = false;
+  bool with_limits = false;  ///< the next two were asked for
   /// Largest batch that fits with these lengths, largest input + output that fits with this batch:
-  /// 0 when none does, nothing when memory does not limit it or nobody asked.
+  /// 0 when none does, nothing when memory does not limit it.
   std::optional<std::int64_t> max_batch_size{};
   std::optional<std::int64_t> max_context_length{};
   /// Tokens of context that the config is made for, whatever fits: what its scaling of positions
@@ -104,29 +105,37 @@ struct ReportDTypes {
 /// in fp8 e4m3; KV cache bf16".
 TCAST_API std::string describe(const ReportDTypes& dtypes);
 
-/// Routed experts of a layer, the busiest rank's, of the layers of which there are most.
+/// Routed experts of a layer, the busiest rank's, of the layers of which there are most. How many
+/// of them a pass is expected to choose: ReportPass::distinct_experts.
 struct ReportExperts {
   std::int64_t num_experts = 0;  ///< of the layer
   std::int64_t per_token = 0;
   std::int64_t per_device = 0;  ///< that the rank holds
-  /// Of those, expected to be chosen by at least one token of the pass; nothing for a pass that was
-  /// not simulated.
-  std::optional<double> distinct_prefill{};
-  std::optional<double> distinct_decode{};
 };
 
-struct ReportLatency {
-  double prefill_s = 0;
-  double ttft_s = 0;
-  double decode_step_s = 0;
-  double tpot_s = 0;
-  double end_to_end_s = 0;
+/// A kind of forward pass that was asked for; one that does not occur has no operators.
+struct ReportPass {
+  std::string name{};   ///< "prefill", "decode": ReportOp::phase of its operators
+  std::string title{};  ///< for people: "decode step"
+  /// Of the routed experts that a rank holds of a layer, expected to be chosen by at least one
+  /// token of the pass; nothing for a pass without such layers.
+  std::optional<double> distinct_experts{};
 };
 
-/// Between what this host takes undisturbed and what it took, as far as the timings tell.
-struct ReportRange {
-  ReportLatency low{};
-  ReportLatency high{};
+/// A number that sums up what was asked for.
+struct ReportMetric {
+  std::string group{};            ///< what it is part of: "latency", "throughput"
+  std::string name{};             ///< as in JSON and assertions, with its unit: "ttft_s"
+  std::string label{};            ///< for people: "time to first token (TTFT)"
+  std::string unit{};             ///< "s", "tokens/s"
+  std::optional<double> value{};  ///< nothing: there is no such number in this run
+  /// Of times that were measured on this host: between what it takes undisturbed and what it took,
+  /// as far as the timings tell.
+  std::optional<double> low{};
+  std::optional<double> high{};
+  std::optional<double> ideal{};  ///< of times: the datasheet bound beside the estimate
+
+  bool is_time() const { return unit == "s"; }
 };
 
 /// A model as it stands at some point of the pipeline: what its graph needs and costs.
@@ -185,25 +194,23 @@ struct Report {
   /// Where the device and all else that was chosen by its name comes from.
   std::vector<Provenance> provenance{};
   ReportMemory memory{};
+  std::vector<ReportPass> passes{};
   std::optional<ReportExperts> experts{};  ///< of a model that has routed ones
-  ReportLatency latency{};
-  std::optional<ReportRange> range{};  ///< of the latencies, where they were timed on this host
-  double output_tokens_per_s = 0;
-  double output_tokens_per_s_per_device = 0;
+  std::vector<ReportMetric> metrics{};     ///< in groups, each name once
+  bool with_range = false;                 ///< metrics that are times have `low` and `high`
+  bool with_ideal = false;                 ///< metrics that are times have `ideal`
+  std::string absent_hint{};  ///< for whoever asks for a number that there is not; may be empty
   std::optional<ReportTiming> timing{};  ///< of this host; nothing for a described device
-  bool single_phase = false;  ///< one phase exactly: the other phase's numbers are absent
   std::vector<ReportOp> ops{};
   std::vector<ReportStep> steps{};
   std::vector<std::string> assumptions{};
   std::vector<std::string> warnings{};
-  std::optional<ReportLatency> ideal{};  ///< datasheet bound beside the estimate
 };
 
-/// Whether there are ideal times: in `ideal`, or of the operators of a single phase.
-TCAST_API bool has_ideal(const Report& report);
+/// The metric of that name ("ttft_s"), or null.
+TCAST_API const ReportMetric* find_metric(const Report& report, std::string_view name);
 
-/// Whether the report has numbers for the phase ("prefill" or "decode"): always, unless the run was
-/// one phase exactly and has no operator of it.
-TCAST_API bool has_phase(const Report& report, std::string_view phase);
+/// Whether operators have ideal times.
+TCAST_API bool has_ideal(const Report& report);
 
 }  // namespace tcast

@@ -105,11 +105,16 @@ std::string show_share(double quanta, double whole) {
 
 void check_finite(const Report& report) {
   const auto check = [](double value) {
-    TCAST_CHECK(std::isfinite(value), "a time in the report is not a finite number");
+    TCAST_CHECK(std::isfinite(value), "a number in the report is not finite");
   };
   for (const ReportOp& op : report.ops) {
     check(op.total_s);
     check(op.ideal_s);
+  }
+  for (const ReportMetric& metric : report.metrics) {
+    for (const auto& value : {metric.value, metric.low, metric.high, metric.ideal}) {
+      check(value.value_or(0));
+    }
   }
 }
 
@@ -220,7 +225,7 @@ std::string write_memory(const Report& report) {
   }
 
   std::string result = table.text() + wrap("  verdict            ", verdict_of(memory));
-  if (report.single_phase) return result;
+  if (!memory.with_limits) return result;
   const auto limit = [](const std::optional<std::int64_t>& value, std::string_view what,
                         std::string_view none) {
     if (!value) return std::string("not limited by memory");
@@ -244,20 +249,20 @@ std::string write_memory(const Report& report) {
 
 // ---- experts
 
-std::string write_experts(const ReportExperts& experts) {
+std::string write_experts(const Report& report) {
+  const ReportExperts& experts = *report.experts;
   TextTable table({{"experts read, of each layer"}, {"expected", true}, {"held", true}, {}});
-  const auto add = [&](const char* pass, const std::optional<double>& distinct) {
-    if (!distinct) return;
-    table.add_row({pass, fmt::format("{:.4g}", *distinct), format_grouped(experts.per_device),
+  for (const ReportPass& pass : report.passes) {
+    if (!pass.distinct_experts) continue;
+    table.add_row({"  " + pass.title, fmt::format("{:.4g}", *pass.distinct_experts),
+                   format_grouped(experts.per_device),
                    fmt::format("a token chooses {} of {}", experts.per_token,
                                format_grouped(experts.num_experts))});
-  };
-  add("  prefill", experts.distinct_prefill);
-  add("  decode step", experts.distinct_decode);
+  }
   return table.text();
 }
 
-// ---- latency
+// ---- metrics
 
 /// Tokens per second: whole ones where there are many.
 std::string show_rate(double rate) {
@@ -265,39 +270,30 @@ std::string show_rate(double rate) {
   return std::abs(rate) < 1e15 ? format_grouped(std::llround(rate)) : fmt::format("{:.3e}", rate);
 }
 
-std::string write_latency(const Report& report) {
-  const bool both = !report.single_phase;
-  const ReportLatency* const ideal = report.ideal ? &*report.ideal : nullptr;
-  const char* const title = does_not_fit(report.memory) ? "latency (does not fit)" : "latency";
+/// Metrics that have a value, group by group; the first group gives the title.
+std::string write_metrics(const Report& report) {
+  std::string title = report.metrics.front().group;
+  if (does_not_fit(report.memory)) title += " (does not fit)";
   std::vector<TextColumn> columns = {{title}, {"estimate", true}};
-  if (report.range) columns.push_back({"range", true});
-  if (ideal != nullptr) columns.push_back({"ideal", true});
+  if (report.with_range) columns.push_back({"range", true});
+  if (report.with_ideal) columns.push_back({"ideal", true});
   TextTable table(std::move(columns));
-  const auto add = [&](std::string_view name, double ReportLatency::*value) {
-    std::vector<std::string> cells = {fmt::format("  {}", name),
-                                      format_seconds(report.latency.*value)};
-    if (report.range) {
-      cells.push_back(fmt::format("{} .. {}", format_seconds(report.range->low.*value),
-                                  format_seconds(report.range->high.*value)));
-    }
-    if (ideal != nullptr) cells.push_back(format_seconds(ideal->*value));
-    table.add_row(std::move(cells));
+  const auto seconds = [](const std::optional<double>& value) {
+    return value ? format_seconds(*value) : std::string("-");
   };
-  if (has_phase(report, "prefill")) add("prefill", &ReportLatency::prefill_s);
-  if (both) add("time to first token (TTFT)", &ReportLatency::ttft_s);
-  // A step checks that many tokens, of which one counts.
-  const std::string step_of =
-      report.mtp_tokens > 0 ? fmt::format("step of 1+{} tokens", report.mtp_tokens) : "step";
-  if (has_phase(report, "decode")) add("decode " + step_of, &ReportLatency::decode_step_s);
-  if (!both) return table.text();
-  // Of a single token there is no time per further token.
-  if (report.latency.tpot_s != 0) {
-    add("time per output token (TPOT)" + (report.mtp_tokens > 0 ? ", per " + step_of : ""),
-        &ReportLatency::tpot_s);
+  for (const ReportMetric& metric : report.metrics) {
+    if (!metric.value) continue;
+    if (!metric.is_time()) {
+      table.add_row({"  " + metric.label, show_rate(*metric.value)});
+      continue;
+    }
+    std::vector<std::string> cells = {"  " + metric.label, seconds(metric.value)};
+    if (report.with_range) {
+      cells.push_back(fmt::format("{} .. {}", seconds(metric.low), seconds(metric.high)));
+    }
+    if (report.with_ideal) cells.push_back(seconds(metric.ideal));
+    table.add_row(std::move(cells));
   }
-  add("end to end", &ReportLatency::end_to_end_s);
-  table.add_row({"  output tokens/s", show_rate(report.output_tokens_per_s)});
-  table.add_row({"  output tokens/s/device", show_rate(report.output_tokens_per_s_per_device)});
   return table.text();
 }
 
@@ -623,8 +619,8 @@ std::string write_table(const Report& report, const TableOptions& options) {
   if (does_not_fit(report.memory)) result = wrap("verdict       ", verdict_of(report.memory));
   result += write_header(report);
   result += "\n" + write_memory(report);
-  if (report.experts) result += "\n" + write_experts(*report.experts);
-  result += "\n" + write_latency(report);
+  if (report.experts) result += "\n" + write_experts(report);
+  if (!report.metrics.empty()) result += "\n" + write_metrics(report);
   std::vector<PhaseOps> phases;
   for (const ReportOp& op : report.ops) {
     const bool known = std::any_of(phases.begin(), phases.end(),

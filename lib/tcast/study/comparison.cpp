@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,6 +14,7 @@
 #include "tcast/exec/threads.h"
 #include "tcast/report/text_table.h"
 #include "tcast/study/simulation.h"
+#include "tcast/study/text_generation.h"
 
 namespace tcast {
 namespace {
@@ -40,15 +42,19 @@ double undisturbed_mean_s(const std::vector<Sample>& passes) {
 
 }  // namespace
 
+bool Prediction::routes() const {
+  return std::any_of(passes.begin(), passes.end(),
+                     [](const ReportPass& pass) { return pass.distinct_experts.has_value(); });
+}
+
 RunPredictor::RunPredictor(const TransformerModel& model, std::int64_t batch_size,
                            std::int64_t input_length, std::int64_t output_length,
                            HostTimingOptions options)
     : options_(std::move(options)), steps_(output_length - 1) {
-  SimulationRequest request;
-  request.batch_size = batch_size;
-  request.input_length = input_length;
-  request.output_length = output_length;
-  simulation_ = std::make_unique<Simulation>(model, request);
+  simulation_ = std::make_unique<Simulation>(
+      model,
+      std::make_unique<TextGeneration>(
+          TextGenerationRequest{batch_size, input_length, output_length}, deployment_of(model)));
   simulation_->run_on_host(options_, false);
   expected_ = prediction();
 }
@@ -56,7 +62,7 @@ RunPredictor::RunPredictor(const TransformerModel& model, std::int64_t batch_siz
 RunPredictor::~RunPredictor() = default;
 
 Prediction RunPredictor::counted(const ExpertCounts& counts) {
-  if (!expected_.experts) return expected_;
+  if (!expected_.routes()) return expected_;
   simulation_->use(counts);
   simulation_->run_on_host(options_, false);
   return prediction();
@@ -66,10 +72,10 @@ Prediction RunPredictor::prediction() const {
   Report report;
   simulation_->fill(report);
   Prediction prediction;
-  prediction.prefill_s = report.latency.prefill_s;
-  prediction.decode_step_s = report.latency.decode_step_s;
+  prediction.prefill_s = simulation_->passes()[prefill_pass].total_s;
+  prediction.decode_step_s = simulation_->passes()[decode_pass].total_s;
   prediction.steps = steps_;
-  prediction.experts = report.experts;
+  prediction.passes = std::move(report.passes);
   for (ReportOp& op : report.ops) {
     if (op.phase == "sampling") continue;  // choosing tokens is not part of a pass
     if (op.phase == name_of(Phase::decode)) op.total_s *= static_cast<double>(prediction.steps);
@@ -95,15 +101,12 @@ Comparison::Comparison(Prediction expected, Prediction prediction, const ExpertC
 
 std::vector<Comparison::Experts> Comparison::experts(const ExpertCounts& counts) const {
   std::vector<Experts> list;
-  if (!expected_.experts) return list;
-  for (const Phase phase : phases) {
-    const bool prefill = phase == Phase::prefill;
-    const std::optional<double> distinct =
-        prefill ? expected_.experts->distinct_prefill : expected_.experts->distinct_decode;
+  for (const ReportPass& pass : expected_.passes) {
+    const Phase phase = pass.name == name_of(Phase::prefill) ? Phase::prefill : Phase::decode;
     const std::optional<double> counted = counts.mean(phase);
-    if (!distinct || !counted) continue;
-    list.push_back(
-        {phase, *distinct, *counted, prefill ? expected_.prefill_s : expected_.decode_step_s});
+    if (!pass.distinct_experts || !counted) continue;
+    list.push_back({phase, *pass.distinct_experts, *counted,
+                    phase == Phase::prefill ? expected_.prefill_s : expected_.decode_step_s});
   }
   return list;
 }

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,13 +21,14 @@ class Simulation;
 /// What is expected of a run, from timed ops.
 struct Prediction {
   double prefill_s = 0;
-  double decode_step_s = 0;   ///< mean of the steps
-  std::int64_t steps = 0;     ///< decode steps
-  std::vector<ReportOp> ops;  ///< of the prefill, and of all steps together
-  /// Of a model with routed experts: expected distinct ones.
-  std::optional<ReportExperts> experts;
+  double decode_step_s = 0;        ///< mean of the steps
+  std::int64_t steps = 0;          ///< decode steps
+  std::vector<ReportOp> ops;       ///< of the prefill, and of all steps together
+  std::vector<ReportPass> passes;  ///< of a model with routed experts with the expected ones
   std::vector<std::string> notes;
 
+  /// Whether a pass has routed experts.
+  bool routes() const;
   double total_s() const { return prefill_s + static_cast<double>(steps) * decode_step_s; }
 };
 

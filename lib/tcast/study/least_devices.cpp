@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -9,10 +10,10 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/units.h"
-#include "tcast/cost/forecast.h"
-#include "tcast/cost/memory.h"
-#include "tcast/cost/roofline.h"
+#include "tcast/cost/pass.h"
 #include "tcast/model/sharding.h"
+#include "tcast/study/model_source.h"
+#include "tcast/study/scenario.h"
 #include "tcast/transform/coverage.h"
 #include "tcast/transform/pipeline.h"
 #include "tcast/transform/steps.h"
@@ -30,30 +31,13 @@ struct Demand {
   double other_bytes = 0;  ///< cache, activations, workspace; not what is reserved
 };
 
-Demand demand_of(const TransformerModel& model, const SimulationRequest& request,
-                 const DeviceProfile& device) {
-  const ModelSource source(model, !request.phase);
+Demand demand_of(const TransformerModel& model, const WorkloadInputs& asked) {
+  const ModelSource source(model);
+  PassTracer tracer(source);
+  const std::unique_ptr<Scenario> scenario = make_scenario(asked, deployment_of(model));
+  const MemoryForecast memory = forecast_memory(*scenario, tracer, {}, {});
   const auto weights = static_cast<double>(source.weight_bytes());
-  const ParallelOptions& parallel = model.options().parallel;
-  if (!request.phase) {
-    const RooflineModel cost(device);
-    Forecaster forecaster(source, cost, device);
-    ForecastRequest asked;
-    asked.batch = batch_per_rank(request.batch_size, parallel);
-    asked.input_length = request.input_length;
-    asked.output_length = request.output_length;
-    asked.requests = request.batch_size;
-    return {weights, static_cast<double>(forecaster.memory_of(asked).total_bytes()) - weights};
-  }
-  Workload work = *request.phase;
-  work.requests = work.batch;
-  work.batch = batch_per_rank(work.requests, parallel);
-  Graph graph;
-  source.trace(work, graph);
-  MemoryPlanner planner;
-  const std::int64_t cache = cache_bytes(graph, work.batch, work.sequence_length());
-  return {weights,
-          static_cast<double>(cache + planner.peak_of(graph).bytes + graph.constant_bytes)};
+  return {weights, static_cast<double>(memory.total_bytes()) - weights};
 }
 
 /// Bytes of all parameters, however many ranks share them.
@@ -83,13 +67,12 @@ std::int64_t experts_of(const TransformerModel& model) {
 
 class Search {
  public:
-  Search(const TransformerModel& model, const SimulationRequest& request,
-         const DeviceProfile& device)
+  Search(const TransformerModel& model, const WorkloadInputs& asked, const MemoryBudget& budget)
       : model_(model),
-        request_(request),
-        device_(device),
+        asked_(asked),
+        budget_(budget),
         experts_(experts_of(model)),
-        requests_(request.phase ? request.phase->batch : request.batch_size) {}
+        requests_(asked.single_phase ? asked.single_phase->batch : asked.batch_size) {}
 
   LeastDevices run() {
     whole_.weight_bytes = whole_bytes(model_);
@@ -114,7 +97,8 @@ class Search {
 
  private:
   double room() const {
-    return static_cast<double>(device_.memory_bytes) - static_cast<double>(request_.reserved_bytes);
+    return static_cast<double>(budget_.capacity_bytes) -
+           static_cast<double>(budget_.reserved_bytes);
   }
 
   /// Whether a rank may have room: no spreading makes it hold less than its share of every tensor,
@@ -183,7 +167,7 @@ class Search {
   void note_whole() {
     try {
       ++found_.traced;
-      whole_ = demand_of(*unsharded_, request_, device_);
+      whole_ = demand_of(*unsharded_, asked_);
     } catch (const Error&) {
       // More than can be counted: the weights alone tell how many devices are too few.
     }
@@ -221,13 +205,13 @@ class Search {
 
   bool has_memory_for(const TransformerModel& candidate) {
     ++found_.traced;
-    const Demand demand = demand_of(candidate, request_, device_);
+    const Demand demand = demand_of(candidate, asked_);
     return demand.weight_bytes + demand.other_bytes <= room();
   }
 
   const TransformerModel& model_;
-  const SimulationRequest& request_;
-  const DeviceProfile& device_;
+  const WorkloadInputs& asked_;
+  const MemoryBudget& budget_;
   bool standard_ = is_standard(model_);
   std::int64_t experts_;
   std::int64_t requests_;
@@ -240,9 +224,9 @@ class Search {
 
 }  // namespace
 
-LeastDevices least_devices(const TransformerModel& model, const SimulationRequest& request,
-                           const DeviceProfile& device) {
-  return Search(model, request, device).run();
+LeastDevices least_devices(const TransformerModel& model, const WorkloadInputs& asked,
+                           const MemoryBudget& budget) {
+  return Search(model, asked, budget).run();
 }
 
 }  // namespace tcast

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-#include "tcast/device/device_profile.h"
+#include "tcast/cost/memory.h"
 #include "tcast/model/transformer_model.h"
-#include "tcast/study/simulation.h"
+#include "tcast/study/inputs.h"
 
 namespace tcast {
 
@@ -27,7 +27,9 @@ struct LeastDevices {
 /// a hook or a profile's pipeline takes part in is built and transformed again for each way of
 /// spreading that is looked at, but for the one that the model has: nothing is built, and no hook
 /// runs again, when it fits on one device and is meant for one.
-LeastDevices least_devices(const TransformerModel& model, const SimulationRequest& request,
-                           const DeviceProfile& device);
+///
+/// `asked`: of the model, as workload_for() has it; `budget`: of one device.
+LeastDevices least_devices(const TransformerModel& model, const WorkloadInputs& asked,
+                           const MemoryBudget& budget);
 
 }  // namespace tcast

@@ -26,14 +26,14 @@ void add_measurement(ReportOp& row, const OpRecord& record, const MeasuredCostMo
   if (found->samples > 1) row.spread = std::max(row.spread.value_or(0), found->spread);
 }
 
-/// Rows of the op table of one phase, merged by op, module and what bounds them.
-void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase,
+/// Rows of the op table of one pass, merged by op, module and what bounds them.
+void add_rows(Report& report, std::string_view pass_name, const PricedPass& pass,
               const CostModel* ideal, const MeasuredCostModel* measured, const Pace& best_pace) {
   // Paths are made once per scope of a region, not once per op.
   std::map<std::pair<std::uint32_t, std::uint32_t>, std::string> paths;
   std::map<std::tuple<std::string_view, std::string_view, Bound, Source>, std::size_t> row_of;
-  for (const OpRow& row : phase.ops) {
-    const Region& region = phase.graph.regions[row.region];
+  for (const OpRow& row : pass.ops) {
+    const Region& region = pass.graph.regions[row.region];
     const Op& op = region.ops[row.op];
     if (row.estimate.total_s == 0 && row.estimate.work.bytes() == 0) continue;
     const auto [path, is_new_path] = paths.try_emplace({row.region, op.scope});
@@ -43,7 +43,7 @@ void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase
     const auto [at, is_new] = row_of.try_emplace(key, report.ops.size());
     if (is_new) {
       ReportOp& fresh = report.ops.emplace_back();
-      fresh.phase = phase_name;
+      fresh.phase = pass_name;
       fresh.name = name_of(op.record);
       fresh.module = path->second;
       fresh.bound = name_of(row.estimate.bound);
@@ -59,38 +59,23 @@ void add_rows(Report& report, const char* phase_name, const PhaseForecast& phase
   }
 }
 
-/// Choosing tokens: one pass over `rows` rows of the logits, which are what a pass makes last.
-TopK sampling_op(const PhaseForecast& phase, std::int64_t rows) {
-  TopK op;
-  op.rows = rows;
-  op.k = 1;
-  for (std::uint32_t r = 0; r < phase.graph.region_count; ++r) {
-    const Region& region = phase.graph.regions[r];
-    for (const Op& traced : region.ops) {
-      if (traced.outputs.count == 0) continue;
-      const Tensor& out = region.tensors[traced.outputs[0]];
-      op.columns = out.shape[out.shape.rank() - 1];
-      op.dtype = out.dtype;
-    }
-  }
-  return op;
-}
-
-void append_events(std::vector<TraceEvent>& events, const char* phase_name,
-                   const PhaseForecast& phase, double start_s) {
+/// The calls of a pass one behind the other.
+void append_events(std::vector<TraceEvent>& events, std::string_view title,
+                   const PricedPass& pass) {
+  double start_s = 0;
   // Estimates by region and op: rows are in that order.
-  std::vector<std::vector<const OpEstimate*>> estimates(phase.graph.region_count);
-  for (std::uint32_t r = 0; r < phase.graph.region_count; ++r) {
-    estimates[r].assign(phase.graph.regions[r].ops.size(), nullptr);
+  std::vector<std::vector<const OpEstimate*>> estimates(pass.graph.region_count);
+  for (std::uint32_t r = 0; r < pass.graph.region_count; ++r) {
+    estimates[r].assign(pass.graph.regions[r].ops.size(), nullptr);
   }
-  for (const OpRow& row : phase.ops) estimates[row.region][row.op] = &row.estimate;
-  for (const Call& call : phase.graph.calls) {
-    const Region& region = phase.graph.regions[call.region];
+  for (const OpRow& row : pass.ops) estimates[row.region][row.op] = &row.estimate;
+  for (const Call& call : pass.graph.calls) {
+    const Region& region = pass.graph.regions[call.region];
     for (std::size_t i = 0; i < region.ops.size(); ++i) {
       const OpEstimate* estimate = estimates[call.region][i];
       if (estimate == nullptr || estimate->total_s == 0) continue;
       TraceEvent& event = events.emplace_back();
-      event.process = phase_name;
+      event.process = title;
       event.name = name_of(region.ops[i].record);
       event.category = name_of(estimate->bound);
       event.start_s = start_s;
@@ -113,12 +98,12 @@ void append_events(std::vector<TraceEvent>& events, const char* phase_name,
 }
 
 /// Throws Error when a time line of the passes would have too many events.
-void require_traceable(const Forecast& forecast) {
+void require_traceable(std::span<const PricedPass> passes) {
   std::int64_t events = 0;
-  for (const PhaseForecast* phase : {&forecast.prefill, &forecast.decode}) {
-    const std::vector<std::int64_t> calls = phase->graph.calls_per_region();
-    for (std::uint32_t r = 0; r < phase->graph.region_count; ++r) {
-      events += calls[r] * static_cast<std::int64_t>(phase->graph.regions[r].ops.size());
+  for (const PricedPass& pass : passes) {
+    const std::vector<std::int64_t> calls = pass.graph.calls_per_region();
+    for (std::uint32_t r = 0; r < pass.graph.region_count; ++r) {
+      events += calls[r] * static_cast<std::int64_t>(pass.graph.regions[r].ops.size());
     }
   }
   if (events <= max_trace_events) return;
@@ -156,55 +141,30 @@ std::vector<std::string> timing_warnings(const ReportTiming& timing) {
   return warnings;
 }
 
-std::int64_t batch_per_rank(std::int64_t batch_size, const ParallelOptions& parallel) {
-  return ceil_div(batch_size, std::max<std::int64_t>(1, parallel.dp()));
+Simulation::Simulation(const TransformerModel& model, std::unique_ptr<Scenario> scenario,
+                       const SimulationOptions& options)
+    : model_(model), scenario_(std::move(scenario)), options_(options), source_(model) {}
+
+void Simulation::price(const CostModel& cost) {
+  pricer_ = std::make_unique<PassPricer>(source_, cost);
+  passes_.resize(scenario_->passes().size());
+  price_passes(*scenario_, *pricer_, passes_);
+  metrics_ = scenario_->metrics(*pricer_, passes_);
 }
 
-Simulation::Simulation(const TransformerModel& model, const SimulationRequest& request)
-    : model_(model), request_(request), source_(model, !request.phase) {}
-
-void Simulation::forecast(const CostModel& cost) {
-  const ParallelOptions& parallel = model_.options().parallel;
-  forecaster_ = std::make_unique<Forecaster>(source_, cost, device_);
-  if (!request_.phase) {
-    ForecastRequest asked;
-    asked.batch = batch_per_rank(request_.batch_size, parallel);
-    asked.input_length = request_.input_length;
-    asked.output_length = request_.output_length;
-    asked.reserved_bytes = request_.reserved_bytes;
-    asked.requests = request_.batch_size;
-    forecast_ = forecaster_->run(asked);
-    return;
-  }
-  Workload work = *request_.phase;
-  work.requests = work.batch;
-  work.batch = batch_per_rank(work.requests, parallel);
-  const bool prefill = work.phase == Phase::prefill;
-  PhaseForecast& phase = prefill ? forecast_.prefill : forecast_.decode;
-  forecaster_->price(work, phase);
-  (prefill ? forecast_.prefill_s : forecast_.decode_step_s) = phase.total_s;
-  MemoryForecast& memory = forecast_.memory;
-  memory.weight_bytes = source_.weight_bytes();
-  memory.kv_cache_bytes = cache_bytes(phase.graph, work.batch, work.sequence_length());
-  memory.workspace_bytes = phase.graph.constant_bytes;
-  memory.reserved_bytes = request_.reserved_bytes;
-  memory.capacity_bytes = device_.memory_bytes;
-  memory.activation_phase = work.phase;
-  memory.activation = phase.activation;
-}
-
-/// Every request's next token, and those that multi-token prediction adds to it.
-TopK Simulation::sampling() const {
-  return sampling_op(
-      forecast_.prefill,
-      checked_mul(forecast_.request.batch, source_.tokens_per_request(), "tokens to choose"));
+/// The scenario's metrics by another cost model.
+std::vector<ReportMetric> Simulation::metrics_by(const CostModel& cost) const {
+  PassPricer pricer(source_, cost);
+  std::vector<PricedPass> priced(passes_.size());
+  price_passes(*scenario_, pricer, priced);
+  return scenario_->metrics(pricer, priced);
 }
 
 /// Says which products the device has no units for, and what they are priced as instead.
 void Simulation::note_substitutes() {
   std::set<std::pair<DType, DType>> substitutes;
-  for (const PhaseForecast* phase : {&forecast_.prefill, &forecast_.decode}) {
-    for (const OpRow& row : phase->ops) {
+  for (const PricedPass& pass : passes_) {
+    for (const OpRow& row : pass.ops) {
       if (row.estimate.work.matrix_flops == 0) continue;
       const DType wanted = row.estimate.work.matrix_dtype;
       const DType used = device_.matrix_peak(wanted).dtype;
@@ -222,8 +182,8 @@ void Simulation::run(const DeviceProfile& device, bool ideal, const std::string&
   estimates_ = std::make_unique<DeviceCost>(device_, RooflineOptions{}, runner);
   if (ideal) ideal_ = std::make_unique<RooflineModel>(device_, RooflineOptions{.ideal = true});
   cost_ = &estimates_->model();
-  forecast(*cost_);
-  if (request_.traced_events) require_traceable(forecast_);
+  price(*cost_);
+  if (options_.traced_events) require_traceable(passes_);
   note_substitutes();
 }
 
@@ -236,15 +196,15 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
         "many as wanted");
   }
   if (measured_ != nullptr) return time_further_experts(options);
-  // The forecast itself says which ops it needs, whatever they take; then they are timed, and it is
-  // made again.
+  // Pricing itself says which ops it needs, whatever they take; then they are timed, and priced
+  // again.
   const HostSpeed any_speed = {1e10, 1e11, 1e11, {}, {}, 0};
   device_ = host_device(host_features(), any_speed);
   estimates_ = std::make_unique<DeviceCost>(device_);
   const RecordingCostModel recording(estimates_->model());
-  forecast(recording);
-  if (request_.traced_events) require_traceable(forecast_);
-  if (!request_.phase) recording.estimate(sampling());
+  price(recording);
+  if (options_.traced_events) require_traceable(passes_);
+  for (const OtherOp& other : scenario_->other_ops(passes_)) recording.estimate(other.record);
   const std::vector<OpRecord>& records = recording.records();
   const HostTimings timings = time_on_host(records, options);
 
@@ -254,7 +214,7 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
   measured_ = std::make_unique<MeasuredCostModel>(estimates_->model(), records,
                                                   timings.measurements, timings.op_overhead_s);
   cost_ = measured_.get();
-  forecast(*cost_);
+  price(*cost_);
   threads_ = timings.threads;
   best_pace_ = timings.best_pace;
   note_timing(records, timings);
@@ -262,7 +222,7 @@ void Simulation::run_on_host(const HostTimingOptions& options, bool ideal) {
 
 void Simulation::time_further_experts(const HostTimingOptions& options) {
   const RecordingCostModel recording(*measured_);
-  forecast(recording);
+  price(recording);
   std::vector<OpRecord> missing;
   for (const OpRecord& record : recording.records()) {
     // What could not be timed before cannot be timed for other numbers of experts either.
@@ -271,7 +231,7 @@ void Simulation::time_further_experts(const HostTimingOptions& options) {
     }
   }
   if (!missing.empty()) measured_->add(missing, time_on_host(missing, options).measurements);
-  forecast(*measured_);
+  price(*measured_);
 }
 
 void Simulation::note_timing(const std::vector<OpRecord>& records, const HostTimings& timings) {
@@ -381,24 +341,21 @@ std::optional<ExpertRouting> routing_of(const Graph& graph) {
 }  // namespace
 
 void Simulation::fill_experts(Report& report) const {
-  for (const Phase phase : {Phase::prefill, Phase::decode}) {
-    const bool prefill = phase == Phase::prefill;
-    const std::optional<ExpertRouting> routing =
-        routing_of((prefill ? forecast_.prefill : forecast_.decode).graph);
+  for (std::size_t i = 0; i < passes_.size(); ++i) {
+    const std::optional<ExpertRouting> routing = routing_of(passes_[i].graph);
     if (!routing) continue;
-    if (!report.experts) report.experts.emplace();
-    report.experts->num_experts = routing->num_experts;
-    report.experts->per_token = routing->top_k;
-    report.experts->per_device = ceil_div(routing->num_experts, routing->ranks);
-    (prefill ? report.experts->distinct_prefill : report.experts->distinct_decode) =
-        expert_load(*routing).distinct_experts;
+    report.experts = ReportExperts{routing->num_experts, routing->top_k,
+                                   ceil_div(routing->num_experts, routing->ranks)};
+    report.passes[i].distinct_experts = expert_load(*routing).distinct_experts;
   }
 }
 
 void Simulation::fill(Report& report) {
   report.provenance.push_back(device_.provenance);
   if (estimates_->runner()) report.provenance.push_back(*estimates_->runner());
-  fill_latency(report);
+  add_scenario(report, *scenario_);
+  fill_metrics(report);
+  fill_ops(report);
   fill_experts(report);
   fill_memory(report);
   if (timing_) fill_timing(report);
@@ -422,82 +379,50 @@ void Simulation::fill_timing(Report& report) const {
   }
 }
 
-void Simulation::fill_latency(Report& report) {
-  const std::int64_t devices = model_.options().parallel.devices();
-  report.latency.prefill_s = forecast_.prefill_s;
-  report.latency.decode_step_s = forecast_.decode_step_s;
-  if (!forecast_.prefill.ops.empty()) {
-    add_rows(report, "prefill", forecast_.prefill, ideal_.get(), measured_.get(), best_pace_);
+void Simulation::fill_metrics(Report& report) const {
+  report.metrics = metrics_;
+  const auto add = [&](std::optional<double> ReportMetric::*bound, const CostModel& cost) {
+    const std::vector<ReportMetric> metrics = metrics_by(cost);
+    for (std::size_t i = 0; i < metrics.size(); ++i) {
+      if (report.metrics[i].is_time()) report.metrics[i].*bound = metrics[i].value;
+    }
+  };
+  // Every measured time at the low, and at the high end of its range: what disturbs a machine
+  // disturbs all ops alike.
+  report.with_range = measured_ != nullptr;
+  if (report.with_range) {
+    add(&ReportMetric::low, RangeCostModel(*measured_, &TimeRange::low_s, best_pace_));
+    add(&ReportMetric::high, RangeCostModel(*measured_, &TimeRange::high_s, best_pace_));
   }
-  if (!forecast_.decode.ops.empty()) {
-    add_rows(report, "decode", forecast_.decode, ideal_.get(), measured_.get(), best_pace_);
-  }
-  if (request_.phase) {
-    report.single_phase = true;
-    if (measured_ != nullptr) fill_range(report, {});
-    return;
-  }
-  const TopK choice = sampling();
-  const OpEstimate sampled = cost_->estimate(choice);
-  ReportOp& row = report.ops.emplace_back();
-  row.phase = "sampling";
-  row.name = name_of(OpRecord(choice));
-  row.module = "sampling";
-  row.calls = 1;
-  row.total_s = sampled.total_s;
-  row.flops = sampled.work.flops();
-  row.bytes = sampled.work.bytes();
-  row.bound = name_of(sampled.bound);
-  row.source = name_of(sampled.source);
-  add_measurement(row, choice, measured_.get(), best_pace_);
-  report.latency = latency_of(forecast_, sampled.total_s);
-  if (measured_ != nullptr) fill_range(report, choice);
-  report.output_tokens_per_s = static_cast<double>(request_.batch_size) *
-                               static_cast<double>(request_.output_length) /
-                               report.latency.end_to_end_s;
-  report.output_tokens_per_s_per_device = report.output_tokens_per_s / static_cast<double>(devices);
-  if (ideal_ == nullptr) return;
-  Forecaster bound(source_, *ideal_, device_);
-  row.ideal_s = ideal_->estimate(choice).total_s;
-  report.ideal = latency_of(bound.run(forecast_.request), row.ideal_s);
+  report.with_ideal = ideal_ != nullptr && scenario_->has_ideal_metrics();
+  if (report.with_ideal) add(&ReportMetric::ideal, *ideal_);
 }
 
-ReportLatency Simulation::latency_of(const Forecast& forecast, double sampling_s) const {
-  ReportLatency latency;
-  latency.prefill_s = forecast.prefill_s;
-  latency.decode_step_s = forecast.decode_step_s;
-  latency.ttft_s = forecast.prefill_s + sampling_s;
-  latency.tpot_s = request_.output_length > 1 ? forecast.tpot_s + sampling_s : 0;
-  latency.end_to_end_s =
-      latency.ttft_s + static_cast<double>(request_.output_length - 1) * latency.tpot_s;
-  return latency;
-}
-
-/// The latencies with every measured time at the low, and at the high end of its range: what
-/// disturbs a machine disturbs all ops alike.
-void Simulation::fill_range(Report& report, const TopK& choice) const {
-  ReportRange& range = report.range.emplace();
-  for (const auto& [end, of] :
-       {std::pair{&range.low, &TimeRange::low_s}, std::pair{&range.high, &TimeRange::high_s}}) {
-    const RangeCostModel cost(*measured_, of, best_pace_);
-    if (!request_.phase) {
-      Forecaster forecaster(source_, cost, device_);
-      *end = latency_of(forecaster.run(forecast_.request), cost.estimate(choice).total_s);
-      continue;
-    }
-    for (const auto& [pass, seconds] :
-         {std::pair{&forecast_.prefill, &ReportLatency::prefill_s},
-          std::pair{&forecast_.decode, &ReportLatency::decode_step_s}}) {
-      for (const OpRow& row : pass->ops) {
-        const Op& op = pass->graph.regions[row.region].ops[row.op];
-        end->*seconds += row.calls * cost.estimate(op.record).total_s;
-      }
-    }
+void Simulation::fill_ops(Report& report) const {
+  for (std::size_t i = 0; i < passes_.size(); ++i) {
+    add_rows(report, scenario_->passes()[i].name, passes_[i], ideal_.get(), measured_.get(),
+             best_pace_);
+  }
+  for (const OtherOp& other : scenario_->other_ops(passes_)) {
+    const OpEstimate estimate = pricer_->estimate(other.record);
+    ReportOp& row = report.ops.emplace_back();
+    row.phase = other.phase;
+    row.name = name_of(other.record);
+    row.module = other.module;
+    row.calls = 1;
+    row.total_s = estimate.total_s;
+    row.flops = estimate.work.flops();
+    row.bytes = estimate.work.bytes();
+    row.bound = name_of(estimate.bound);
+    row.source = name_of(estimate.source);
+    if (ideal_ != nullptr) row.ideal_s = ideal_->estimate(other.record).total_s;
+    add_measurement(row, other.record, measured_.get(), best_pace_);
   }
 }
 
 void Simulation::fill_memory(Report& report) {
-  const MemoryForecast& memory = forecast_.memory;
+  const MemoryBudget budget = {device_.memory_bytes, options_.reserved_bytes};
+  const MemoryForecast memory = forecast_memory(*scenario_, *pricer_, passes_, budget);
   ReportMemory& out = report.memory;
   out.weights_bytes = memory.weight_bytes;
   out.kv_cache_bytes = memory.kv_cache_bytes;
@@ -507,44 +432,39 @@ void Simulation::fill_memory(Report& report) {
   out.total_bytes = memory.total_bytes();
   out.capacity_bytes = memory.capacity_bytes;
   out.fits = memory.fits();
-  const bool prefill = memory.activation_phase == Phase::prefill;
-  const Graph& graph = (prefill ? forecast_.prefill : forecast_.decode).graph;
+  const Graph& graph = passes_.at(memory.activation_pass).graph;
   const Region& region = graph.regions.at(memory.activation.region);
   const Op& op = region.ops.at(memory.activation.op);
-  out.activation_peak_at = fmt::format("{} {} {}", prefill ? "prefill" : "decode",
+  out.activation_peak_at = fmt::format("{} {} {}", scenario_->passes()[memory.activation_pass].name,
                                        name_of(op.record), path_of(region, op.scope));
-  if (request_.phase) return;
-  // Nothing: memory does not limit it, and there is no number to give.
-  const std::int64_t dp = model_.options().parallel.dp();
-  if (const auto batch = forecaster_->largest_batch(forecast_.request)) {
-    out.max_batch_size = *batch * dp;
-  }
-  if (const auto context = forecaster_->largest_context(forecast_.request)) {
-    out.max_context_length = *context;
+  if (const auto limits = scenario_->limits(*pricer_, budget)) {
+    out.with_limits = true;
+    out.max_batch_size = limits->batch_size;
+    out.max_context_length = limits->context_length;
   }
 }
 
 std::vector<TraceEvent> Simulation::trace_events() const {
   std::vector<TraceEvent> events;
-  append_events(events, "prefill", forecast_.prefill, 0);
-  append_events(events, "decode step", forecast_.decode, 0);
+  for (std::size_t i = 0; i < passes_.size(); ++i) {
+    append_events(events, scenario_->passes()[i].title, passes_[i]);
+  }
   return events;
 }
 
 std::vector<DistinctOp> Simulation::distinct_ops() const {
   std::vector<DistinctOp> ops;
-  for (const auto& [phase, pass] : {std::pair{Phase::prefill, &forecast_.prefill},
-                                    std::pair{Phase::decode, &forecast_.decode}}) {
+  for (std::size_t i = 0; i < passes_.size(); ++i) {
     std::map<std::string, std::size_t> known;
-    for (const OpRow& row : pass->ops) {
+    for (const OpRow& row : passes_[i].ops) {
       if (row.estimate.total_s == 0) continue;
-      const Region& region = pass->graph.regions[row.region];
+      const Region& region = passes_[i].graph.regions[row.region];
       const Op& op = region.ops[row.op];
       const auto [at, is_new] = known.try_emplace(
           fmt::format("{} {}", name_of(op.record), describe(op.record)), ops.size());
       if (is_new) {
         DistinctOp& fresh = ops.emplace_back();
-        fresh.phase = phase;
+        fresh.pass = i;
         fresh.record = op.record;
         fresh.estimate = row.estimate;
         if (measured_ != nullptr) fresh.measurement = measured_->find(op.record);
@@ -561,7 +481,7 @@ std::vector<DistinctOp> Simulation::distinct_ops() const {
     return op.calls * (op.measurement != nullptr ? op.measurement->seconds : op.estimate.total_s);
   };
   std::stable_sort(ops.begin(), ops.end(), [&](const DistinctOp& a, const DistinctOp& b) {
-    return a.phase != b.phase ? a.phase < b.phase : total_s(a) > total_s(b);
+    return a.pass != b.pass ? a.pass < b.pass : total_s(a) > total_s(b);
   });
   return ops;
 }
@@ -579,15 +499,16 @@ std::string Simulation::explain(std::string_view op_name) const {
     text += fmt::format("{} {}, called {:.6g} times\n{}\n", phase, module, calls,
                         cost_->explain(record));
   };
-  for (const auto& [phase_name, phase] :
-       {std::pair{"prefill", &forecast_.prefill}, std::pair{"decode", &forecast_.decode}}) {
-    for (const OpRow& row : phase->ops) {
-      const Region& region = phase->graph.regions[row.region];
+  for (std::size_t i = 0; i < passes_.size(); ++i) {
+    for (const OpRow& row : passes_[i].ops) {
+      const Region& region = passes_[i].graph.regions[row.region];
       const Op& op = region.ops[row.op];
-      add(phase_name, path_of(region, op.scope), op.record, row.calls);
+      add(scenario_->passes()[i].name, path_of(region, op.scope), op.record, row.calls);
     }
   }
-  if (!request_.phase) add("sampling", "sampling", sampling(), 1);
+  for (const OtherOp& other : scenario_->other_ops(passes_)) {
+    add(other.phase, std::string(other.module), other.record, 1);
+  }
   if (!text.empty()) return text;
   const std::vector<std::string> names(known.begin(), known.end());
   throw Error(fmt::format("--explain: the model has no op '{}'", printable(op_name)),
