@@ -142,6 +142,13 @@ std::string unnumbered(std::string line) {
   return line;
 }
 
+/// Whether a line says that the machine was not quiet.
+bool is_noise(const std::string& line) {
+  return line.rfind("tcast: warning: ", 0) == 0 ||
+         line.find("quiet machine") != std::string::npos ||
+         line.find("disturbed") != std::string::npos;
+}
+
 /// Whether a line has cells: words with two blanks or more between them.
 bool is_row(const std::string& line) {
   const std::size_t begin = line.find_first_not_of(' ');
@@ -156,22 +163,26 @@ std::string masked(const std::string& output) {
   std::set<std::string> rows;
   std::set<std::string> words;
   std::string text;
-  const nlohmann::json json = nlohmann::json::parse(output, nullptr, false);
-  if (json.is_object()) add_paths(json, "", rows);
+  std::vector<std::string> lines = tcast::split(output, '\n');
+  std::erase_if(lines, is_noise);
+  const nlohmann::json json = nlohmann::json::parse(tcast::join(lines, "\n"), nullptr, false);
+  if (json.is_object()) {
+    add_paths(json, "", rows);
+    lines.clear();
+  }
   const auto end_paragraph = [&] {
     for (const std::string& row : rows) text += row + "\n";
-    if (!words.empty()) text += tcast::join({words.begin(), words.end()}, " ") + "\n";
+    if (!words.empty())
+      text += tcast::join(std::vector<std::string>(words.begin(), words.end()), " ") + "\n";
     if (!rows.empty() || !words.empty()) text += "\n";
     rows.clear();
     words.clear();
   };
   bool warns = false;
-  for (const std::string& line : tcast::split(json.is_object() ? "" : output, '\n')) {
+  for (const std::string& line : lines) {
     if (line.empty()) end_paragraph();
     if (line.rfind("  ", 0) != 0) warns = line == "warnings";
-    const bool noise = warns || line.rfind("  !", 0) == 0 || line.rfind("  *", 0) == 0 ||
-                       line.rfind("tcast: warning: ", 0) == 0;
-    if (noise || line.empty()) continue;
+    if (line.empty() || warns || line.rfind("  *", 0) == 0) continue;
     if (is_row(line)) {
       rows.insert(unnumbered(line));
     } else {
@@ -197,8 +208,11 @@ std::string run_command(const std::string& line, const std::string& scratch, boo
   const int status = tcast::run_cli(static_cast<int>(argv.size()), argv.data(), terminal, terminal);
   std::string output = replace_all(terminal.str(), scratch, "{tmp}");
   if (masks) output = masked(output);
-  static const std::regex step_time(R"("milliseconds":[-+.e0-9]+)");
-  output = std::regex_replace(output, step_time, R"("milliseconds":#)");
+  // What a step took.
+  static const std::regex json_time(R"("milliseconds":[-+.e0-9]+)");
+  static const std::regex step_time(R"((modules? changed[^\n(]*)\([0-9.]+ [num]?s\))");
+  output = std::regex_replace(output, json_time, R"("milliseconds":#)");
+  output = std::regex_replace(output, step_time, "$1(#)");
   if (!output.empty() && output.back() != '\n') output += "[no newline]\n";
   if (status != 0) output += "[exit " + std::to_string(status) + "]\n";
   return line + "\n" + output;
