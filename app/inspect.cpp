@@ -66,7 +66,9 @@ void add_list(std::string& text, std::string_view key, bool buffers,
   std::string_view separator = "\n";
   for (const NamedParameter& named : parameters) {
     const Parameter& parameter = *named.parameter;
-    if (parameter.buffer != buffers || parameter.scale || !parameter.tied_to.empty()) continue;
+    if (parameter.buffer != buffers || parameter.is_quantization_part() ||
+        !parameter.tied_to.empty())
+      continue;
     fmt::format_to(std::back_inserter(text), R"({}{{"name":{},"shape":{},"dtype":"{}")", separator,
                    json_text(named.name), to_string(parameter.checkpoint_shape()),
                    name_of(parameter.dtype));

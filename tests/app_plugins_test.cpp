@@ -133,6 +133,17 @@ TCAST_REGISTER_OPERATOR_KERNEL("plugged_half")
   }
 }
 
+TCAST_REGISTER_QUANTIZATION_FORMAT("plugged-int4")
+(const tcast::QuantizationSource& source) {
+  tcast::QuantizationScheme scheme;
+  scheme.ignored = tcast::read_patterns(source.map, {"skip"}, tcast::PatternStyle::subtree);
+  if (!source.linears) return scheme;
+  tcast::LinearQuantization linear = tcast::quantize_to(tcast::DType::i4);
+  linear.scales = {1, source.map.get<std::int64_t>("group"), source.dtype};
+  scheme.groups.push_back({"plugged", {}, linear});
+  return scheme;
+}
+
 namespace {
 
 json simulated(const std::string& config, std::vector<std::string> more = {}) {
@@ -787,6 +798,81 @@ TEST_CASE("profiles: patches, activations, and architectures by what a config ha
   CHECK(contains(refusal(scratch.config("never_heard_of_2"), {}), "unknown model type"));
 }
 
+TEST_CASE("formats of quantization: one file, read by its quant_method") {
+  const Scratch scratch;
+  const auto config = [&](const std::string& members) {
+    return scratch.config("llama", R"(, "quantization_config": {"quant_method": )" + members + "}");
+  };
+  // Attention is left in 16 bit, where it takes the most bytes, and is told first.
+  const json report = simulated(config(R"("PLUGGED_int4", "group": 16, "skip": ["*.self_attn"])"));
+  CHECK(report.at("quantization").at("linear").at("scheme") == "none");
+  REQUIRE(report.at("quantization").at("other_linears").size() == 1);
+  const json linear = report.at("quantization").at("other_linears").at(0);
+  CHECK(linear.at("scheme") == "w4a16");
+  CHECK(linear.at("source") == "checkpoint");
+  CHECK(linear.at("block") == json::array({1, 16}));
+  CHECK(report.at("warnings") == json::array());
+  // What an option takes the place of is not asked for; what is to be left stays left.
+  const json by_option = simulated(config(R"("plugged-int4", "skip": ["*.self_attn"])"),
+                                   {"--quantize-linear", "w8a16"});
+  CHECK(by_option.at("quantization").at("linear").at("scheme") == "none");
+  CHECK(by_option.at("quantization").at("other_linears").at(0).at("scheme") == "w8a16");
+  CHECK(contains(refusal(config(R"("plugged-int4")"), {}), "group: required key is missing"));
+  CHECK(contains(refusal(config(R"("plugged-int5")"), {}),
+                 "unknown quantization method 'plugged-int5'\n  hint: did you mean "
+                 "'plugged-int4'?"));
+  CHECK(contains(refusal(config(R"("plugged-int4", "group": 16)"), {"--plugins=-plugged"}),
+                 "unknown quantization method"));
+}
+
+TEST_CASE("formats of quantization: what a plugin throws, and what nothing can be stored in") {
+  const Scratch scratch;
+  const std::string config =
+      scratch.config("llama", R"(, "quantization_config": {"quant_method": "odd"})");
+  struct Row {
+    QuantizationFormat read;
+    const char* error;
+  };
+  const auto of = [](auto edit) {
+    return [edit](const QuantizationSource&) {
+      LinearQuantization linear = quantize_to(DType::i8);
+      edit(linear);
+      QuantizationScheme scheme;
+      scheme.groups.push_back({"g", {}, linear});
+      return scheme;
+    };
+  };
+  using Linear = LinearQuantization;
+  const Row rows[] = {
+      {[](const QuantizationSource&) -> QuantizationScheme { throw 7; }, "failed"},
+      {[](const QuantizationSource&) -> QuantizationScheme { throw std::runtime_error("oh"); },
+       "failed: oh"},
+      {of([](Linear& linear) { linear.scales.block_columns = -1; }),
+       "its group 'g' has blocks of -1 elements, expected 0 to 1048576"},
+      {of([](Linear& linear) { linear.weight = DType::bf16; }),
+       "its group 'g' has weights of bfloat16, expected 4 or 8 bit"},
+      {of([](Linear& linear) { linear.activation = DType::f32; }),
+       "its group 'g' has activations of float32, expected 8 bit"},
+      {of([](Linear& linear) {
+         linear.activation = DType::i8;
+         linear.scales.zero_points = DType::i8;
+       }),
+       "its group 'g' has zero points beside quantized activations"},
+      {of([](Linear& linear) { linear.input_multiple = 0; }),
+       "its group 'g' has sizes that are to be multiples of less than 1"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.error);
+    LinkedPlugins linked(true);
+    linked.add("quantization_format", {"odd"}, row.read, "custom_model/odd.cpp");
+    linked.link();
+    const std::string text = refusal(config, {});
+    INFO(text);
+    CHECK(contains(text, "quantization format 'odd' of plugin 'odd' (custom_model/odd.cpp"));
+    CHECK(contains(text, row.error));
+  }
+}
+
 // --- set-up functions ----------------------------------------------------------------------------
 
 TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validators") {
@@ -812,6 +898,7 @@ TEST_CASE("set-up: devices, profiles of a folder, resolvers, converters, validat
                                                  {"step", "wrap_model"},
                                                  {"activation", "silu"},
                                                  {"report_writer", "json"},
+                                                 {"quantization_format", "fp8"},
                                                  {"input_filler", "positions"}}) {
                  if (!context.is_taken(group, name)) throw std::logic_error("it is compiled in");
                }

@@ -343,6 +343,48 @@ TEST_CASE("verify: quantized, the steps behind it are compared as strictly") {
   }
 }
 
+TEST_CASE("verify: checkpoints in 4 bit, in groups, with zero points, and experts in blocks") {
+  const Scratch scratch;
+  const json packed = json::parse(R"({"quant_method": "compressed-tensors",
+    "format": "pack-quantized", "ignore": ["lm_head"], "config_groups": {"g": {
+    "targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "strategy": "group",
+    "group_size": 16}}}})");
+  const json awq = json::parse(R"({"quant_method": "awq", "bits": 4, "group_size": 16})");
+  const json awq_of_attention = json::parse(R"({"quant_method": "awq", "bits": 4, "group_size": 4,
+    "modules_to_not_convert": ["mlp"]})");
+  const json blocks = json::parse(R"({"quant_method": "fp8", "weight_block_size": [8, 16]})");
+  struct Row {
+    const char* golden;
+    const json& scheme;
+  };
+  for (const Row& row :
+       {Row{"llama-plain", packed}, Row{"llama-plain", awq}, Row{"mixtral-plain", awq},
+        Row{"gpt_oss-plain", packed}, Row{"gpt_oss-plain", awq}, Row{"gpt_oss-plain", blocks},
+        Row{"deepseek_v3-plain", awq_of_attention}}) {
+    for (const char* tp : {"1", "2"}) {
+      CAPTURE(row.golden);
+      CAPTURE(row.scheme);
+      CAPTURE(tp);
+      json config =
+          read_json(source_dir / "tests/data/logits" / (row.golden + std::string(".json")))
+              .at("config");
+      config["quantization_config"] = row.scheme;
+      const Run ran =
+          verify({scratch.write("config.json", config.dump()), "--tp", tp, "--format", "json"});
+      CHECK(ran.err == "");
+      REQUIRE(ran.status == 0);
+      const json report = json::parse(ran.out);
+      CHECK(report.at("keeps_function") == true);
+      const json step = report.at("steps").back();
+      CHECK(step.at("error").get<double>() < 1e-4);
+      CHECK(step.at("precision").at("kernel_error").get<double>() < 1e-3);
+      // 4 bit moves logits by more than 8 bit do.
+      CHECK(step.at("precision").at("moved").get<double>() > 1e-3);
+      CHECK(step.at("precision").at("moved").get<double>() < 0.9);
+    }
+  }
+}
+
 TEST_CASE("verify: a hook that shards by itself runs on its ranks") {
   const Scratch scratch;
   const std::string config =

@@ -138,8 +138,11 @@ TEST_CASE("no estimate beats the peaks, and the ideal one is the smallest") {
       const std::int64_t ranks = 1 + size(2);
       const OpRecord records[] = {
           MatMul{.m = tokens, .n = size(14), .k = size(14)},
-          MatMul{
-              .m = tokens, .n = size(14), .k = size(14), .weight = DType::i4, .weight_scales = 7},
+          MatMul{.m = tokens,
+                 .n = size(14),
+                 .k = size(14),
+                 .weight = DType::i4,
+                 .weight_scales = ScaleGrid{1, 128}},
           GroupedMatMul{.experts = 64,
                         .distinct_experts = static_cast<double>(size(6)) / 3,
                         .rows = static_cast<double>(tokens) / 3,

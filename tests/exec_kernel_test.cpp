@@ -424,8 +424,10 @@ TEST_CASE("mixed storage and compute dtypes are converted") {
 TEST_CASE("int8 times int8 equals the reference") {
   for (const auto& [m, n, k] :
        std::vector<std::array<std::int64_t, 3>>{{1, 64, 128}, {5, 33, 70}, {40, 96, 256}}) {
-    for (const std::int64_t weight_scales : {std::int64_t{0}, std::int64_t{1}, n}) {
-      for (const std::int64_t activation_scales : {std::int64_t{0}, std::int64_t{1}, m}) {
+    using Scales = std::optional<ScaleGrid>;
+    for (const Scales weight_scales : {Scales(), Scales(scale_per_tensor), Scales(scale_per_row)}) {
+      for (const Scales activation_scales :
+           {Scales(), Scales(scale_per_tensor), Scales(scale_per_row)}) {
         for (const DType output : {DType::f32, DType::bf16}) {
           const MatMul op{.m = m,
                           .n = n,
@@ -434,7 +436,7 @@ TEST_CASE("int8 times int8 equals the reference") {
                           .weight = DType::i8,
                           .output = output,
                           .compute = DType::i8,
-                          .bias = weight_scales == 1,
+                          .bias = weight_scales == scale_per_tensor,
                           .weight_scales = weight_scales,
                           .activation_scales = activation_scales};
           // Sums are exact; scaling rounds twice in f32, and to the output.
@@ -454,9 +456,11 @@ TEST_CASE("int8 weights with floating activations equal the reference on every i
              {1, 64, 128}, {2, 33, 77}, {9, 130, 256}, {16, 5, 40}, {33, 600, 64}, {20, 512, 32}}) {
       const bool widened = m > 16;
       if (widened && dtype == DType::bf16 && !HostDTypes{}.bf16) continue;
-      std::vector<std::int64_t> scales = {0, 1, n, ceil_div(n, 128) * ceil_div(k, 128)};
-      if (k % 32 == 0) scales.push_back(n * (k / 32));
-      for (const std::int64_t weight_scales : scales) {
+      // Blocks of any size, whether they divide the weight or not.
+      const std::vector<std::optional<ScaleGrid>> scales = {
+          std::nullopt,     scale_per_tensor,  scale_per_row,   ScaleGrid{128, 128},
+          ScaleGrid{1, 32}, ScaleGrid{64, 48}, ScaleGrid{3, 0}, ScaleGrid{0, 16}};
+      for (const std::optional<ScaleGrid>& weight_scales : scales) {
         const MatMul op{.m = m,
                         .n = n,
                         .k = k,
@@ -464,7 +468,7 @@ TEST_CASE("int8 weights with floating activations equal the reference on every i
                         .weight = DType::i8,
                         .output = dtype,
                         .compute = dtype,
-                        .bias = weight_scales == n,
+                        .bias = weight_scales == scale_per_row,
                         .weight_scales = weight_scales};
         // Values of about 75 * sqrt(k). Widening to bf16 rounds the scaled weight: 2^-9 each.
         const double size = 75 * std::sqrt(static_cast<double>(k));
@@ -496,7 +500,9 @@ TEST_CASE("grouped matmul follows the token counts") {
       ops.back().bias_scale = 0.25;
       ops.push_back(ops.back());
       ops.back().weight = DType::i8;
-      ops.back().weight_scales = 40;
+      ops.back().weight_scales = scale_per_row;
+      ops.push_back(ops.back());
+      ops.back().weight_scales = ScaleGrid{1, 32};
       // Some of the experts: the rows of those before them become zeros.
       for (const std::int64_t first : {1, 2}) {
         ops.push_back(ops[ops.size() - 2]);
@@ -513,8 +519,8 @@ TEST_CASE("grouped matmul follows the token counts") {
                  .weight = DType::i8,
                  .output = DType::f32,
                  .compute = DType::i8,
-                 .weight_scales = 33,
-                 .activation_scales = 70});
+                 .weight_scales = scale_per_row,
+                 .activation_scales = scale_per_row});
   // One row for some experts, for which oneDNN may want another layout of the weight.
   ops.push_back({.experts = 3,
                  .distinct_experts = 3,
@@ -525,8 +531,8 @@ TEST_CASE("grouped matmul follows the token counts") {
                  .weight = DType::i8,
                  .output = DType::f32,
                  .compute = DType::i8,
-                 .weight_scales = 64,
-                 .activation_scales = 4});
+                 .weight_scales = scale_per_row,
+                 .activation_scales = scale_per_row});
   for (const GroupedMatMul& op : ops) {
     const double size = op.weight == DType::i8 ? 75 * 8.0 : 1;
     check_against_reference(op, {host_isa()},
@@ -1144,8 +1150,12 @@ TEST_CASE("what has no kernel says why") {
       {MatMul{.m = 1, .n = 8, .k = 8, .weight = DType::f8_e4m3}, "no kernel for f8_e4m3"},
       {MatMul{.m = 1, .n = 8, .k = 8, .input = DType::f16}, "no kernel for f16"},
       {MatMul{.m = 0, .n = 8, .k = 8}, "empty product"},
-      {MatMul{.m = 1, .n = 8, .k = 8, .weight = DType::i8, .weight_scales = 3},
-       "3 scales do not divide a weight of 8 x 8"},
+      {MatMul{.m = 1,
+              .n = 8,
+              .k = 8,
+              .weight = DType::i8,
+              .weight_scales = ScaleGrid{1, 4, DType::f16, DType::i8}},
+       "a weight with zero points"},
       {MatMul{.m = 1, .n = 8, .k = 8, .compute = DType::i8}, "bf16 * bf16 computed in i8"},
       {Attention{.heads = 3, .kv_heads = 2}, "3 heads do not share 2 key-value heads evenly"},
       {Attention{.cache = DType::f8_e4m3}, "no kernel for f8_e4m3"},
@@ -1211,23 +1221,35 @@ TEST_CASE("dtypes that the host lacks are replaced and named") {
                                            .input = DType::f8_e4m3,
                                            .weight = DType::f8_e4m3,
                                            .compute = DType::f8_e4m3,
-                                           .weight_scales = 2,
-                                           .activation_scales = 1},
+                                           .weight_scales = scale_per_row,
+                                           .activation_scales = scale_per_row},
                                     {.bf16 = true}, &note);
   const auto& product = std::get<MatMul>(record);
   CHECK(product.input == DType::bf16);
   CHECK(product.weight == DType::bf16);
   CHECK(product.compute == DType::bf16);
-  CHECK(product.weight_scales == 0);
-  CHECK(product.activation_scales == 0);
+  CHECK(!product.weight_scales);
+  CHECK(!product.activation_scales);
   CHECK(note == "f8_e4m3 -> bf16");
 
-  record = host_substitute(MatMul{.m = 1, .n = 2, .k = 3, .weight = DType::i8, .weight_scales = 2},
-                           {.bf16 = false}, &note);
+  record = host_substitute(
+      MatMul{.m = 1, .n = 2, .k = 3, .weight = DType::i8, .weight_scales = scale_per_row},
+      {.bf16 = false}, &note);
   CHECK(std::get<MatMul>(record).weight == DType::i8);
-  CHECK(std::get<MatMul>(record).weight_scales == 2);
+  CHECK(std::get<MatMul>(record).weight_scales == scale_per_row);
   CHECK(std::get<MatMul>(record).compute == DType::f32);
   CHECK(note == "bf16 -> f32");
+
+  // 4-bit integers are held in 8 bit, their zero points taken off.
+  record = host_substitute(MatMul{.m = 1,
+                                  .n = 2,
+                                  .k = 4,
+                                  .weight = DType::i4,
+                                  .weight_scales = ScaleGrid{1, 2, DType::f16, DType::i4}},
+                           {.bf16 = true}, &note);
+  CHECK(std::get<MatMul>(record).weight == DType::i8);
+  CHECK(std::get<MatMul>(record).weight_scales == ScaleGrid{1, 2, DType::f16});
+  CHECK(note == "i4 -> i8");
 
   record = host_substitute(Quantize{.rows = 3, .columns = 4, .to = DType::f8_e4m3}, {.bf16 = true},
                            &note);

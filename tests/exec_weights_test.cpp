@@ -165,9 +165,8 @@ TEST_CASE("quantized weights are the whole's, whatever the rank") {
   Parameter scale{.name = "weight_scale",
                   .shape = {6, 1},
                   .dtype = DType::f32,
-                  .scale = true,
-                  .block_rows = 1,
-                  .block_columns = 8};
+                  .part = QuantizationPart::scales,
+                  .grid = scale_per_row};
   const Parameter plain{.shape = {6, 8}, .dtype = DType::f32};
   const std::vector<float> original = generate(plain, 0);
   std::vector<float> scales(6);
@@ -199,6 +198,65 @@ TEST_CASE("quantized weights are the whole's, whatever the rank") {
   generate_quantized(weight, scale, "some.weight", 0, buffer_of(floats, {6, 8}), {});
   for (std::size_t i = 0; i < 48; ++i) {
     CHECK(floats[i] == static_cast<float>(values[i]) * scales[i / 8]);
+  }
+}
+
+// Each element with the scale, and the zero point, of its own part of the grid; also in a stack.
+TEST_CASE("quantized weights: any grid, 4 bit, with zero points") {
+  struct Row {
+    const char* what;
+    Shape shape;
+    DType dtype;
+    ScaleGrid grid;
+    float least, most;  // of a stored value, its zero point taken off
+  };
+  const Row rows[] = {
+      {"blocks that do not divide", {6, 10}, DType::i8, {4, 4}, -127, 127},
+      {"blocks in a stack", {2, 6, 10}, DType::i8, {4, 4}, -127, 127},
+      {"groups of 4 bit with scales in bf16", {6, 8}, DType::i4, {1, 4, DType::bf16}, -8, 7},
+      {"with zero points", {6, 8}, DType::i4, {1, 4, DType::f16, DType::i4}, -15, 15},
+      {"a stack with zero points", {3, 6, 8}, DType::i4, {1, 2, DType::f16, DType::i4}, -15, 15},
+      {"one scale for each matrix", {3, 6, 8}, DType::i4, {0, 0}, -8, 7},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.what);
+    const int last = row.shape.rank() - 1;
+    const std::int64_t columns = row.shape[last];
+    const std::int64_t matrix_rows = row.shape[last - 1];
+    Parameter weight{.shape = row.shape, .dtype = row.dtype, .quantized_from = DType::f32};
+    Parameter scale{.shape = row.shape,
+                    .dtype = row.grid.dtype,
+                    .part = QuantizationPart::scales,
+                    .grid = row.grid};
+    scale.shape.set(last - 1, row.grid.rows(matrix_rows));
+    scale.shape.set(last, row.grid.columns(columns));
+    const Parameter plain{.shape = row.shape, .dtype = DType::f32};
+    const std::vector<float> original = generate(plain, 0);
+    const auto size = static_cast<std::size_t>(row.shape.elements());
+    std::vector<float> scales(static_cast<std::size_t>(scale.shape.elements()));
+    std::vector<std::int8_t> values(size);
+    generate_quantized(weight, scale, "some.weight", 0,
+                       {static_cast<std::byte*>(static_cast<void*>(values.data())),
+                        static_cast<std::int64_t>(size),
+                        DType::i8,
+                        {}},
+                       buffer_of(scales, scale.shape));
+    std::vector<float> floats(size);
+    generate_quantized(weight, scale, "some.weight", 0, buffer_of(floats, row.shape), {});
+    for (std::size_t i = 0; i < size; ++i) {
+      const auto at = static_cast<std::int64_t>(i);
+      const std::int64_t line = at / columns;
+      const std::int64_t index = line / matrix_rows * row.grid.count(matrix_rows, columns) +
+                                 row.grid.index(line % matrix_rows, at % columns, columns);
+      const float s = scales[static_cast<std::size_t>(index)];
+      CHECK(s == round_to_storage(s, row.grid.dtype));
+      const auto value = static_cast<float>(values[i]);
+      CHECK(value >= row.least);
+      CHECK(value <= row.most);
+      // Half a step; the ends of a range may be cut by half a step more, and scales are rounded.
+      CHECK(std::abs(value * s - original[i]) <= 1.1f * s);
+      CHECK(floats[i] == value * s);
+    }
   }
 }
 

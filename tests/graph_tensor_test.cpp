@@ -74,6 +74,28 @@ TEST_CASE("a trace refuses what its lists cannot hold") {  // S24
   CHECK(error_of([&] { trace.add_result({1}, DType::f32); }) != "");
 }
 
+TEST_CASE("scale grids: how many scales a matrix has, and which of them an element") {
+  struct Row {
+    ScaleGrid grid;
+    std::int64_t rows, columns;  // of scales, of a matrix [200, 300]
+    std::int64_t index;          // of the element in row 130, column 260
+  };
+  const Row rows[] = {
+      {{1, 0}, 200, 1, 130},       {{0, 0}, 1, 1, 0},   {{128, 128}, 2, 3, 3 + 2},
+      {{1, 128}, 200, 3, 390 + 2}, {{0, 100}, 1, 3, 2}, {{64, 0}, 4, 1, 2},
+      {{512, 512}, 1, 1, 0},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.grid.block_rows);
+    CAPTURE(row.grid.block_columns);
+    CHECK(row.grid.rows(200) == row.rows);
+    CHECK(row.grid.columns(300) == row.columns);
+    CHECK(row.grid.count(200, 300) == row.rows * row.columns);
+    CHECK(row.grid.index(130, 260, 300) == row.index);
+    CHECK(row.grid.index(199, 299, 300) == row.rows * row.columns - 1);
+  }
+}
+
 TEST_CASE("parameters are equal when all of their fields are") {  // S1
   Parameter one;
   one.name = "weight";
@@ -89,9 +111,12 @@ TEST_CASE("parameters are equal when all of their fields are") {  // S1
       [](Parameter& p) { p.quantized_from = DType::bf16; },
       [](Parameter& p) { p.transposed = true; },
       [](Parameter& p) { p.buffer = true; },
-      [](Parameter& p) { p.scale = true; },
-      [](Parameter& p) { p.block_rows = 1; },
-      [](Parameter& p) { p.block_columns = 1; },
+      [](Parameter& p) { p.stored_name = "weight_packed"; },
+      [](Parameter& p) { p.part = QuantizationPart::scales; },
+      [](Parameter& p) { p.grid.block_rows = 2; },
+      [](Parameter& p) { p.grid.block_columns = 1; },
+      [](Parameter& p) { p.grid.dtype = DType::bf16; },
+      [](Parameter& p) { p.grid.zero_points = DType::i4; },
       [](Parameter& p) { p.tied_to = "a.weight"; },
       [](Parameter& p) { p.shard.dim = 0; },
       [](Parameter& p) { p.shard.stride = 2; },

@@ -90,26 +90,83 @@ TEST_CASE("fused experts: two products with biases, the second one's shared out 
 
 TEST_CASE("fused experts: quantized with one scale for each output") {
   GroupedFusedExperts module = grouped();
-  LinearQuantization blocks = per_channel(DType::f8_e4m3);
-  blocks.scales.block_rows = 128;
-  blocks.scales.block_columns = 128;
-  CHECK(!module.quantize(blocks));
-  CHECK(!module.quantization());
-
   LinearQuantization dynamic = per_channel(DType::i8);
   dynamic.activation = DType::i8;
-  CHECK(module.quantize(dynamic));
+  module.quantize(dynamic);
   module.shard_tensor({2, 1}, "experts");
   const std::vector<GroupedMatMul> list = products(module, 10);
   REQUIRE(list.size() == 2);
   CHECK(list[0].weight == DType::i8);
   CHECK(list[0].compute == DType::i8);
-  CHECK(list[0].weight_scales == width);
-  CHECK(list[0].activation_scales == 10);
-  CHECK(list[1].weight_scales == hidden);
+  CHECK(list[0].weight_scale_count() == width);
+  CHECK(list[0].activation_scale_count() == 10);
+  CHECK(list[1].weight_scale_count() == hidden);
   CHECK(list[1].bias_scale == 0.5);
   CHECK(module.find_parameter("gate_up_proj_scale")->local_shape() == Shape{experts, width, 1});
   CHECK(module.find_parameter("down_proj_scale")->local_shape() == Shape{experts, hidden, 1});
+}
+
+// The grids of linears, for each expert: cut over ranks before or after.
+TEST_CASE("fused experts: any grid of scales, with zero points, whole and cut") {
+  struct Row {
+    const char* what;
+    ScaleGrid grid;
+    Shape up, down;            // scales of the whole
+    Shape half_up, half_down;  // of one of two ranks
+  };
+  const Row rows[] = {
+      {"blocks", {8, 8}, {4, 6, 2}, {4, 2, 3}, {4, 3, 2}, {4, 2, 2}},
+      {"groups of the inputs, in 16 bit",
+       {1, 4, DType::bf16},
+       {4, 48, 4},
+       {4, 16, 6},
+       {4, 24, 4},
+       {4, 16, 3}},
+      {"groups with zero points",
+       {1, 4, DType::f16, DType::i4},
+       {4, 48, 4},
+       {4, 16, 6},
+       {4, 24, 4},
+       {4, 16, 3}},
+      {"one for all", {0, 0}, {4, 1, 1}, {4, 1, 1}, {4, 1, 1}, {4, 1, 1}},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.what);
+    LinearQuantization format;
+    format.weight = row.grid.zero_points ? DType::i4 : DType::f8_e4m3;
+    format.scales = row.grid;
+    GroupedFusedExperts module = grouped();
+    module.quantize(format);
+    CHECK(module.fault().empty());
+    const Parameter* up = module.find_parameter("gate_up_proj_scale");
+    const Parameter* down = module.find_parameter("down_proj_scale");
+    REQUIRE(up != nullptr);
+    REQUIRE(down != nullptr);
+    CHECK(up->shape == row.up);
+    CHECK(down->shape == row.down);
+    CHECK(up->dtype == row.grid.dtype);
+    const Parameter* const zero = module.find_parameter("gate_up_proj_zero_point");
+    CHECK((zero != nullptr) == row.grid.zero_points.has_value());
+    if (zero != nullptr) {
+      CHECK(zero->shape == row.up);
+      CHECK(zero->dtype == DType::i4);
+    }
+    const std::vector<GroupedMatMul> list = products(module, 10);
+    REQUIRE(list.size() == 2);
+    CHECK(list[0].weight_scales == row.grid);
+    CHECK(list[0].weight_scale_count() == row.up.elements() / experts);
+    CHECK(list[1].weight_scale_count() == row.down.elements() / experts);
+    module.shard_tensor({2, 1}, "experts");
+    GroupedFusedExperts last = grouped();
+    last.shard_tensor({2, 1}, "experts");
+    last.quantize(format);
+    for (const GroupedFusedExperts* cut : {&module, &last}) {
+      CHECK(cut->find_parameter("gate_up_proj_scale")->local_shape() == row.half_up);
+      CHECK(cut->find_parameter("down_proj_scale")->local_shape() == row.half_down);
+    }
+    last.shard_experts({4, 1}, "experts");
+    CHECK(last.find_parameter("gate_up_proj_scale")->local_shape()[0] == 1);
+  }
 }
 
 TEST_CASE("fused experts: ranks that do not divide are refused") {

@@ -299,9 +299,9 @@ TEST_CASE("scales that do not fit their weight") {  // C3
   CHECK(fault_after([](List&) {}).empty());
   CHECK(fault_after([](List& list) {
           list[1].shape = {2, 8};
-        }) == "its weight_scale_inv is [2, 8], expected [2, 4]");
+        }) == "its weight_scale is [2, 8], expected [2, 4]");
   CHECK(fault_after([](List& list) { list[1].shard = {}; }) ==
-        "its weight_scale_inv is not cut as its weight is");
+        "its weight_scale is not cut as its weight is");
   CHECK(fault_after([](List& list) { list.pop_back(); }) == "it is quantized, and has no scales");
   CHECK(fault_after([](List& list) { list[0].shard = {}; }) ==
         "its weight is cut over 1 rank(s), the module itself over 2");

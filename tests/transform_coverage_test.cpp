@@ -178,24 +178,36 @@ TEST_CASE("done, exempt and left are all the bytes of the weights") {
 TEST_CASE("the checkpoint's own scheme is accounted for, whoever leaves it out") {
   const std::string blocks = R"(, "quantization_config": {"quant_method": "fp8",
       "weight_block_size": [128, 128]})";
-  SUBCASE("experts that are stored together have no blocks") {
-    std::string text = R"({"model_type": "gpt_oss", "torch_dtype": "bfloat16",
-      "vocab_size": 1024, "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 128,
+  // 8 experts that are stored together, `size` wide.
+  const auto fused = [&](int size) {
+    return fmt::format(R"({{"model_type": "gpt_oss", "torch_dtype": "bfloat16",
+      "vocab_size": 1024, "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": {},
       "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "num_local_experts": 8,
       "num_experts_per_tok": 2, "sliding_window": 128, "rms_norm_eps": 1e-5,
-      "rope_theta": 150000, "tie_word_embeddings": false)" +
-                       blocks + "}";
-    TransformerModel model = build_text(text);
+      "rope_theta": 150000, "tie_word_embeddings": false)",
+                       size);
+  };
+  SUBCASE("experts that are stored together have blocks like linears") {
+    TransformerModel model = build_text(fused(128) + blocks + "}");
     transform(model);
-    // 4 layers of 8 experts with 3 matrices of 128 x 128.
+    CHECK(warnings_of(model) == std::vector<std::string>{});
+    // 4 layers of 8 experts with 3 matrices of 128 x 128, and attention's 4.
+    CHECK(local_bytes_in(model, DType::f8_e4m3) ==
+          4 * (8 * 3 * 128 * 128 + 2 * 128 * 256 + 2 * 128 * 128));
+  }
+  SUBCASE("experts that a format cannot store") {
+    const std::string awq = R"(, "quantization_config": {"quant_method": "awq",
+        "group_size": 128})";
+    TransformerModel model = build_text(fused(136) + awq + "}");
+    transform(model);
     CHECK(warnings_of(model) ==
           std::vector<std::string>{
-              "the nine standard steps did not carry quantization_config (fp8) out everywhere: 4 "
-              "modules (3.00 MiB) stay as they were (model.layers.0.mlp.experts, "
+              "the nine standard steps did not carry quantization_config (awq) out everywhere: 4 "
+              "modules (3.19 MiB) stay as they were (model.layers.0.mlp.experts, "
               "model.layers.1.mlp.experts, model.layers.2.mlp.experts and 1 more); step "
-              "'quantize_model': experts stored together have one scale per output only",
-              "quantize_model: expected 20, changed 16: model.layers.0.mlp.experts: experts stored "
-              "together have one scale per output only"});
+              "'quantize_model': its format needs inputs in multiples of 128, it has 136",
+              "quantize_model: expected 20, changed 16: model.layers.0.mlp.experts: its format "
+              "needs inputs in multiples of 128, it has 136"});
     CHECK(local_bytes_in(model, DType::bf16) > 3 << 20);
   }
   SUBCASE("a hook without quantize_model, 108.0 GiB instead of 55.8") {

@@ -18,6 +18,7 @@
 #include "tcast/model/transformer_model.h"
 #include "tcast/transform/pipeline.h"
 #include "tcast/transform/quantization_plan.h"
+#include "tcast/transform/stored_dtypes.h"
 
 #include "app/options.h"
 #include "error_of.h"
@@ -226,6 +227,227 @@ TEST_CASE("quantization: the kept cases give their numbers, or say what they lac
   }
 }
 
+/// The linears of one layer of llama(), [out, in], and the bytes of everything else.
+constexpr std::pair<std::int64_t, std::int64_t> layer_shapes[] = {
+    {1024, 1024}, {256, 1024}, {256, 1024}, {1024, 1024}, {2816, 1024}, {2816, 1024}, {1024, 2816}};
+constexpr std::int64_t beside_linears = 2 * 32000 * 1024 * 2 + 17 * 1024 * 2;
+
+/// The bytes of llama() when a linear takes `of(out, in)`.
+template <class Of>
+std::int64_t llama_bytes(Of of) {
+  std::int64_t bytes = 0;
+  for (const auto& [out, in] : layer_shapes) bytes += of(out, in);
+  return beside_linears + 8 * bytes;
+}
+
+std::string packed(const std::string& weights, const std::string& format = "pack-quantized",
+                   const std::string& dtype = "bfloat16") {
+  return llama(
+      R"("quantization_config": {"quant_method": "compressed-tensors", "ignore": ["lm_head"],
+    "format": ")" +
+          format + R"(", "config_groups": {"group_0": )" + group(R"(["Linear"])", weights) + "}}",
+      dtype);
+}
+
+// The tensors that compressed-tensors stores (pack_quantized.py): weight_packed int32
+// [out, in / values of a word], weight_scale [out, groups] in the dtype of the model, weight_shape
+// int64 [2], weight_zero_point int32 [out / values, groups]; and AutoAWQ (gemm.py): qweight int32
+// [in, out / 8], qzeros int32 [in / group, out / 8], scales f16 [in / group, out].
+TEST_CASE("packed formats: bytes are those of the tensors in the files") {
+  const std::string g128 =
+      R"("type": "int", "symmetric": true, "strategy": "group", "group_size": 128})";
+  const auto awq = [](const std::string& more = "") {
+    return llama(R"("quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128,
+      "version": "gemm", "zero_point": true, "modules_to_not_convert": null)" +
+                 more + "}");
+  };
+  const auto packed_bytes = [](std::int64_t bits, std::int64_t group, bool zeros,
+                               std::int64_t scale_bytes = 2) {
+    return llama_bytes([=](std::int64_t out, std::int64_t in) {
+      const std::int64_t values = 32 / bits;
+      const std::int64_t groups = group > 0 ? in / group : 1;
+      return 4 * out * (in / values) + scale_bytes * out * groups + 16 +
+             (zeros ? 4 * (out / values) * groups : 0);
+    });
+  };
+  const auto awq_bytes = [](std::int64_t group) {
+    return llama_bytes([=](std::int64_t out, std::int64_t in) {
+      const std::int64_t groups = group > 0 ? in / group : 1;
+      return 4 * in * (out / 8) + 4 * groups * (out / 8) + 2 * groups * out;
+    });
+  };
+  constexpr std::int64_t layer_elements = 2 * 1024 * 1024 + 2 * 256 * 1024 + 3 * 2816 * 1024;
+  constexpr std::int64_t k_elements = 256 * 1024;
+  const auto awq_bytes_of = [](std::int64_t elements) {
+    return elements / 2 + elements / 128 / 2 + elements / 128 * 2;
+  };
+  struct Row {
+    const char* what;
+    std::string config;
+    std::int64_t weight_bytes;
+    const char* scheme;
+  };
+  const Row rows[] = {
+      {"8 bit in groups, scales in the model's dtype", packed(R"({"num_bits": 8, )" + g128),
+       packed_bytes(8, 128, false), "w8a16"},
+      {"4 bit in groups", packed(R"({"num_bits": 4, )" + g128), packed_bytes(4, 128, false),
+       "w4a16"},
+      {"the same of an f32 model",
+       packed(R"({"num_bits": 4, )" + g128, "pack-quantized", "float32"),
+       packed_bytes(4, 128, false, 4) + beside_linears, "w4a16"},
+      {"scales in a dtype of their own",
+       packed(R"({"num_bits": 4, "scale_dtype": "torch.float32", )" + g128),
+       packed_bytes(4, 128, false, 4), "w4a16"},
+      {"groups of 32", packed(R"({"num_bits": 4, "type": "int", "strategy": "group",
+                                  "group_size": 32})"),
+       packed_bytes(4, 32, false), "w4a16"},
+      {"4 bit per channel", packed(R"({"num_bits": 4, "type": "int", "strategy": "channel"})"),
+       packed_bytes(4, 0, false), "w4a16"},
+      {"4 bit with zero points", packed(R"({"num_bits": 4, "type": "int", "strategy": "group",
+                                            "group_size": 128, "symmetric": false})"),
+       packed_bytes(4, 128, true), "w4a16"},
+      {"a preset", llama(R"("quantization_config": {"quant_method": "compressed-tensors",
+         "ignore": ["lm_head"], "format": "pack-quantized", "config_groups": {"W4A16": ["Linear"]}})"),
+       packed_bytes(4, 128, false), "w4a16"},
+      {"each group its format",
+       llama(R"("quantization_config": {"quant_method": "compressed-tensors", "ignore": ["lm_head"],
+         "format": "mixed-precision", "config_groups": {"g": {"targets": ["Linear"],
+         "format": "pack-quantized", "weights": {"num_bits": 4, )" +
+             g128 + "}}}"),
+       packed_bytes(4, 128, false), "w4a16"},
+      {"AWQ", awq(), awq_bytes(128), "w4a16"},
+      {"AWQ with what its kernels want",
+       awq(R"(, "backend": "autoawq", "do_fuse": false, "fuse_max_seq_len": null,
+               "modules_to_fuse": null, "exllama_config": null)"),
+       awq_bytes(128), "w4a16"},
+      {"AWQ in AutoAWQ's own words",
+       llama(R"("quantization_config": {"quant_method": "awq", "w_bit": 4, "q_group_size": 64,
+                "version": "GEMM", "zero_point": true})"),
+       awq_bytes(64), "w4a16"},
+      {"AWQ that leaves what contains a word",
+       llama(R"("quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128,
+                "modules_to_not_convert": ["layers.0.", "k_proj"]})"),
+       awq_bytes(128) + 2 * layer_elements + 7 * 2 * k_elements - awq_bytes_of(layer_elements) -
+           7 * awq_bytes_of(k_elements),
+       "w4a16"},
+      {"AWQ per channel", llama(R"("quantization_config": {"quant_method": "AWQ", "bits": 4,
+                                   "group_size": -1})"),
+       awq_bytes(0), "w4a16"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.what);
+    const TransformerModel model = transformed_text(row.config);
+    CHECK(model.weight_bytes() == row.weight_bytes);
+    CHECK(model.warnings() == std::vector<std::string>{});
+    CHECK(model.count_parameters().total == transformed_text(llama("")).count_parameters().total);
+    for (const std::string& key : unread_keys(model)) {
+      CAPTURE(key);
+      CHECK(key.find("quantization_config") == std::string::npos);
+    }
+    const StoredDTypes stored = stored_dtypes(model);
+    REQUIRE(!stored.linears.empty());
+    REQUIRE(stored.linears[0].quantization);
+    CHECK(stored.linears[0].quantization->scheme() == row.scheme);
+    // Weights alone are quantized: products are those of the activations.
+    CHECK(stored.compute == std::vector<DType>{stored.activations});
+  }
+}
+
+TEST_CASE("packed formats: tensor parallelism and experts, stored one by one or together") {
+  const std::string scheme =
+      R"("quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized",
+         "ignore": ["lm_head", "re:.*ROUTER$"], "config_groups": {"g": {
+         "targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "strategy": "group",
+         "group_size": 64}}}})";
+  const std::string awq = R"("quantization_config": {"quant_method": "awq", "bits": 4,
+                             "group_size": 64, "modules_to_not_convert": ["ROUTER"]})";
+  const std::string sizes = R"("vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2,
+      "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+      "num_local_experts": 4, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5,
+      "tie_word_embeddings": false, "torch_dtype": "bfloat16", )";
+  // Of one expert: gate, up and down together.
+  constexpr std::int64_t elements = 3 * 256 * 512;
+  for (const char* type : {"mixtral", "gpt_oss"}) {
+    for (const bool zeros : {false, true}) {
+      for (const std::int64_t tp : {1, 2}) {
+        CAPTURE(type);
+        CAPTURE(zeros);
+        CAPTURE(tp);
+        ModelInputs inputs;
+        inputs.options.parallel.tp = tp;
+        const std::string head = fmt::format(R"({{"model_type": "{}", {})", type, sizes);
+        const TransformerModel plain =
+            transformed_text(head.substr(0, head.rfind(',')) + "}", inputs);
+        std::string own = zeros ? awq : scheme;
+        own.replace(own.find("ROUTER"), 6, std::string(type) == "gpt_oss" ? "router" : "gate");
+        const TransformerModel model = transformed_text(head + own + "}", inputs);
+        CHECK(model.warnings() == std::vector<std::string>{});
+        // Attention: q and o of 256 x 256, k and v of 128 x 256.
+        const std::int64_t quantized = 2 * (4 * elements + 2 * 256 * 256 + 2 * 128 * 256);
+        const std::int64_t stored =
+            quantized / 2 + quantized / 64 * 2 + (zeros ? quantized / 64 / 2 : 0);
+        // A shape beside each tensor of a layer, on every rank.
+        const std::int64_t together = std::string(type) == "gpt_oss" ? 2 : 3;
+        const std::int64_t shapes = zeros ? 0 : 2 * 16 * (4 + 4 * together);
+        CHECK(plain.weight_bytes() - model.weight_bytes() ==
+              (2 * quantized - stored) / tp - shapes);
+      }
+    }
+  }
+}
+
+// D13: what a format cannot store stays, and that is said.
+TEST_CASE("packed formats: weights that their words do not divide stay as they are") {
+  const TransformerModel model = transformed_text(
+      llama(R"("quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 192})"));
+  REQUIRE(model.warnings().size() >= 1);
+  CHECK(model.warnings()[0].find("its format needs inputs in multiples of 192, it has 1024") !=
+        std::string::npos);
+}
+
+TEST_CASE("packed formats: what is not supported is refused where it stands") {
+  struct Row {
+    std::string config;
+    const char* error;
+  };
+  const auto awq = [](const std::string& members) {
+    return llama(R"("quantization_config": {"quant_method": "awq", )" + members + "}");
+  };
+  const Row rows[] = {
+      {packed(R"({"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128})",
+              "int-quantized"),
+       "config_groups.group_0.weights.num_bits: weights of 4-bit ints are not supported yet"},
+      {packed(R"({"num_bits": 3, "type": "int"})"),
+       "config_groups.group_0.weights.num_bits: weights of 3-bit ints are not supported yet"},
+      {packed(R"({"num_bits": 4, "type": "float"})"),
+       "config_groups.group_0.weights.num_bits: weights of 4-bit floats are not supported yet"},
+      {packed(R"({"num_bits": 4, "type": "int", "strategy": "tensor"})"),
+       "config_groups.group_0.weights.strategy: 4-bit weights with one scale are not supported"},
+      {packed(R"({"num_bits": 8, "type": "int", "symmetric": false})"),
+       "config_groups.group_0.weights.symmetric: weights with zero points are not supported yet"},
+      {llama(R"("quantization_config": {"quant_method": "compressed-tensors",
+               "format": "pack-quantized", "config_groups": {"g": )" +
+             group(R"(["Linear"])", R"({"num_bits": 4, "type": "int", "strategy": "channel"})",
+                   R"({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true})") +
+             "}}"),
+       "input_activations.num_bits: quantized activations with 4-bit weights are not supported"},
+      {awq(R"("bits": 8)"),
+       "quantization_config.bits: AWQ weights of 8 bits are not supported yet"},
+      {awq(R"("w_bit": 3)"), "quantization_config.w_bit: AWQ weights of 3 bits are not supported"},
+      {awq(R"("bits": 4, "w_bit": 8)"), "quantization_config.w_bit: 8 contradicts bits = 4"},
+      {awq(R"("version": "gemv")"),
+       "quantization_config.version: AWQ weights laid out for 'gemv' are not supported yet"},
+      {awq(R"("zero_point": false)"),
+       "quantization_config.zero_point: AWQ weights without zero points are not supported yet"},
+      {awq(R"("group_size": 0)"), "quantization_config.group_size: expected 1 to 1048576, or -1"},
+      {awq(R"("q_group_size": -2)"), "quantization_config.q_group_size: expected 1 to 1048576"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.config);
+    CHECK(error_of([&] { transformed_text(row.config); }).find(row.error) != std::string::npos);
+  }
+}
+
 // S7
 TEST_CASE("compressed-tensors: what is not supported is refused where it stands") {
   struct Row {
@@ -407,9 +629,6 @@ TEST_CASE(
       {R"("quant_method": "gptq", "bits": 4, "group_size": 128)",
        "quantization_config.quant_method: quantization method 'gptq' (4-bit weights in groups of "
        "128) is not supported yet"},
-      {R"("quant_method": "awq", "w_bit": 4, "q_group_size": 64)",
-       "'awq' (4-bit weights in groups of 64) is not supported yet"},
-      {R"("quant_method": "AWQ")", "'AWQ' (4-bit weights) is not supported yet"},
       {R"("quant_method": "bitsandbytes", "load_in_4bit": true, "load_in_8bit": false)",
        "'bitsandbytes' (4-bit weights) is not supported yet"},
       {R"("quant_method": "bitsandbytes", "load_in_8bit": true)",
@@ -570,8 +789,19 @@ TEST_CASE("files beside a config.json are read, or refused where they stand") {
       {"AWQ",
        {{"quant_config.json", R"({"zero_point": true, "q_group_size": 128, "w_bit": 4})"}},
        llama(""),
+       177'956'864,
+       ""},
+      {"AWQ here and there",
+       {{"quant_config.json", R"({"zero_point": true, "q_group_size": 128, "w_bit": 4})"}},
+       llama(R"("quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128})"),
+       177'956'864,
+       ""},
+      {"AWQ in other groups",
+       {{"quant_config.json", R"({"zero_point": true, "q_group_size": 128, "w_bit": 4})"}},
+       llama(R"("quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64})"),
        0,
-       "w_bit: quantization method 'AWQ' (4-bit weights in groups of 128) is not"},
+       "DIR/quant_config.json: quant_config.json (awq) says something else of the weights than "
+       "quantization_config (awq) in DIR/config.json"},
       {"msModelSlim",
        {{"quant_model_description_w8a8_dynamic.json", R"({"model_quant_type": "W8A8_DYNAMIC"})"}},
        llama(""),

@@ -136,3 +136,21 @@ TEST_CASE("scales of channels and of whole weights are never cut") {
     CHECK(error_with(config, {4, 4, 1}) == "");
   }
 }
+
+TEST_CASE("words that values share are not cut, nor groups of the inputs") {
+  const auto awq = [](std::int64_t intermediate, std::int64_t group) {
+    return fmt::format(R"({{"model_type": "llama", "torch_dtype": "bfloat16", "vocab_size": 1000,
+            "hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "intermediate_size": {}, "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": false, "quantization_config": {{
+            "quant_method": "awq", "bits": 4, "group_size": {}}}}})",
+                       intermediate, group);
+  };
+  CHECK(error_with(awq(2048, 128), {4, 4, 1}) == "");
+  CHECK(error_with(awq(1040, 16), {4, 4, 1})
+            .find("mlp.gate_proj: 4 ranks cut its 1040 rows into parts of 260, but one stored "
+                  "word belongs to 8 of them") != std::string::npos);
+  CHECK(error_with(awq(1088, 64), {4, 4, 1})
+            .find("mlp.down_proj: 4 ranks cut its 1088 columns into parts of 272, but one scale "
+                  "belongs to 64 of them") != std::string::npos);
+}

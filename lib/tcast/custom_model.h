@@ -38,6 +38,7 @@
 #include "tcast/plugin_context.h"
 #include "tcast/report/report_writers.h"
 #include "tcast/transform/pipeline.h"
+#include "tcast/transform/quantization_format.h"
 #include "tcast/transform/steps.h"
 
 // The function behind a registration is the static member of a struct in an unnamed namespace: its
@@ -221,6 +222,16 @@
 #define TCAST_REGISTER_DEVICE(...)                                                       \
   TCAST_REGISTER_FUNCTION("device", ::tcast::DeviceFunction, ::tcast::DeviceProfile, (), \
                           __VA_ARGS__)
+
+/// Registers how checkpoints of a quant_method store their weights:
+///
+///     TCAST_REGISTER_QUANTIZATION_FORMAT("my-int4")
+///     (const tcast::QuantizationSource& source) {
+///       tcast::QuantizationScheme scheme; ...; return scheme; }
+#define TCAST_REGISTER_QUANTIZATION_FORMAT(...)                               \
+  TCAST_REGISTER_FUNCTION("quantization_format", ::tcast::QuantizationFormat, \
+                          ::tcast::QuantizationScheme,                        \
+                          (const ::tcast::QuantizationSource& source), __VA_ARGS__)
 
 /// Registers a cost model for `simulate --runner NAME`:
 ///

@@ -24,6 +24,7 @@ bool PluginContext::is_taken(std::string_view group, std::string_view name) cons
   if (group == "step") return has(core_steps());
   if (group == "activation") return has(core_activations());
   if (group == "report_writer") return has(core_report_writers());
+  if (group == "quantization_format") return has(core_quantization_formats());
   return group == "input_filler" && has(core_input_fillers());
 }
 

@@ -17,6 +17,7 @@
 #include "tcast/model/transformer_model.h"
 #include "tcast/report/report_writers.h"
 #include "tcast/transform/pipeline.h"
+#include "tcast/transform/quantization_format.h"
 
 namespace tcast {
 
@@ -98,6 +99,11 @@ class TCAST_API PluginContext {
   void add_step(const std::string& name, StepFunction step, const char* file = __builtin_FILE(),
                 int line = __builtin_LINE()) {
     add("step", {name}, std::move(step), false, file, line);
+  }
+  /// Reads what checkpoints of this quant_method say of how their weights are stored.
+  void add_quantization_format(const std::string& method, QuantizationFormat read,
+                               const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    add("quantization_format", {method}, std::move(read), false, file, line);
   }
   void add_cost_model(const std::string& name, CostModelFunction make,
                       const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

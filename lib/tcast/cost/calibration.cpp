@@ -54,8 +54,8 @@ MatMul product(const ProductSize& size, DType dtype, DType output) {
             .output = output,
             .compute = dtype};
   if (dtype == DType::i8) {
-    op.weight_scales = op.n;
-    op.activation_scales = op.m;
+    op.weight_scales = scale_per_row;
+    op.activation_scales = scale_per_row;
   }
   return op;
 }
@@ -72,8 +72,8 @@ GroupedMatMul experts(std::int64_t active, std::int64_t rows, std::int64_t n, st
                    .output = output,
                    .compute = dtype};
   if (dtype == DType::i8) {
-    op.weight_scales = n;
-    op.activation_scales = rows;
+    op.weight_scales = scale_per_row;
+    op.activation_scales = scale_per_row;
   }
   return op;
 }

@@ -165,8 +165,24 @@ bool needs_dequantization(DType weight, DType compute) {
 
 /// Products of narrow operands are put right by scales: by the weight's (and the activation's) once
 /// per result, or once per group of k when activations have a scale per group.
-double scale_groups(double rows, std::int64_t activation_scales) {
-  return std::max(1.0, static_cast<double>(activation_scales) / rows);
+double scale_groups(const std::optional<ScaleGrid>& activation_scales, std::int64_t k) {
+  return activation_scales ? static_cast<double>(activation_scales->columns(k)) : 1;
+}
+
+template <class Form>
+void read_weight_scales(Form& f, const ScaleGrid& grid, std::int64_t count) {
+  const auto scales = f.size("weight_scales", static_cast<double>(count));
+  f.read("weight scales", scales * f.bytes(grid.dtype));
+  if (grid.zero_points) f.read("weight zero points", scales * f.bytes(*grid.zero_points));
+}
+
+/// Of each of the experts that are read.
+template <class Form, class Experts>
+void read_expert_scales(Form& f, const ScaleGrid& grid, std::int64_t count,
+                        const Experts& experts) {
+  const auto scales = f.size("weight_scales", static_cast<double>(count));
+  f.read("weight scales", experts * scales * f.bytes(grid.dtype));
+  if (grid.zero_points) f.read("weight zero points", experts * scales * f.bytes(*grid.zero_points));
 }
 
 template <class Form>
@@ -183,21 +199,17 @@ void work(Form& f, const MatMul& op) {
   } else {
     f.read("second operand", batch * n * k * f.bytes(op.weight));
   }
-  if (op.weight_scales > 0) {
-    f.read("weight scales",
-           f.size("weight_scales", static_cast<double>(op.weight_scales)) * f.bytes(DType::f32));
-  }
-  if (op.activation_scales > 0) {
+  if (op.weight_scales) read_weight_scales(f, *op.weight_scales, op.weight_scale_count());
+  if (op.activation_scales) {
     f.read("activation scales",
-           f.size("activation_scales", static_cast<double>(op.activation_scales)) *
-               f.bytes(DType::f32));
+           f.size("activation_scales", static_cast<double>(op.activation_scale_count())) *
+               f.bytes(op.activation_scales->dtype));
   }
   if (needs_dequantization(op.weight, op.compute)) {
     f.vector("dequantize the weight", batch * n * k);
-  } else if (op.weight_scales > 0 || op.activation_scales > 0) {
-    const double rows = static_cast<double>(op.batch) * static_cast<double>(op.m);
+  } else if (op.weight_scales || op.activation_scales) {
     f.vector("apply scales", 2.0 * batch * m * n *
-                                 f.size("scale_groups", scale_groups(rows, op.activation_scales)));
+                                 f.size("scale_groups", scale_groups(op.activation_scales, op.k)));
   }
   if (op.bias) {
     f.read("bias", n * f.bytes(op.output));
@@ -217,23 +229,20 @@ void work(Form& f, const GroupedMatMul& op) {
   f.matrix("multiply-adds", 2.0 * rows * n * k, op.compute);
   f.read("x", rows * k * f.bytes(op.input));
   f.read_cold("weights of experts with tokens", distinct * n * k * f.bytes(op.weight));
-  if (op.weight_scales > 0) {
-    f.read("weight scales", distinct *
-                                f.size("weight_scales", static_cast<double>(op.weight_scales)) *
-                                f.bytes(DType::f32));
+  if (op.weight_scales) {
+    read_expert_scales(f, *op.weight_scales, op.weight_scale_count(), distinct);
   }
-  const auto held_rows = static_cast<double>(op.row_count());
-  if (op.activation_scales > 0) {
+  if (op.activation_scales) {
+    const double per_row =
+        static_cast<double>(op.activation_scale_count()) / static_cast<double>(op.row_count());
     f.read("activation scales",
-           rows * f.size("scales_per_row", static_cast<double>(op.activation_scales) / held_rows) *
-               f.bytes(DType::f32));
+           rows * f.size("scales_per_row", per_row) * f.bytes(op.activation_scales->dtype));
   }
   if (needs_dequantization(op.weight, op.compute)) {
     f.vector("dequantize the weights", distinct * n * k);
-  } else if (op.weight_scales > 0 || op.activation_scales > 0) {
-    f.vector(
-        "apply scales",
-        2.0 * rows * n * f.size("scale_groups", scale_groups(held_rows, op.activation_scales)));
+  } else if (op.weight_scales || op.activation_scales) {
+    f.vector("apply scales",
+             2.0 * rows * n * f.size("scale_groups", scale_groups(op.activation_scales, op.k)));
   }
   if (op.bias) {
     f.read("biases", distinct * n * f.bytes(op.output));

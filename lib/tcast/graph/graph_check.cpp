@@ -27,9 +27,11 @@ class OperandCheck {
       elements(1, at.weight_extent, "weight");
     }
     at_least(1, at.weight_extent, "weight");
-    if (op.weight_scales > 0) at_least(inputs++, op.weight_scales, "weight scales");
+    if (op.weight_scales) weight_scales(inputs, *op.weight_scales, op.weight_scale_count());
     if (op.bias) at_least(inputs++, op.bias_offset + op.n, "bias");
-    if (op.activation_scales > 0) elements(inputs++, op.activation_scales, "activation scales");
+    if (op.activation_scales) {
+      elements(inputs++, op.activation_scale_count(), "activation scales");
+    }
     count(inputs, 1);
     result(0, at.y_extent);
   }
@@ -40,11 +42,13 @@ class OperandCheck {
     elements(0, op.row_count() * op.k, "input");
     elements(1, op.experts * op.n * op.k, "weight");
     at_least(2, op.first_expert + op.experts, "token counts");
-    if (op.weight_scales > 0) at_least(inputs++, op.experts * op.weight_scales, "weight scales");
+    if (op.weight_scales) {
+      weight_scales(inputs, *op.weight_scales, op.experts * op.weight_scale_count());
+    }
     if (op.bias) elements(inputs++, op.experts * op.n, "bias");
-    // Of no rows there are no scales, in a tensor all the same.
-    const bool scaled = op.activation_scales > 0 || (op.row_count() == 0 && has_input(inputs));
-    if (scaled) elements(inputs++, op.activation_scales, "activation scales");
+    if (op.activation_scales) {
+      elements(inputs++, op.activation_scale_count(), "activation scales");
+    }
     count(inputs, 1);
     result(0, op.row_count() * op.n);
   }
@@ -220,6 +224,11 @@ class OperandCheck {
   void operator()(const CustomOp&) {}
 
  private:
+  void weight_scales(std::size_t& inputs, const ScaleGrid& grid, std::int64_t scales) {
+    at_least(inputs++, scales, "weight scales");
+    if (grid.zero_points) at_least(inputs++, scales, "weight zero points");
+  }
+
   template <class Say>
   void require(bool holds, Say say) {
     if (fault_.empty() && !holds) fault_ = say();

@@ -83,9 +83,23 @@ std::string expected(double number) {
                                                                 : fmt::format("{:.6g}", number);
 }
 
-std::string scales(std::int64_t weight, std::int64_t activation) {
-  return (weight > 0 ? fmt::format(" weight_scales={}", weight) : "") +
-         (activation > 0 ? fmt::format(" activation_scales={}", activation) : "");
+/// " weight_scales=4096" of rows or of all, " weight_scales=128x128" of blocks.
+std::string scales(std::string_view what, const std::optional<ScaleGrid>& grid,
+                   std::int64_t count) {
+  if (!grid || count == 0) return "";
+  std::string text =
+      grid->is_per_tensor() || grid->is_per_row()
+          ? fmt::format(" {}_scales={}", what, count)
+          : fmt::format(" {}_scales={}x{}", what, grid->block_rows, grid->block_columns);
+  if (grid->dtype != DType::f32) text += fmt::format(" {}", brief(grid->dtype));
+  if (grid->zero_points) text += fmt::format(" zero_points={}", brief(*grid->zero_points));
+  return text;
+}
+
+template <class Product>
+std::string scales(const Product& op) {
+  return scales("weight", op.weight_scales, op.weight_scale_count()) +
+         scales("activation", op.activation_scales, op.activation_scale_count());
 }
 
 /// "bf16*i8->bf16", and the compute dtype when it is not the input's.
@@ -100,16 +114,14 @@ std::string sizes(const MatMul& op) {
          product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
          flag(!op.weight_is_parameter, " activations") + flag(op.weight_transposed, " transposed") +
          (op.x_row_stride > 0 ? fmt::format(" x_stride={}", op.x_row_stride) : "") +
-         (op.y_row_stride > 0 ? fmt::format(" y_stride={}", op.y_row_stride) : "") +
-         scales(op.weight_scales, op.activation_scales);
+         (op.y_row_stride > 0 ? fmt::format(" y_stride={}", op.y_row_stride) : "") + scales(op);
 }
 
 std::string sizes(const GroupedMatMul& op) {
   return fmt::format("experts={}/{} rows={} n={} k={} ", expected(op.distinct_experts), op.experts,
                      expected(op.rows), op.n, op.k) +
          product(op.input, op.weight, op.output, op.compute) + flag(op.bias, " bias") +
-         (op.first_expert > 0 ? fmt::format(" first={}", op.first_expert) : "") +
-         scales(op.weight_scales, op.activation_scales);
+         (op.first_expert > 0 ? fmt::format(" first={}", op.first_expert) : "") + scales(op);
 }
 
 std::string sizes(const Attention& op) {

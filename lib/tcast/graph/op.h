@@ -51,7 +51,7 @@ TCAST_API std::string_view name_of(OpClass op_class);
 
 /// y[batch, m, n] = x[batch, m, k] * w[batch, n, k]^T (+ bias). `weight` is the storage dtype,
 /// `compute` what the multiplication runs in: weight-only quantization keeps compute in 16 bit.
-/// Inputs: x, w, [weight scales], [bias], [activation scales].
+/// Inputs: x, w, [weight scales], [weight zero points], [bias], [activation scales].
 /// The biases of several products may lie side by side: `bias_offset` is where these begin.
 /// A part of a larger tensor is named by strides, in elements, 0 meaning that rows (and matrices)
 /// lie side by side: x and y may be columns of wider rows, w a run of rows of each matrix.
@@ -67,8 +67,10 @@ struct MatMul {
   bool weight_is_parameter = true;  ///< else w is an activation (attention scores)
   bool weight_transposed = false;   ///< w is stored as [batch, k, n]
   bool bias = false;
-  std::int64_t weight_scales = 0;      ///< number of scales that go with the weight, 0 = none
-  std::int64_t activation_scales = 0;  ///< number of scales that go with x, 0 = none
+  /// Of w as it lies in memory (transposed: [k, n]); nothing: it has none. Matrices of a batch lie
+  /// below each other.
+  std::optional<ScaleGrid> weight_scales{};
+  std::optional<ScaleGrid> activation_scales{};  ///< of the rows of x; nothing: none, or fixed
   std::int64_t bias_offset = 0;
   std::int64_t x_row_stride = 0;
   std::int64_t x_batch_stride = 0;
@@ -76,6 +78,15 @@ struct MatMul {
   std::int64_t weight_batch_stride = 0;
   std::int64_t y_row_stride = 0;
   std::int64_t y_batch_stride = 0;
+
+  /// Numbers of scales that the product reads.
+  std::int64_t weight_scale_count() const {
+    if (!weight_scales) return 0;
+    return weight_scales->count(batch * (weight_transposed ? k : n), weight_transposed ? n : k);
+  }
+  std::int64_t activation_scale_count() const {
+    return activation_scales ? activation_scales->count(batch * m, k) : 0;
+  }
 
   bool operator==(const MatMul&) const = default;
 };
@@ -106,8 +117,8 @@ struct MatMulStrides {
 /// `rows` and `distinct_experts` (those with m_e > 0, whose weights are read) are expected values
 /// of the busiest rank, real numbers; when executing, m_e come from the routing and `rows` is
 /// whole, room for all that may come (decision D7). Inputs: x[row_count(), k], stacked w[experts,
-/// n, k], token counts, [weight scales], [biases[experts, n]], [activation scales]. Rows of experts
-/// that it does not have, and those of nobody, become 0.
+/// n, k], token counts, [weight scales], [weight zero points], [biases[experts, n]], [activation
+/// scales]. Rows of experts that it does not have, and those of nobody, become 0.
 struct GroupedMatMul {
   std::int64_t experts = 0;
   std::int64_t first_expert = 0;  ///< the first one, of those that the token counts are of
@@ -122,12 +133,17 @@ struct GroupedMatMul {
   bool bias = false;
   /// On the biases: 1 / ranks where the results of ranks are going to be added up.
   double bias_scale = 1;
-  std::int64_t weight_scales = 0;      ///< per expert
-  std::int64_t activation_scales = 0;  ///< of row_count() rows
-  ExpertRouting routing{};             ///< that the expected values follow from, if they do
+  std::optional<ScaleGrid> weight_scales{};      ///< of each expert
+  std::optional<ScaleGrid> activation_scales{};  ///< of row_count() rows
+  ExpertRouting routing{};  ///< that the expected values follow from, if they do
 
   /// Rows of x and y: those that are expected, and the rest of the last one.
   std::int64_t row_count() const { return static_cast<std::int64_t>(std::ceil(rows)); }
+  /// Numbers of scales: of one expert's weight, and of all rows.
+  std::int64_t weight_scale_count() const { return weight_scales ? weight_scales->count(n, k) : 0; }
+  std::int64_t activation_scale_count() const {
+    return activation_scales ? activation_scales->count(row_count(), k) : 0;
+  }
 
   bool operator==(const GroupedMatMul&) const = default;
 };

@@ -88,25 +88,52 @@ struct Shard {
   bool operator==(const Shard&) const = default;
 };
 
-/// How a weight is stored when it is quantized: the scales that go with it.
-struct WeightScales {
-  /// One scale per `block_rows` x `block_columns` elements of [out, in]; 0 means the whole extent
-  /// (per output channel: 1 x 0; per tensor: 0 x 0; DeepSeek-V3: 128 x 128).
+/// The scales of a quantized matrix: one per `block_rows` x `block_columns` elements; 0 means the
+/// whole extent. Of weights [out, in]: per output channel 1 x 0, groups of the inputs 1 x 128,
+/// DeepSeek-V3 128 x 128. Of activations [rows, in]: per token 1 x 0. One for all: 0 x 0.
+struct ScaleGrid {
   std::int64_t block_rows = 1;
   std::int64_t block_columns = 0;
   DType dtype = DType::f32;
+  /// A zero point beside each scale, in this dtype; nothing: zero stands for zero.
+  std::optional<DType> zero_points{};
 
-  std::int64_t count(std::int64_t rows, std::int64_t columns) const {
-    return ceil_div(rows, block_rows > 0 ? block_rows : rows) *
-           ceil_div(columns, block_columns > 0 ? block_columns : columns);
+  /// Scales along each side of a matrix of that size, and of all of it.
+  std::int64_t rows(std::int64_t matrix_rows) const { return along(matrix_rows, block_rows); }
+  std::int64_t columns(std::int64_t matrix_columns) const {
+    return along(matrix_columns, block_columns);
   }
+  std::int64_t count(std::int64_t matrix_rows, std::int64_t matrix_columns) const {
+    return rows(matrix_rows) * columns(matrix_columns);
+  }
+  /// The place of an element's scale among those of a matrix with so many columns, row by row.
+  std::int64_t index(std::int64_t row, std::int64_t column, std::int64_t matrix_columns) const {
+    return (block_rows > 0 ? row / block_rows : 0) * columns(matrix_columns) +
+           (block_columns > 0 ? column / block_columns : 0);
+  }
+  bool is_per_tensor() const { return block_rows == 0 && block_columns == 0; }
+  bool is_per_row() const { return block_rows == 1 && block_columns == 0; }
 
-  bool operator==(const WeightScales&) const = default;
+  bool operator==(const ScaleGrid&) const = default;
+
+ private:
+  static std::int64_t along(std::int64_t size, std::int64_t block) {
+    return block > 0 ? ceil_div(size, block) : 1;
+  }
 };
+
+/// A scale for each row: of weights per output channel, of activations per token.
+inline constexpr ScaleGrid scale_per_row{};
+/// One scale for the whole matrix.
+inline constexpr ScaleGrid scale_per_tensor{0, 0};
+
+/// What a parameter is to the weight that quantization added it for.
+enum class QuantizationPart : std::uint8_t { none, scales, zero_points };
 
 /// One trainable parameter or persistent buffer of a module, under HuggingFace's name.
 struct TCAST_API Parameter {
   std::string name{};         ///< within its module: "weight", "bias", "e_score_correction_bias"
+  std::string stored_name{};  ///< what a quantized checkpoint calls it; empty: `name`
   Shape shape{};              ///< of the whole, matrices as [out, in]
   DType dtype = DType::bf16;  ///< storage
   InitRole role = InitRole::matrix;
@@ -115,10 +142,10 @@ struct TCAST_API Parameter {
   /// The checkpoint has the last two dimensions the other way round: [in, out].
   bool transposed = false;
   bool buffer = false;  ///< persistent buffer: listed apart, not in parameter totals
-  bool scale = false;   ///< scales that quantization added; not in parameter totals either
-  /// Of scales: rows and columns of the weight that one of them belongs to.
-  std::int64_t block_rows = 0;
-  std::int64_t block_columns = 0;
+  /// Scales and zero points that quantization added; not in parameter totals either.
+  QuantizationPart part = QuantizationPart::none;
+  /// Of those: which elements of the weight each belongs to.
+  ScaleGrid grid{};
   std::string tied_to{};  ///< path of the parameter that it shares storage with; else empty
   /// Why quantization leaves this matrix as the checkpoint has it, and why tensor parallelism
   /// leaves it whole on every rank ("every head needs all of the latent"); empty: they need not.
@@ -128,7 +155,9 @@ struct TCAST_API Parameter {
   /// How dimension 0 of a stack of matrices (experts) is shared out over ranks besides.
   Shard stack{};
 
-  /// Shape under which the checkpoint stores it.
+  bool is_quantization_part() const { return part != QuantizationPart::none; }
+  const std::string& checkpoint_name() const { return stored_name.empty() ? name : stored_name; }
+  /// Shape under which the checkpoint stores it; of values packed into wider words, the values'.
   Shape checkpoint_shape() const;
   /// Shape of the slice that one rank holds (the busiest one, if uneven by padding).
   Shape local_shape() const;

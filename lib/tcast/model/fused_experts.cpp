@@ -1,6 +1,7 @@
 #include "tcast/model/fused_experts.h"
 
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -29,6 +30,22 @@ std::string parameters_fault(const Module& module, const FusedExperts::Config& c
       .parameter("down_proj", {config.experts, config.hidden_size, config.intermediate_size})
       .parameter("down_proj_bias", {config.experts, config.hidden_size})
       .fault();
+}
+
+/// Whether a parameter's name says that it belongs to a weight.
+bool is_beside(const Parameter& parameter, const std::string& weight) {
+  return parameter.name.rfind(weight + "_", 0) == 0;
+}
+
+/// Scales and zero points of a weight, in the order of a product's operands.
+std::vector<const Parameter*> parts_of(const Module& experts, const Parameter& weight) {
+  std::vector<const Parameter*> parts;
+  for (const Parameter& parameter : experts.parameters()) {
+    if (parameter.is_quantization_part() && is_beside(parameter, weight.name)) {
+      parts.push_back(&parameter);
+    }
+  }
+  return parts;
 }
 
 /// A weight of a fused module and its bias.
@@ -87,18 +104,21 @@ GroupedFusedExperts::GroupedFusedExperts(FusedExperts& original)
 
 std::string GroupedFusedExperts::fault() const {
   Requirements needs(*this, parameters_fault(*this, config_));
+  if (!needs.fault().empty()) return needs.fault();
   for (const char* name : {"gate_up_proj", "down_proj"}) {
-    const Parameter* const scale = find_parameter(std::string(name) + "_scale");
-    needs.that((scale != nullptr) == config_.quantization.has_value(), [&] {
+    const Parameter& weight = *find_parameter(name);
+    const std::vector<const Parameter*> parts = parts_of(*this, weight);
+    needs.that(parts.empty() == !config_.quantization.has_value(), [&] {
       return fmt::format("the scales of its {} do not fit its quantization", name);
     });
-    if (scale == nullptr || !needs.fault().empty()) continue;
-    const Shape local = find_parameter(name)->local_shape();
-    const Shape expected{local[0], local[1], 1};
-    needs.that(scale->local_shape() == expected, [&] {
-      return fmt::format("a rank's scales of its {} are {}, expected {}", name,
-                         to_string(scale->local_shape()), to_string(expected));
-    });
+    for (const Parameter* const part : parts) {
+      const Shape local = weight.local_shape();
+      const Shape expected{local[0], part->grid.rows(local[1]), part->grid.columns(local[2])};
+      needs.that(part->local_shape() == expected, [&] {
+        return fmt::format("a rank's {} is {}, expected {}", part->name,
+                           to_string(part->local_shape()), to_string(expected));
+      });
+    }
   }
   return needs.fault();
 }
@@ -133,16 +153,14 @@ Value GroupedFusedExperts::product(Trace& trace, const std::string& weight_name,
   op.bias_scale = bias_scale;
   Operands operands{x, trace.parameter(projection.weight), counts};
   if (config_.quantization) {
-    op.weight_scales = op.n;
-    operands.push(trace.parameter(*find_parameter(weight_name + "_scale")));
+    op.weight_scales = config_.quantization->scales;
+    op.activation_scales = config_.quantization->activation_scales();
+  }
+  for (const Parameter* const part : parts_of(*this, projection.weight)) {
+    operands.push(trace.parameter(*part));
   }
   operands.push(trace.parameter(projection.bias));
-  if (config_.quantization && config_.quantization->activation &&
-      config_.quantization->activation_group >= 0) {
-    const std::int64_t group = config_.quantization->activation_group;
-    op.activation_scales = op.row_count() * (group > 0 ? ceil_div(op.k, group) : 1);
-    operands.push(trace.scales_of(x));
-  }
+  if (op.activation_scales) operands.push(trace.scales_of(x));
   return trace.emit(op, operands, {op.row_count(), op.n}, op.output);
 }
 
@@ -157,26 +175,15 @@ Value GroupedFusedExperts::run(Trace& trace, Value rows, Value counts,
                  1 / static_cast<double>(config_.tensor_group.size));
 }
 
-bool GroupedFusedExperts::quantize(const LinearQuantization& quantization) {
-  if (quantization.scales.block_rows != 1 || quantization.scales.block_columns != 0) return false;
+void GroupedFusedExperts::quantize(const LinearQuantization& quantization) {
   config_.quantization = quantization;
   for (const char* name : {"gate_up_proj", "down_proj"}) {
-    Parameter& weight = *find_parameter(name);
-    Parameter scale;
-    scale.name = weight.name + "_scale";
-    scale.shape = {weight.shape[0], weight.shape[1], 1};
-    scale.dtype = quantization.scales.dtype;
-    scale.role = InitRole::norm;
-    scale.scale = true;
-    scale.block_rows = 1;
-    scale.block_columns = weight.shape[2];
-    weight.quantized_from = weight.quantized_from.value_or(weight.dtype);
-    weight.dtype = quantization.weight;
-    add_parameter(std::move(scale));
+    for (Parameter& part : quantize_weight(*find_parameter(name), quantization)) {
+      add_parameter(std::move(part));
+    }
   }
   cut_parameters();
   set_class_name("QuantizedGroupedFusedExperts");
-  return true;
 }
 
 void GroupedFusedExperts::shard_tensor(RankGroup group, const std::string& path) {
@@ -212,13 +219,18 @@ void GroupedFusedExperts::cut_parameters() {
     if (spread.size > 1) {
       parameter.stack = {0, spread.size, spread.stride, {{config_.experts, spread.size}}};
     }
-    if (tensor.size == 1) continue;
+    if (tensor.size == 1 || parameter.is_quantization_part() || parameter.buffer) continue;
     if (parameter.name.rfind("gate_up_proj", 0) == 0) {
       // Gate and up take turns: a run of neighbours holds whole pairs.
       parameter.shard = {1, tensor.size, tensor.stride, {{2 * width, tensor.size}}};
     } else if (parameter.name == "down_proj") {
       parameter.shard = {2, tensor.size, tensor.stride, {{width, tensor.size}}};
     }
+  }
+  for (Parameter& parameter : parameters()) {
+    if (!parameter.is_quantization_part()) continue;
+    const bool down = is_beside(parameter, "down_proj");
+    cut_with_weight(parameter, *find_parameter(down ? "down_proj" : "gate_up_proj"));
   }
 }
 

@@ -58,9 +58,9 @@ class TCAST_API GroupedFusedExperts : public ModuleOf<GroupedFusedExperts, Exper
   void shard_tensor(RankGroup group, const std::string& path) override;
   void shard_experts(RankGroup group, const std::string& path) override;
 
-  /// Stores the weights as `quantization` says and adds scales, one for each output of an expert.
-  /// False: it asks for other scales.
-  bool quantize(const LinearQuantization& quantization);
+  /// Stores the weights as `quantization` says, each expert's like those of a linear, and adds
+  /// their scales.
+  void quantize(const LinearQuantization& quantization);
   const std::optional<LinearQuantization>& quantization() const { return config_.quantization; }
 
  protected:

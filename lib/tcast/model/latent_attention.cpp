@@ -221,17 +221,15 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q, Value cac
   absorb.weight_transposed = true;
   const std::int64_t both = c.qk_nope_head_dim + c.v_head_dim;
   absorb.weight_batch_stride = both * c.kv_lora_rank;
-  std::int64_t scales = 0;
-  if (kv_b.quantization()) scales = local_scale_count(*kv_b.quantization(), kv_b.weight());
-  absorb.weight_scales = scales * c.qk_nope_head_dim / both;
+  if (kv_b.quantization()) absorb.weight_scales = kv_b.quantization()->scales;
   const Value weight = trace.parameter(kv_b.weight());
   Operands absorb_operands{q, weight};
   Operands project_operands{q, weight};
   for (const Parameter& parameter : kv_b.parameters()) {
-    if (!parameter.scale) continue;
-    const Value weight_scales = trace.parameter(parameter);
-    absorb_operands.push(weight_scales);
-    project_operands.push(weight_scales);
+    if (!parameter.is_quantization_part()) continue;
+    const Value part = trace.parameter(parameter);
+    absorb_operands.push(part);
+    project_operands.push(part);
   }
   // Heads lie side by side in the rows of tokens, and stay so.
   absorb.x_row_stride = heads * c.qk_head_dim();
@@ -265,7 +263,6 @@ Value MultiheadLatentAttention::attend_absorbed(Trace& trace, Value q, Value cac
   project.k = c.kv_lora_rank;
   project.weight_transposed = false;
   project.weight_offset = c.qk_nope_head_dim * c.kv_lora_rank;
-  project.weight_scales = scales * c.v_head_dim / both;
   project.x_row_stride = heads * c.kv_lora_rank;
   project.x_batch_stride = c.kv_lora_rank;
   project.y_row_stride = heads * c.v_head_dim;

@@ -32,17 +32,6 @@ void shard_parameter(Parameter& parameter, int dim, RankGroup group,
 
 }  // namespace
 
-std::string LinearQuantization::describe() const {
-  std::string text = fmt::format("{} {}", name_of(scheme), short_name_of(weight));
-  if (scales.block_rows > 1) text += fmt::format(" {}x{}", scales.block_rows, scales.block_columns);
-  return text;
-}
-
-std::int64_t local_scale_count(const LinearQuantization& quantization, const Parameter& weight) {
-  const Shape local = weight.local_shape();
-  return quantization.scales.count(local[0], local[1]);
-}
-
 Value softcapped(Trace& trace, Value x, double cap) {
   if (cap <= 0) return x;
   x = trace.unary(ElementwiseKind::scale, x, 1 / cap);
@@ -87,17 +76,15 @@ std::string Linear::fault() const {
     });
   }
   std::int64_t scales = 0;
-  for (const Parameter& scale : parameters()) {
-    if (!scale.scale) continue;
-    ++scales;
-    needs.parameter(scale.name,
-                    {ceil_div(w.shape[0], std::max<std::int64_t>(1, scale.block_rows)),
-                     ceil_div(w.shape[1], std::max<std::int64_t>(1, scale.block_columns))});
+  for (const Parameter& part : parameters()) {
+    if (!part.is_quantization_part()) continue;
+    if (part.part == QuantizationPart::scales) ++scales;
+    needs.parameter(part.name, {part.grid.rows(w.shape[0]), part.grid.columns(w.shape[1])});
     if (!needs.fault().empty()) break;
-    const bool whole = cut < 0 || scale.shape[cut] == 1;
+    const bool whole = cut < 0 || part.shape[cut] == 1;
     needs.that(
-        whole ? scale.shard.dim < 0 : scale.shard.dim == cut && scale.shard.ranks == w.shard.ranks,
-        [&] { return fmt::format("its {} is not cut as its weight is", scale.name); });
+        whole ? part.shard.dim < 0 : part.shard.dim == cut && part.shard.ranks == w.shard.ranks,
+        [&] { return fmt::format("its {} is not cut as its weight is", part.name); });
   }
   needs.that((scales > 0) == config_.quantization.has_value(), [&] {
     return std::string(scales > 0 ? "it has scales, and is not quantized"
@@ -134,21 +121,14 @@ Value Linear::forward(Trace& trace, Value input) const {
   op.bias = has_bias() && !late_bias;
   Operands operands{x, trace.parameter(w)};
   if (quantization) {
-    op.weight_scales = local_scale_count(*quantization, w);
-    const Parameter* scale = nullptr;
-    for (const Parameter& parameter : parameters()) {
-      if (parameter.scale) scale = &parameter;
-    }
-    TCAST_CHECK(scale != nullptr, "a quantized linear has scales");
-    operands.push(trace.parameter(*scale));
+    op.weight_scales = quantization->scales;
+    op.activation_scales = quantization->activation_scales();
+  }
+  for (const Parameter& parameter : parameters()) {
+    if (parameter.is_quantization_part()) operands.push(trace.parameter(parameter));
   }
   if (op.bias) operands.push(trace.parameter(*find_parameter("bias")));
-  if (quantization && quantization->activation && quantization->activation_group >= 0) {
-    const std::int64_t per_scale = quantization->activation_group;
-    op.activation_scales =
-        checked_mul(op.m, per_scale > 0 ? ceil_div(op.k, per_scale) : 1, "scales");
-    operands.push(trace.scales_of(x));
-  }
+  if (op.activation_scales) operands.push(trace.scales_of(x));
   const Shape shape{op.m, op.n};
   const Value result = trace.emit(op, operands, shape, op.output);
   if (!config_.communicate) return result;
@@ -165,20 +145,9 @@ Value Linear::forward(Trace& trace, Value input) const {
 
 void Linear::quantize(const LinearQuantization& quantization) {
   config_.quantization = quantization;
-  Parameter& w = parameters()[0];
-  w.quantized_from = w.quantized_from.value_or(w.dtype);
-  w.dtype = quantization.weight;
-  const std::int64_t rows = quantization.scales.block_rows;
-  const std::int64_t columns = quantization.scales.block_columns;
-  const bool blocks = rows > 1 || columns > 0;
-  Parameter scale = make_parameter(blocks ? "weight_scale_inv" : "weight_scale",
-                                   {ceil_div(w.shape[0], rows > 0 ? rows : w.shape[0]),
-                                    ceil_div(w.shape[1], columns > 0 ? columns : w.shape[1])},
-                                   quantization.scales.dtype, InitRole::norm);
-  scale.scale = true;
-  scale.block_rows = rows > 0 ? rows : w.shape[0];
-  scale.block_columns = columns > 0 ? columns : w.shape[1];
-  add_parameter(std::move(scale));
+  for (Parameter& part : quantize_weight(parameters()[0], quantization)) {
+    add_parameter(std::move(part));
+  }
   cut_parameters();
   name_class();
 }
@@ -215,20 +184,14 @@ void Linear::cut_parameters() {
   const bool columns = config_.sharding == Sharding::columns;
   for (Parameter& parameter : parameters()) {
     parameter.shard = {};
-    if (!columns) {
-      // A bias is added once, to the sum: every rank keeps it.
-      if (parameter.shape.rank() < 2 || parameter.shape[1] == 1) continue;
-      shard_parameter(parameter, 1, config_.group, {});
-    } else if (!parameter.scale) {
+    if (parameter.buffer) continue;
+    if (parameter.is_quantization_part()) {
+      cut_with_weight(parameter, parameters()[0]);
+    } else if (columns) {
       shard_parameter(parameter, 0, config_.group, config_.segments);
-    } else if (parameter.shape[0] > 1) {
-      // Scales follow the rows of the weight that they belong to; one scale for all stays whole.
-      const std::int64_t rows_per_scale = ceil_div(out_features(), parameter.shape[0]);
-      std::vector<ShardSegment> segments = config_.segments;
-      for (ShardSegment& segment : segments) {
-        segment.size = ceil_div(segment.size, rows_per_scale);
-      }
-      shard_parameter(parameter, 0, config_.group, segments);
+    } else if (parameter.shape.rank() >= 2 && parameter.shape[1] > 1) {
+      // A bias is added once, to the sum: every rank keeps it.
+      shard_parameter(parameter, 1, config_.group, {});
     }
   }
 }

@@ -10,24 +10,11 @@
 #include "tcast/base/units.h"
 #include "tcast/config/options.h"
 #include "tcast/model/layout.h"
+#include "tcast/model/linear_quantization.h"
 #include "tcast/model/module.h"
 #include "tcast/model/rope.h"
 
 namespace tcast {
-
-/// How a quantized linear stores its weight and treats its input.
-struct TCAST_API LinearQuantization {
-  LinearScheme scheme = LinearScheme::none;
-  DType weight = DType::i8;
-  WeightScales scales;
-  /// Input dtype of the product; the same as the activations for weight-only schemes.
-  std::optional<DType> activation;
-  /// Elements that share an activation scale: 0 a whole row, < 0 one fixed scale.
-  std::int64_t activation_group = 0;
-
-  std::string describe() const;
-  bool operator==(const LinearQuantization&) const = default;
-};
 
 /// y = x W^T + b. Parameters: weight [out, in], bias [out]. Quantized and sharded forms are
 /// settings of the same class: what changes is the product that it traces.
@@ -217,10 +204,5 @@ class TCAST_API RotaryEmbedding : public ModuleOf<RotaryEmbedding> {
 
 /// cap * tanh(x / cap) in three passes, as eager code computes it; x itself when cap is 0.
 TCAST_API Value softcapped(Trace& trace, Value x, double cap);
-
-/// The product of x with a weight as a linear's quantization says; shared by Linear and the grouped
-/// experts. Scales of weight [rows, columns] that belong to `parameter`'s local shape.
-TCAST_API std::int64_t local_scale_count(const LinearQuantization& quantization,
-                                         const Parameter& weight);
 
 }  // namespace tcast

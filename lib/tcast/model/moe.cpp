@@ -307,18 +307,14 @@ Value grouped_matmul(Trace& trace, const Linear& linear, Value x, Value counts,
   Operands operands{input, trace.stacked_parameter(weight, experts, group.size, group.stride),
                     counts};
   if (const auto& quantization = linear.quantization()) {
-    op.weight_scales = local_scale_count(*quantization, weight);
-    for (const Parameter& parameter : linear.parameters()) {
-      if (!parameter.scale) continue;
-      operands.push(trace.stacked_parameter(parameter, experts, group.size, group.stride));
-    }
-    if (quantization->activation && quantization->activation_group >= 0) {
-      const std::int64_t scale_group = quantization->activation_group;
-      op.activation_scales =
-          checked_mul(op.row_count(), scale_group > 0 ? ceil_div(op.k, scale_group) : 1, "scales");
-      operands.push(trace.scales_of(input));
-    }
+    op.weight_scales = quantization->scales;
+    op.activation_scales = quantization->activation_scales();
   }
+  for (const Parameter& parameter : linear.parameters()) {
+    if (!parameter.is_quantization_part()) continue;
+    operands.push(trace.stacked_parameter(parameter, experts, group.size, group.stride));
+  }
+  if (op.activation_scales) operands.push(trace.scales_of(input));
   return trace.emit(op, operands, {rows, op.n}, op.output);
 }
 

@@ -208,7 +208,8 @@ ParameterCounts TransformerModel::count_parameters() const {
     std::int64_t total = 0;
     walk(module, [&total](const Module& below, const ModulePath& path) {
       for (const Parameter& parameter : below.parameters()) {
-        if (parameter.buffer || parameter.scale || !parameter.tied_to.empty()) continue;
+        if (parameter.buffer || parameter.is_quantization_part() || !parameter.tied_to.empty())
+          continue;
         total = checked_add(total, checked_mul(parameter.shape.elements(), path.count()),
                             "number of parameters");
       }

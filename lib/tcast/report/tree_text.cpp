@@ -14,7 +14,7 @@ namespace tcast {
 namespace {
 
 std::string parameter_text(const Parameter& parameter, DType usual) {
-  std::string text = parameter.name + to_string(parameter.checkpoint_shape());
+  std::string text = parameter.checkpoint_name() + to_string(parameter.checkpoint_shape());
   if (parameter.shard.dim >= 0) text += fmt::format("->{}", to_string(parameter.local_shape()));
   if (parameter.dtype != usual) text += fmt::format(" {}", short_name_of(parameter.dtype));
   if (!parameter.tied_to.empty()) text += fmt::format(" = {}", parameter.tied_to);
@@ -126,7 +126,7 @@ DType usual_dtype(const Module& root) {
   std::array<std::int64_t, dtype_count> counts{};
   walk(root, [&counts](const Module& module, const ModulePath&) {
     for (const Parameter& parameter : module.parameters()) {
-      if (!parameter.scale) ++counts[static_cast<std::size_t>(parameter.dtype)];
+      if (!parameter.is_quantization_part()) ++counts[static_cast<std::size_t>(parameter.dtype)];
     }
   });
   return static_cast<DType>(std::max_element(counts.begin(), counts.end()) - counts.begin());

@@ -66,14 +66,14 @@ ReportDTypes report_dtypes(const TransformerModel& model) {
   ReportDTypes dtypes;
   for (const StoredDTypes::Linears& one : stored.linears) {
     ReportDTypes::Linears& linears = dtypes.linears.emplace_back();
-    linears.scheme = one.quantization ? name_of(one.quantization->scheme) : "none";
+    linears.scheme = one.quantization ? one.quantization->scheme() : "none";
     linears.source = one.source;
     linears.weight_dtype = name_of(one.weight);
     linears.bits = bits_of(one.weight);
     linears.bytes = one.bytes;
     DType activation = stored.activations;
     if (one.quantization) {
-      const WeightScales& scales = one.quantization->scales;
+      const ScaleGrid& scales = one.quantization->scales;
       linears.block = {scales.block_rows, scales.block_columns};
       activation = one.quantization->activation.value_or(activation);
     }

@@ -8,13 +8,14 @@
 #include <string_view>
 #include <vector>
 
+#include "tcast/base/export.h"
 #include "tcast/model/module.h"
 
 namespace tcast {
 
 /// Whether quantization has something to do in the module itself: a Linear, or experts stored
 /// together.
-bool holds_products(const Module& module);
+TCAST_API bool holds_products(const Module& module);
 
 /// How a list of patterns means modules. In all of them "re:" begins a regular expression that must
 /// match from the start of the path.
@@ -30,7 +31,7 @@ enum class PatternStyle : std::uint8_t {
 
 /// A list of patterns of module paths, as quantization configs write what must not be converted, or
 /// what shall be.
-class ModuleFilter {
+class TCAST_API ModuleFilter {
  public:
   /// The names of a path that globs and regular expressions are held against: by default the path
   /// itself. They keep the numbers of list entries.

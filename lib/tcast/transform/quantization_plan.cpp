@@ -12,6 +12,7 @@
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
 #include "tcast/config/quantization_files.h"
+#include "tcast/transform/formats/formats.h"
 #include "tcast/transform/quantization_format.h"
 
 namespace tcast {
@@ -25,8 +26,10 @@ const char* const other_cache_hint =
 
 namespace {
 
-constexpr const QuantizationFormat* formats[] = {&fp8_format, &compressed_tensors_format,
-                                                 &modelopt_format};
+using Format = Registry<QuantizationFormat>::Entry;
+
+/// The method whose description a config.json may nest, and whose tool writes a file of its own.
+constexpr std::string_view modelopt = "modelopt";
 
 /// Methods that exist and that tcast does not have, with their bits; 0: the map says them, or they
 /// vary.
@@ -35,14 +38,37 @@ struct OtherMethod {
   int bits;
 };
 constexpr OtherMethod other_methods[] = {
-    {"aqlm", 0},           {"auto-round", 0},   {"awq", 4},          {"bitnet", 2},
-    {"bitsandbytes", 0},   {"eetq", 8},         {"exl2", 0},         {"fbgemm-fp8", 8},
-    {"fouroversix", 4},    {"fp-quant", 4},     {"gguf", 0},         {"gptq", 0},
-    {"gptq-marlin", 0},    {"higgs", 0},        {"hqq", 0},          {"marlin", 4},
-    {"metal", 0},          {"modelopt-fp4", 4}, {"mxfp4", 4},        {"mxfp8", 8},
-    {"nvfp4", 4},          {"quanto", 0},       {"quark", 0},        {"sinq", 0},
-    {"spqr", 0},           {"torchao", 0},      {"vptq", 0},         {"ascend", 0},
-    {"modelopt-mixed", 0}, {"deepspeedfp", 0},  {"experts-int8", 8}, {"intel/auto-round", 0},
+    {"aqlm", 0},
+    {"auto-round", 0},
+    {"bitnet", 2},
+    {"bitsandbytes", 0},
+    {"eetq", 8},
+    {"exl2", 0},
+    {"fbgemm-fp8", 8},
+    {"fouroversix", 4},
+    {"fp-quant", 4},
+    {"gguf", 0},
+    {"gptq", 0},
+    {"gptq-marlin", 0},
+    {"higgs", 0},
+    {"hqq", 0},
+    {"marlin", 4},
+    {"metal", 0},
+    {"modelopt-fp4", 4},
+    {"mxfp4", 4},
+    {"mxfp8", 8},
+    {"nvfp4", 4},
+    {"quanto", 0},
+    {"quark", 0},
+    {"sinq", 0},
+    {"spqr", 0},
+    {"torchao", 0},
+    {"vptq", 0},
+    {"ascend", 0},
+    {"modelopt-mixed", 0},
+    {"deepspeedfp", 0},
+    {"experts-int8", 8},
+    {"intel/auto-round", 0},
 };
 
 /// The number of bits that a map gives under one of its usual names, and that name.
@@ -70,20 +96,45 @@ std::int64_t group_in(const HfConfig& map) {
   return 0;
 }
 
-const QuantizationFormat* format_of(std::string_view method) {
-  for (const QuantizationFormat* format : formats) {
-    if (format->method == method) return format;
+/// Throws Error: the quantization method of `map`, with its number of bits where the map says it,
+/// is not supported.
+[[noreturn]] void refuse_method(const HfConfig& map, std::string_view key,
+                                const std::string& method) {
+  const std::string name = normalized(method);
+  const auto* const known =
+      std::find_if(std::begin(other_methods), std::end(other_methods),
+                   [&](const OtherMethod& other) { return other.method == name; });
+  if (known == std::end(other_methods)) {
+    std::vector<std::string> methods;
+    for (const Format* format : quantization_formats().entries()) {
+      methods.emplace_back(format->pattern);
+    }
+    map.fail(key, fmt::format("unknown quantization method '{}'", printable(method)),
+             did_you_mean(name, methods, other_scheme_hint));
   }
-  return nullptr;
+  const std::int64_t given = bits_in(map).count;
+  const std::int64_t bits = given > 0 ? given : known->bits;
+  const std::int64_t group = group_in(map);
+  std::string what = bits > 0 ? fmt::format(" ({}-bit weights", bits) : "";
+  if (bits > 0) what += group > 0 ? fmt::format(" in groups of {})", group) : ")";
+  map.fail(key,
+           fmt::format("quantization method '{}'{} is not supported yet", printable(method), what),
+           other_scheme_hint);
+}
+
+const Format& format_of(std::string_view method) {
+  const Format* const format = quantization_formats().find(method);
+  TCAST_CHECK(format != nullptr, "tcast's own formats are registered");
+  return *format;
 }
 
 /// The format of a map without a quant_method, where its keys leave no doubt.
-const QuantizationFormat& infer_format(const HfConfig& map) {
-  const bool modelopt = map.has("quant_algo") || map.has("producer") || map.has("quantization");
-  const bool compressed = !modelopt && map.has("config_groups");
+const Format& infer_format(const HfConfig& map) {
+  const bool of_modelopt = map.has("quant_algo") || map.has("producer") || map.has("quantization");
+  const bool compressed = !of_modelopt && map.has("config_groups");
   const bool fp8 = map.has("weight_block_size") || map.has("activation_scheme") || map.has("fmt");
-  if (static_cast<int>(modelopt) + static_cast<int>(compressed) + static_cast<int>(fp8) == 1) {
-    return modelopt ? modelopt_format : compressed ? compressed_tensors_format : fp8_format;
+  if (static_cast<int>(of_modelopt) + static_cast<int>(compressed) + static_cast<int>(fp8) == 1) {
+    return format_of(of_modelopt ? modelopt : compressed ? "compressed-tensors" : "fp8");
   }
   const std::int64_t bits = bits_in(map).count;
   map.fail("quant_method",
@@ -104,23 +155,25 @@ HfConfig described_in(const HfConfig& map) {
 /// What a file says of the checkpoint's quantization.
 struct Description {
   HfConfig file;
-  HfConfig map;                      ///< in the file
-  const QuantizationFormat* format;  ///< null: the lists of modules only
-  std::string source;                ///< "quantization_config (fp8)"
-  std::string place;                 ///< of the map, for patterns: "quantization_config"
+  HfConfig map;          ///< in the file
+  const Format* format;  ///< null: the lists of modules only
+  std::string source;    ///< "quantization_config (fp8)"
+  std::string place;     ///< of the map, for patterns: "quantization_config"
 };
 
 /// `own` is the scheme wanted: methods that tcast does not have are refused.
 Description describe_own(const HfConfig& config, const HfConfig& own, bool wanted) {
   const std::string key = own.path();
   const std::string method = normalized(own.get_or<std::string>("quant_method", ""));
-  const QuantizationFormat* format = format_of(method);
+  const Format* format = method.empty() ? nullptr : quantization_formats().find(method);
   if (format == nullptr && method.empty() && wanted) format = &infer_format(own);
   if (format == nullptr && wanted) {
     refuse_method(own, "quant_method", own.get<std::string>("quant_method"));
   }
-  std::string source = format == nullptr ? key : fmt::format("{} ({})", key, format->method);
-  return {config, format == &modelopt_format ? described_in(own) : own, format, std::move(source),
+  if (format == nullptr) return {config, own, nullptr, key, key};
+  std::string source =
+      fmt::format("{} ({})", key, method.empty() ? std::string(format->pattern) : method);
+  return {config, format->pattern == modelopt ? described_in(own) : own, format, std::move(source),
           key};
 }
 
@@ -140,7 +193,10 @@ Description describe_file(const QuantizationFile& file) {
   HfConfig map = HfConfig::load(file.path);
   if (file.tool == QuantizationTool::modelopt) {
     map.node("producer");  // the tool and its version
-    return {map, described_in(map), &modelopt_format, fmt::format("{} (modelopt)", name), name};
+    return {map, described_in(map), &format_of(modelopt), fmt::format("{} (modelopt)", name), name};
+  }
+  if (file.tool == QuantizationTool::awq) {
+    return {map, map, &format_of("awq"), fmt::format("{} (awq)", name), name};
   }
   refuse_method(map, bits_in(map).key, std::string(name_of(file.tool)));
 }
@@ -152,7 +208,8 @@ std::vector<Description> descriptions(const HfConfig& config, bool wanted) {
   if (!own) own = config.nested("compression_config");
   if (own && !own->members().empty()) found.push_back(describe_own(config, *own, wanted));
   for (const QuantizationFile& file : quantization_files(config)) {
-    const bool other_tool = file.tool != QuantizationTool::modelopt;
+    const bool other_tool =
+        file.tool != QuantizationTool::modelopt && file.tool != QuantizationTool::awq;
     if (!wanted && other_tool) continue;
     if (!found.empty() && other_tool) {
       throw Error(fmt::format("{}: the file says that the weights are quantized by {}, {} says {}",
@@ -204,7 +261,6 @@ void know_own_scheme(const HfConfig& config) {
 
 LinearQuantization scheme_of(LinearScheme scheme) {
   LinearQuantization q = quantize_to(scheme == LinearScheme::fp8 ? DType::f8_e4m3 : DType::i8);
-  q.scheme = scheme;
   if (scheme == LinearScheme::w8a16) return q;
   q.activation = q.weight;
   q.activation_group = scheme == LinearScheme::w8a8_static ? fixed_scale : per_token;
@@ -231,34 +287,54 @@ void plan_options(const ModelOptions& options, QuantizationPlan& plan) {
   }
 }
 
+/// What a description says. Without a format that could read it, its lists of modules.
+QuantizationScheme read(const Description& description, const QuantizationPlan& plan, DType dtype) {
+  QuantizationScheme scheme;
+  if (description.format != nullptr) {
+    const QuantizationSource source{description.map, dtype, !plan.linear_by_option,
+                                    !plan.kv_by_option};
+    scheme = description.format->call(source);
+  } else {
+    scheme.ignored = read_patterns(description.map,
+                                   {"modules_to_not_convert", "ignore", "ignored_layers",
+                                    "exclude_modules", "llm_int8_skip_modules"},
+                                   PatternStyle::subtree);
+  }
+  scheme.ignored.source = description.place;
+  scheme.ignored.place = description.file.file() + ": " + description.place;
+  for (QuantizationGroup& group : scheme.groups) {
+    if (!group.targets) continue;
+    group.targets->source = description.place + "." + group.targets->source;
+    group.targets->place = description.file.file() + ": " + group.targets->source;
+  }
+  return scheme;
+}
+
+/// What weights and activations are in that nothing quantizes.
+DType unquantized_dtype(const HfConfig& config, const ModelOptions& options) {
+  if (options.dtype) return *options.dtype;
+  const std::optional<CheckpointDtype> dtype = config.checkpoint_dtype();
+  return dtype ? dtype->dtype : DType::bf16;
+}
+
 /// The checkpoint's part: what the options do not say.
-void plan_checkpoint(const HfConfig& config, QuantizationPlan& plan) {
+void plan_checkpoint(const HfConfig& config, DType dtype, QuantizationPlan& plan) {
   const std::vector<Description> found = descriptions(config, !plan.linear_by_option);
   bool have_groups = false;
   bool have_kv = false;
   for (const Description& one : found) {
-    plan.ignore.push_back(one.format != nullptr
-                              ? one.format->ignored(one.map)
-                              : read_patterns(one.map,
-                                              {"modules_to_not_convert", "ignore", "ignored_layers",
-                                               "exclude_modules", "llm_int8_skip_modules"},
-                                              PatternStyle::subtree));
-    plan.ignore.back().source = one.place;
-    plan.ignore.back().place = one.file.file() + ": " + one.place;
+    QuantizationScheme scheme = read(one, plan, dtype);
+    plan.ignore.push_back(std::move(scheme.ignored));
     if (!plan.linear_by_option) {
-      if (one.format->keeps_head && !have_groups) plan.ignore.push_back(head);
-      auto groups = one.format->groups(one.map, plan.assumptions);
-      if (have_groups && !same_schemes(groups, plan.groups)) {
+      if (scheme.keeps_head && !have_groups) plan.ignore.push_back(head);
+      std::move(scheme.assumptions.begin(), scheme.assumptions.end(),
+                std::back_inserter(plan.assumptions));
+      if (have_groups && !same_schemes(scheme.groups, plan.groups)) {
         fail_contradiction(found.front(), one, "weights");
       }
       if (!have_groups) {
         plan.linear_source = one.source;
-        plan.groups = std::move(groups);
-        for (QuantizationGroup& group : plan.groups) {
-          if (!group.targets) continue;
-          group.targets->source = one.place + "." + group.targets->source;
-          group.targets->place = one.file.file() + ": " + group.targets->source;
-        }
+        plan.groups = std::move(scheme.groups);
       }
       have_groups = true;
     }
@@ -267,9 +343,10 @@ void plan_checkpoint(const HfConfig& config, QuantizationPlan& plan) {
       if (plan.kv_by_option) one.map.node(key);
     }
     if (!plan.kv_by_option && one.format != nullptr) {
-      const auto kv_cache = one.format->kv_cache(one.map);
-      if (have_kv && kv_cache != plan.kv_cache) fail_contradiction(found.front(), one, "KV cache");
-      plan.kv_cache = kv_cache;
+      if (have_kv && scheme.kv_cache != plan.kv_cache) {
+        fail_contradiction(found.front(), one, "KV cache");
+      }
+      plan.kv_cache = scheme.kv_cache;
       plan.kv_source = one.source;
       have_kv = true;
     }
@@ -291,10 +368,59 @@ void plan_checkpoint(const HfConfig& config, QuantizationPlan& plan) {
 LinearQuantization quantize_to(DType weight) {
   LinearQuantization q;
   q.weight = weight;
-  q.scheme = LinearScheme::w8a16;
-  q.scales.block_rows = 1;
-  q.scales.block_columns = 0;
   return q;
+}
+
+std::vector<RegistryEntry<QuantizationFormat>> core_quantization_formats() {
+  struct Own {
+    std::string_view method;
+    QuantizationFormat read;
+    std::string_view file;
+  };
+  const Own formats[] = {{"awq", read_awq, "lib/tcast/transform/formats/awq.cpp"},
+                         {"compressed-tensors", read_compressed_tensors,
+                          "lib/tcast/transform/formats/compressed_tensors.cpp"},
+                         {"fp8", read_fp8, "lib/tcast/transform/formats/fp8.cpp"},
+                         {"modelopt", read_modelopt, "lib/tcast/transform/formats/modelopt.cpp"}};
+  std::vector<RegistryEntry<QuantizationFormat>> entries;
+  for (const Own& own : formats) {
+    entries.push_back({{own.method, Origin::builtin, false, 0, own.file}, own.read});
+  }
+  return entries;
+}
+
+const Registry<QuantizationFormat>& quantization_formats() {
+  return registry_of<QuantizationFormat>("quantization_format", core_quantization_formats);
+}
+
+QuantizationScheme Checked<QuantizationScheme>::of(const Registered&, QuantizationScheme scheme) {
+  const auto refuse = [](const std::string& group, const std::string& what) {
+    throw Error(fmt::format("its group '{}' has {}", printable(group), what));
+  };
+  for (const QuantizationGroup& group : scheme.groups) {
+    if (!group.linear) continue;
+    const LinearQuantization& linear = *group.linear;
+    for (const std::int64_t block : {linear.scales.block_rows, linear.scales.block_columns}) {
+      if (block < 0 || block > largest_block) {
+        refuse(group.name,
+               fmt::format("blocks of {} elements, expected 0 to {}", block, largest_block));
+      }
+    }
+    if (bits_of(linear.weight) > 8) {
+      refuse(group.name, fmt::format("weights of {}, expected 4 or 8 bit", name_of(linear.weight)));
+    }
+    if (linear.scales.zero_points && linear.activation) {
+      refuse(group.name, "zero points beside quantized activations, which no product has");
+    }
+    if (linear.activation && bits_of(*linear.activation) != 8) {
+      refuse(group.name,
+             fmt::format("activations of {}, expected 8 bit", name_of(*linear.activation)));
+    }
+    if (linear.output_multiple < 1 || linear.input_multiple < 1) {
+      refuse(group.name, "sizes that are to be multiples of less than 1");
+    }
+  }
+  return scheme;
 }
 
 std::string normalized(std::string_view text) {
@@ -317,27 +443,6 @@ ModulePatterns read_patterns(const HfConfig& map, std::initializer_list<const ch
   return patterns;
 }
 
-void refuse_method(const HfConfig& map, std::string_view key, const std::string& method) {
-  const std::string name = normalized(method);
-  const auto* const known =
-      std::find_if(std::begin(other_methods), std::end(other_methods),
-                   [&](const OtherMethod& other) { return other.method == name; });
-  if (known == std::end(other_methods)) {
-    std::vector<std::string> methods;
-    for (const QuantizationFormat* format : formats) methods.emplace_back(format->method);
-    map.fail(key, fmt::format("unknown quantization method '{}'", printable(method)),
-             did_you_mean(name, methods, other_scheme_hint));
-  }
-  const std::int64_t given = bits_in(map).count;
-  const std::int64_t bits = given > 0 ? given : known->bits;
-  const std::int64_t group = group_in(map);
-  std::string what = bits > 0 ? fmt::format(" ({}-bit weights", bits) : "";
-  if (bits > 0) what += group > 0 ? fmt::format(" in groups of {})", group) : ")";
-  map.fail(key,
-           fmt::format("quantization method '{}'{} is not supported yet", printable(method), what),
-           other_scheme_hint);
-}
-
 bool QuantizationPlan::quantizes_linears() const {
   return std::any_of(groups.begin(), groups.end(),
                      [](const QuantizationGroup& group) { return group.linear.has_value(); });
@@ -350,7 +455,7 @@ QuantizationPlan plan_quantization(const HfConfig& config, const ModelOptions& o
   if (leaves_all) {
     know_own_scheme(config);
   } else {
-    plan_checkpoint(config, plan);
+    plan_checkpoint(config, unquantized_dtype(config, options), plan);
   }
   if (plan.linear_by_option && plan.quantizes_linears()) plan.ignore.push_back(head);
   plan.ignore.push_back({options.quantize_ignore, PatternStyle::subtree, "--quantize-ignore"});

@@ -31,7 +31,7 @@ struct QuantizationGroup {
 };
 
 /// What is to be quantized, how, and what is not (decision D13).
-struct QuantizationPlan {
+struct TCAST_API QuantizationPlan {
   std::vector<QuantizationGroup> groups;  ///< none: linears stay as they are
   std::vector<ModulePatterns> ignore;     ///< modules that stay, whatever group they belong to
   /// Who asks for the groups: "--quantize-linear fp8", "quantization_config (fp8)"; empty: nobody.

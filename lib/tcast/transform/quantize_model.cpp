@@ -16,14 +16,18 @@ namespace {
 
 /// Stores the weights of a module otherwise. Returns why it cannot; empty: it is done.
 std::string quantize(Module& module, const LinearQuantization& quantization) {
+  for (const Parameter& parameter : module.parameters()) {
+    if (!is_weight_matrix(parameter)) continue;
+    std::string obstacle = quantization.obstacle(parameter);
+    if (!obstacle.empty()) return obstacle;
+  }
   if (auto* linear = dynamic_cast<Linear*>(&module)) {
     linear->quantize(quantization);
     return "";
   }
   if (auto* experts = dynamic_cast<GroupedFusedExperts*>(&module)) {
-    return experts->quantize(quantization) ? ""
-                                           : "experts stored together have one scale per output "
-                                             "only";
+    experts->quantize(quantization);
+    return "";
   }
   return "its experts are computed one by one (step patch_moe comes first)";
 }

@@ -14,12 +14,13 @@
 namespace tcast {
 namespace {
 
-/// A weight that is cut along a dimension in which blocks of it share scales.
+/// A weight that is cut along a dimension in which blocks of it share scales, or a stored word.
 struct CutWeight {
   std::string path;
   bool is_expert = false;
   bool rows = false;  ///< else columns
   std::int64_t block = 1;
+  bool words = false;  ///< that values share, else scales
   Shard shard;
 
   /// Whether blocks stay whole when the ranks of its group are `ranks` instead.
@@ -54,10 +55,15 @@ std::vector<CutWeight> cut_weights(const TransformerModel& model) {
     for (const Parameter& weight : module.parameters()) {
       if (!is_weight_matrix(weight) || weight.shard.ranks == 1) continue;
       const bool rows = weight.shard.dim == weight.shape.rank() - 2;
-      const WeightScales& scales = quantization->scales;
-      const std::int64_t block = rows ? scales.block_rows : scales.block_columns;
-      if (block <= 1) continue;  // a scale for each, or one for all
-      found.push_back({path.text(), is_routed_expert(path, names), rows, block, weight.shard});
+      const ScaleGrid& scales = quantization->scales;
+      // 0 and 1: one scale for all, or a scale for each.
+      const std::int64_t scaled =
+          std::max<std::int64_t>(1, rows ? scales.block_rows : scales.block_columns);
+      const std::int64_t block =
+          std::lcm(scaled, rows ? quantization->output_multiple : quantization->input_multiple);
+      if (block == 1) continue;
+      found.push_back(
+          {path.text(), is_routed_expert(path, names), rows, block, block != scaled, weight.shard});
     }
   });
   return found;
@@ -108,10 +114,10 @@ void refuse_cut_blocks(const TransformerModel& model) {
   const auto others = std::count_if(weights.begin(), weights.end(), is_cut) - 1;
   const ShardSegment& segment = first->offending();
   throw Error(
-      fmt::format("{}: {} ranks cut its {} {} into parts of {}, but one scale belongs to {} of "
+      fmt::format("{}: {} ranks cut its {} {} into parts of {}, but one {} belongs to {} of "
                   "them{}",
                   first->path, first->shard.ranks, segment.size, first->rows ? "rows" : "columns",
-                  segment.local_size(), first->block,
+                  segment.local_size(), first->words ? "stored word" : "scale", first->block,
                   others > 0 ? fmt::format(" (and {} more modules like it)", others) : ""),
       advice(model, weights));
 }

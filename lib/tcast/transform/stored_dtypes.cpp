@@ -76,7 +76,8 @@ class Collector {
         const bool is_table = parameter.role == InitRole::embedding;
         if ((is_head && is_weight_matrix(parameter)) || (is_table && parameter.tied_to.empty())) {
           add_once(result_.embeddings, parameter.dtype);
-        } else if (!is_apart(parameter) && (is_weight_matrix(parameter) || parameter.scale)) {
+        } else if (!is_apart(parameter) &&
+                   (is_weight_matrix(parameter) || parameter.is_quantization_part())) {
           linears_of(quantization, parameter).bytes += bytes;
         }
       }

@@ -10,8 +10,8 @@ namespace tcast {
 
 bool is_weight_matrix(const Parameter& parameter) {
   const bool matrix = parameter.role == InitRole::matrix || parameter.role == InitRole::query_key;
-  return matrix && parameter.shape.rank() >= 2 && !parameter.scale && !parameter.buffer &&
-         parameter.tied_to.empty();
+  return matrix && parameter.shape.rank() >= 2 && !parameter.is_quantization_part() &&
+         !parameter.buffer && parameter.tied_to.empty();
 }
 
 const LinearQuantization* quantization_of(const Module& module) {

@@ -117,17 +117,16 @@ class GroupedKernel final : public Kernel {
   Kernel* kernel_for(std::int64_t m, std::string& reason) {
     const auto found = kernels_.find(m);
     if (found != kernels_.end()) return found->second.get();
-    const MatMul product{
-        .m = m,
-        .n = op_.n,
-        .k = op_.k,
-        .input = op_.input,
-        .weight = op_.weight,
-        .output = op_.output,
-        .compute = op_.compute,
-        .bias = op_.bias,
-        .weight_scales = op_.weight_scales,
-        .activation_scales = op_.activation_scales > 1 ? m : op_.activation_scales};
+    const MatMul product{.m = m,
+                         .n = op_.n,
+                         .k = op_.k,
+                         .input = op_.input,
+                         .weight = op_.weight,
+                         .output = op_.output,
+                         .compute = op_.compute,
+                         .bias = op_.bias,
+                         .weight_scales = op_.weight_scales,
+                         .activation_scales = op_.activation_scales};
     KernelResult result = make_matmul(product, context_);
     if (result.kernel == nullptr) {
       reason = result.unsupported;
@@ -173,9 +172,9 @@ class GroupedKernel final : public Kernel {
                         {}};
     std::size_t used = 2;
     std::size_t next = 3;
-    if (op_.weight_scales > 0) {
+    if (op_.weight_scales) {
       const Buffer& all = args.inputs[next++];
-      const std::int64_t bytes = bytes_of(op_.weight_scales, all.dtype);
+      const std::int64_t bytes = bytes_of(op_.weight_scale_count(), all.dtype);
       TCAST_CHECK(all.bytes >= bytes * op_.experts, "scales of experts");
       inputs[used++] = {all.data + expert * bytes, bytes, all.dtype, {}};
     }
@@ -186,9 +185,9 @@ class GroupedKernel final : public Kernel {
       inputs[used++] = {
           static_cast<std::byte*>(static_cast<void*>(bias)), op_.n * 4, DType::f32, {}};
     }
-    if (op_.activation_scales == 1) {
+    if (op_.activation_scales && op_.activation_scales->is_per_tensor()) {
       inputs[used++] = args.inputs[next];
-    } else if (op_.activation_scales > 1) {
+    } else if (op_.activation_scales) {
       float* scales = layout.take<float>(m);
       read_f32(vector_functions(context_.isa), args.inputs[next], row, count, scales);
       std::fill(scales + count, scales + m, 0.0f);

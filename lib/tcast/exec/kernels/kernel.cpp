@@ -58,8 +58,10 @@ struct Substitute {
   /// Dequantized weights and activations have no scales any more.
   template <class Product>
   void product(Product& op) const {
-    if (is_dequantized(op.weight, host)) op.weight_scales = 0;
-    if (is_dequantized(op.input, host)) op.activation_scales = 0;
+    if (is_dequantized(op.weight, host)) op.weight_scales.reset();
+    if (is_dequantized(op.input, host)) op.activation_scales.reset();
+    // In the wider integers a value has its zero point taken off already.
+    if (op.weight_scales && op.weight == DType::i4) op.weight_scales->zero_points.reset();
     change(op.input);
     change(op.weight);
     change(op.output);

@@ -18,29 +18,6 @@ using dnnl::memory;
 using onednn::Product;
 using onednn::ProductShape;
 
-/// Shape of the scales of a weight [n, k]: `rows` x `columns` of them, one per block. The record
-/// has only their number; which blocks give it is decided by what checkpoints use.
-struct ScaleGrid {
-  std::int64_t rows = 0;
-  std::int64_t columns = 0;
-  std::int64_t block_rows = 1;
-  std::int64_t block_columns = 1;
-};
-
-std::optional<ScaleGrid> scale_grid(std::int64_t count, std::int64_t n, std::int64_t k) {
-  if (count == 0) return ScaleGrid{};
-  if (count == 1) return ScaleGrid{1, 1, n, k};
-  if (count == n) return ScaleGrid{n, 1, 1, k};
-  constexpr std::int64_t block = 128;
-  if (count == ceil_div(n, block) * ceil_div(k, block)) {
-    return ScaleGrid{ceil_div(n, block), ceil_div(k, block), block, block};
-  }
-  if (count % n == 0 && k % (count / n) == 0) {
-    return ScaleGrid{n, count / n, 1, k / (count / n)};
-  }
-  return std::nullopt;
-}
-
 /// Where a product's optional operands stand.
 struct OperandPlaces {
   std::size_t weight_scales = 0;
@@ -51,9 +28,9 @@ struct OperandPlaces {
 OperandPlaces places_of(const MatMul& op) {
   OperandPlaces places;
   std::size_t next = 2;
-  if (op.weight_scales > 0) places.weight_scales = next++;
+  if (op.weight_scales) places.weight_scales = next++;
   if (op.bias) places.bias = next++;
-  if (op.activation_scales > 0) places.activation_scales = next++;
+  if (op.activation_scales) places.activation_scales = next++;
   return places;
 }
 
@@ -283,9 +260,9 @@ class IntegerMatMul final : public MatMulBase {
     const float* bias = read_bias(args, scratch.bias);
     const float* scales = nullptr;
     float common = 1;
-    if (op_.weight_scales == 1) {
+    if (op_.weight_scales && op_.weight_scales->is_per_tensor()) {
       read_f32(functions_, args.inputs[places_.weight_scales], 0, 1, &common);
-    } else if (op_.weight_scales > 1) {
+    } else if (op_.weight_scales) {
       read_f32(functions_, args.inputs[places_.weight_scales], 0, op_.n, scratch.scales);
       scales = scratch.scales;
     }
@@ -296,9 +273,9 @@ class IntegerMatMul final : public MatMulBase {
       parallel_ranges(op_.m, grain, [&](std::int64_t begin, std::int64_t end, int) {
         for (std::int64_t row = begin; row < end; ++row) {
           float row_scale = 1;
-          if (op_.activation_scales > 0) {
+          if (op_.activation_scales) {
             read_f32(functions_, args.inputs[places_.activation_scales],
-                     op_.activation_scales == 1 ? 0 : row, 1, &row_scale);
+                     op_.activation_scales->is_per_tensor() ? 0 : row, 1, &row_scale);
           }
           rows_of<T>(functions_)
               .scale_i32(scratch.sums + row * op_.n, scales, row_scale * common, bias,
@@ -319,7 +296,7 @@ class IntegerMatMul final : public MatMulBase {
   void place(ScratchLayout& layout, Scratch& scratch) const {
     scratch.product = layout.take<std::byte>(product_.scratch_bytes());
     scratch.sums = layout.take<std::int32_t>(checked_mul(op_.m, op_.n, "matmul"));
-    if (op_.weight_scales > 1) scratch.scales = layout.take<float>(op_.n);
+    if (op_.weight_scales) scratch.scales = layout.take<float>(op_.n);
     if (op_.bias) scratch.bias = layout.take<float>(op_.n);
   }
 
@@ -334,9 +311,9 @@ constexpr std::int64_t strip_channels = 512;
 /// int8 weights, floating-point activations and arithmetic.
 class WeightOnlyMatMul final : public MatMulBase {
  public:
-  WeightOnlyMatMul(const MatMul& op, const KernelContext& context, ScaleGrid grid,
-                   std::optional<Product> strip, std::optional<Product> last)
-      : MatMulBase(op, context), grid_(grid), strip_(std::move(strip)), last_(std::move(last)) {
+  WeightOnlyMatMul(const MatMul& op, const KernelContext& context, std::optional<Product> strip,
+                   std::optional<Product> last)
+      : MatMulBase(op, context), strip_(std::move(strip)), last_(std::move(last)) {
     implementation_ = own_implementation(context);
     if (strip_) implementation_ += "+" + strip_->implementation();
     Scratch scratch;
@@ -350,8 +327,8 @@ class WeightOnlyMatMul final : public MatMulBase {
     Scratch scratch;
     ScratchLayout layout(args.scratch.data());
     place(layout, scratch);
-    if (op_.weight_scales > 0) {
-      read_f32(functions_, args.inputs[places_.weight_scales], 0, op_.weight_scales,
+    if (op_.weight_scales) {
+      read_f32(functions_, args.inputs[places_.weight_scales], 0, op_.weight_scale_count(),
                scratch.scales);
     }
     const float* bias = read_bias(args, scratch.bias);
@@ -375,7 +352,7 @@ class WeightOnlyMatMul final : public MatMulBase {
   };
 
   void place(ScratchLayout& layout, Scratch& scratch) const {
-    if (op_.weight_scales > 0) scratch.scales = layout.take<float>(op_.weight_scales);
+    if (op_.weight_scales) scratch.scales = layout.take<float>(op_.weight_scale_count());
     if (op_.bias) scratch.bias = layout.take<float>(op_.n);
     if (strip_) {
       const std::int64_t channels = std::min(op_.n, strip_channels);
@@ -390,12 +367,13 @@ class WeightOnlyMatMul final : public MatMulBase {
     }
   }
 
-  float scale_at(const Scratch& scratch, std::int64_t row, std::int64_t column_block) const {
-    if (op_.weight_scales == 0) return 1;
-    return scratch.scales[row / grid_.block_rows * grid_.columns + column_block];
+  float scale_at(const Scratch& scratch, std::int64_t row, std::int64_t column) const {
+    return op_.weight_scales ? scratch.scales[op_.weight_scales->index(row, column, op_.k)] : 1;
   }
+  /// Columns that share a scale.
   std::int64_t block_columns() const {
-    return op_.weight_scales == 0 ? op_.k : grid_.block_columns;
+    const bool whole = !op_.weight_scales || op_.weight_scales->block_columns == 0;
+    return whole ? op_.k : op_.weight_scales->block_columns;
   }
 
   template <class T>
@@ -410,10 +388,10 @@ class WeightOnlyMatMul final : public MatMulBase {
           const int rows = static_cast<int>(std::min<std::int64_t>(8, op_.m - row));
           float totals[8] = {};
           float sums[8];
-          for (std::int64_t k = 0, block = 0; k < op_.k; k += block_columns(), ++block) {
+          for (std::int64_t k = 0; k < op_.k; k += block_columns()) {
             functions_.dot_i8(scratch.input + row * op_.k + k, op_.k, rows, w + channel * op_.k + k,
                               std::min(block_columns(), op_.k - k), sums);
-            const float scale = scale_at(scratch, channel, block);
+            const float scale = scale_at(scratch, channel, k);
             for (int i = 0; i < rows; ++i) totals[i] += sums[i] * scale;
           }
           for (int i = 0; i < rows; ++i) {
@@ -443,9 +421,9 @@ class WeightOnlyMatMul final : public MatMulBase {
       const std::int64_t channels = std::min(strip_channels, op_.n - first);
       parallel_ranges(channels, 4, [&](std::int64_t begin, std::int64_t end, int) {
         for (std::int64_t i = begin; i < end; ++i) {
-          for (std::int64_t k = 0, block = 0; k < op_.k; k += block_columns(), ++block) {
+          for (std::int64_t k = 0; k < op_.k; k += block_columns()) {
             rows_of<T>(functions_)
-                .widen_i8(w + (first + i) * op_.k + k, scale_at(scratch, first + i, block),
+                .widen_i8(w + (first + i) * op_.k + k, scale_at(scratch, first + i, k),
                           strip + i * op_.k + k, std::min(block_columns(), op_.k - k));
           }
         }
@@ -456,7 +434,6 @@ class WeightOnlyMatMul final : public MatMulBase {
     }
   }
 
-  ScaleGrid grid_;
   std::optional<Product> strip_;
   std::optional<Product> last_;
 };
@@ -469,11 +446,6 @@ bool is_plain(const MatMul& op) {
 
 KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
   if (!is_plain(op)) return unsupported("batched or strided product with int8 weights");
-  const std::optional<ScaleGrid> grid = scale_grid(op.weight_scales, op.n, op.k);
-  if (!grid) {
-    return unsupported(
-        fmt::format("{} scales do not divide a weight of {} x {}", op.weight_scales, op.n, op.k));
-  }
   std::optional<Product> strip;
   std::optional<Product> last;
   if (op.m > few_rows_i8) {
@@ -494,8 +466,12 @@ KernelResult make_weight_only(const MatMul& op, const KernelContext& context) {
       if (!last) return unsupported(reason);
     }
   }
-  return {std::make_unique<WeightOnlyMatMul>(op, context, *grid, std::move(strip), std::move(last)),
-          {}};
+  return {std::make_unique<WeightOnlyMatMul>(op, context, std::move(strip), std::move(last)), {}};
+}
+
+/// Whether scales can be applied to the results of whole rows.
+bool has_blocks(const std::optional<ScaleGrid>& grid) {
+  return grid && !grid->is_per_row() && !grid->is_per_tensor();
 }
 
 KernelResult make_integer(const MatMul& op, const KernelContext& context) {
@@ -504,10 +480,10 @@ KernelResult make_integer(const MatMul& op, const KernelContext& context) {
         fmt::format("{} * {} computed in i8", short_name_of(op.input), short_name_of(op.weight)));
   }
   if (!is_plain(op)) return unsupported("batched or strided int8 product");
-  if (op.weight_scales > 1 && op.weight_scales != op.n) {
+  if (has_blocks(op.weight_scales)) {
     return unsupported("int8 * int8 with one scale per block of the weight");
   }
-  if (op.activation_scales > 1 && op.activation_scales != op.m) {
+  if (has_blocks(op.activation_scales)) {
     return unsupported("int8 * int8 with one scale per group of an activation row");
   }
   std::string reason;
@@ -564,6 +540,9 @@ KernelResult make_matmul(const MatMul& op, const KernelContext& context) {
       return unsupported(reason);
     }
     return make_integer(op, context);
+  }
+  if (op.weight_scales && op.weight_scales->zero_points) {
+    return unsupported("a weight with zero points");
   }
   for (const DType dtype : {op.input, op.output, op.compute}) {
     if (const std::string reason = float_only(dtype); !reason.empty()) return unsupported(reason);

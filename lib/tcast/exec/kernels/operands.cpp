@@ -21,10 +21,12 @@ struct Describe {
     const Shape w{at.weight_extent};
     result.inputs = {activation({at.x_extent}, op.input),
                      op.weight_is_parameter ? weight(w, op.weight) : activation(w, op.weight)};
-    if (op.weight_scales > 0) result.inputs.push_back(parameter({op.weight_scales}, DType::f32));
+    if (op.weight_scales) {
+      result.inputs.push_back(parameter({op.weight_scale_count()}, DType::f32));
+    }
     if (op.bias) result.inputs.push_back(parameter({op.bias_offset + op.n}, DType::f32));
-    if (op.activation_scales > 0) {
-      result.inputs.push_back(activation({op.activation_scales}, DType::f32));
+    if (op.activation_scales) {
+      result.inputs.push_back(activation({op.activation_scale_count()}, DType::f32));
     }
     result.outputs = {activation({at.y_extent}, op.output)};
     return result;
@@ -35,12 +37,12 @@ struct Describe {
     result.inputs = {activation({rows, op.k}, op.input),
                      weight({op.experts, op.n, op.k}, op.weight),
                      {OperandRole::counts, {op.first_expert + op.experts}, DType::i64, rows}};
-    if (op.weight_scales > 0) {
-      result.inputs.push_back(parameter({op.experts, op.weight_scales}, DType::f32));
+    if (op.weight_scales) {
+      result.inputs.push_back(parameter({op.experts, op.weight_scale_count()}, DType::f32));
     }
     if (op.bias) result.inputs.push_back(parameter({op.experts, op.n}, DType::f32));
-    if (op.activation_scales > 0) {
-      result.inputs.push_back(activation({op.activation_scales}, DType::f32));
+    if (op.activation_scales) {
+      result.inputs.push_back(activation({op.activation_scale_count()}, DType::f32));
     }
     result.outputs = {activation({rows, op.n}, op.output)};
     return result;

@@ -61,19 +61,6 @@ void put(const Buffer& buffer, int64_t i, double value) {
 
 int64_t whole(const Buffer& buffer, int64_t i) { return static_cast<int64_t>(get(buffer, i)); }
 
-/// Scale of weight element (row, column): the blocks that `count` scales of a matrix [n, k] mean.
-double weight_scale(const Buffer& scales, int64_t first, int64_t count, int64_t n, int64_t k,
-                    int64_t row, int64_t column) {
-  if (count == 1) return get(scales, first);
-  if (count == n) return get(scales, first + row);
-  const int64_t block_columns = ceil_div(k, 128);
-  if (count == ceil_div(n, 128) * block_columns) {
-    return get(scales, first + row / 128 * block_columns + column / 128);
-  }
-  const int64_t groups = count / n;
-  return get(scales, first + row * groups + column / (k / groups));
-}
-
 struct Reference {
   const KernelArgs& args;
 
@@ -83,21 +70,24 @@ struct Reference {
   void operator()(const MatMul& op) const {
     const MatMulStrides at(op);
     std::size_t next = 2;
-    const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
+    const std::size_t scales = op.weight_scales ? next++ : 0;
+    const std::int64_t width = op.weight_transposed ? op.n : op.k;  // of w's rows in memory
     const std::size_t bias = op.bias ? next++ : 0;
     for (int64_t b = 0; b < op.batch; ++b) {
       for (int64_t j = 0; j < op.n; ++j) {
         Doubles w;
         for (int64_t k = 0; k < op.k; ++k) {
-          w.push_back(get(
-              x(1), at.weight_offset + b * at.weight_batch + j * at.weight_n + k * at.weight_k));
-          if (op.weight_scales > 0) {
-            w.back() *= weight_scale(x(scales), 0, op.weight_scales, op.n, op.k, j, k);
+          const int64_t place =
+              at.weight_offset + b * at.weight_batch + j * at.weight_n + k * at.weight_k;
+          w.push_back(get(x(1), place));
+          if (op.weight_scales) {
+            w.back() *=
+                get(x(scales), op.weight_scales->index(place / width, place % width, width));
           }
         }
         for (int64_t i = 0; i < op.m; ++i) {
           double sum = product(b * at.x_batch + i * at.x_row, w);
-          if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : i);
+          if (op.activation_scales) sum *= get(x(next), op.activation_scales->index(i, 0, op.k));
           if (op.bias) sum += get(x(bias), op.bias_offset + j);
           put(y(0), b * at.y_batch + i * at.y_row + j, sum);
         }
@@ -115,7 +105,7 @@ struct Reference {
 
   void operator()(const GroupedMatMul& op) const {
     std::size_t next = 3;
-    const std::size_t scales = op.weight_scales > 0 ? next++ : 0;
+    const std::size_t scales = op.weight_scales ? next++ : 0;
     const std::size_t biases = op.bias ? next++ : 0;
     for (int64_t i = 0; i < op.row_count() * op.n; ++i) put(y(0), i, 0);
     int64_t row = 0;
@@ -127,14 +117,14 @@ struct Reference {
         Doubles w;
         for (int64_t k = 0; k < op.k; ++k) {
           w.push_back(get(x(1), (expert * op.n + j) * op.k + k));
-          if (op.weight_scales > 0) {
-            w.back() *= weight_scale(x(scales), expert * op.weight_scales, op.weight_scales, op.n,
-                                     op.k, j, k);
+          if (op.weight_scales) {
+            w.back() *= get(x(scales),
+                            expert * op.weight_scale_count() + op.weight_scales->index(j, k, op.k));
           }
         }
         for (row = begin; row < end; ++row) {
           double sum = product(row * op.k, w);
-          if (op.activation_scales > 0) sum *= get(x(next), op.activation_scales == 1 ? 0 : row);
+          if (op.activation_scales) sum *= get(x(next), op.activation_scales->index(row, 0, op.k));
           if (op.bias) sum += op.bias_scale * get(x(biases), expert * op.n + j);
           put(y(0), row * op.n + j, sum);
         }

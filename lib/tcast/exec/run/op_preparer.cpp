@@ -101,9 +101,9 @@ template <class Product>
 void OpPreparer::prepare_product(const Region& region, const Op& op, const Product& original,
                                  Product& product, int first_optional, PreparedOp& ready) {
   // A fixed scale of the input is known to the executor only.
-  if (product.input == DType::i8 && original.activation_scales == 0) {
+  if (product.input == DType::i8 && !original.activation_scales) {
     ready.static_scale = true;
-    product.activation_scales = 1;
+    product.activation_scales = scale_per_tensor;
   }
   const Tensor& weight = region.tensors[op.inputs[1]];
   const bool is_parameter = weight.kind == TensorKind::parameter;
@@ -112,7 +112,7 @@ void OpPreparer::prepare_product(const Region& region, const Op& op, const Produ
   if (result.kernel == nullptr && is_parameter && product.weight == DType::i8 &&
       product.compute != DType::i8) {
     product.weight = product.compute;
-    product.weight_scales = 0;
+    product.weight_scales.reset();
     ready.dequantized = true;
     add_note(fmt::format("{} weights of {} converted to {}", short_name_of(original.weight),
                          path_of(region, op.scope), short_name_of(product.compute)));
@@ -120,17 +120,19 @@ void OpPreparer::prepare_product(const Region& region, const Op& op, const Produ
   }
   if (result.kernel == nullptr) fail(region, op, result.unsupported);
   ready.kernel = std::move(result.kernel);
-  // The order of operands: [weight scales], [bias], [activation scales].
+  // The order of operands: [weight scales], [weight zero points], [bias], [activation scales].
   int place = first_optional;
   const auto drop = [&ready](int input) {
     ready.inputs.erase(std::find(ready.inputs.begin(), ready.inputs.end(), input));
   };
-  if (original.weight_scales > 0) {
-    if (product.weight_scales == 0) drop(place);
+  if (original.weight_scales) {
+    if (!product.weight_scales) drop(place);
     ++place;
+    // Loaded values have their zero points taken off.
+    if (original.weight_scales->zero_points) drop(place++);
   }
   if (op.inputs.count > place && has_bias(original)) ++place;
-  if (original.activation_scales > 0 && product.activation_scales == 0) drop(place);
+  if (original.activation_scales && !product.activation_scales) drop(place);
 }
 
 void OpPreparer::add_note(const std::string& note) {

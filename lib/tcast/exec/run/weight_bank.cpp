@@ -18,7 +18,10 @@ const Parameter* scale_of(const Region& region, const Op& op, int i) {
   if (i != 1) return nullptr;
   for (const TensorId id : op.inputs) {
     const Tensor& tensor = region.tensors[id];
-    if (tensor.kind == TensorKind::parameter && tensor.parameter->scale) return tensor.parameter;
+    if (tensor.kind == TensorKind::parameter &&
+        tensor.parameter->part == QuantizationPart::scales) {
+      return tensor.parameter;
+    }
   }
   return nullptr;
 }
@@ -64,7 +67,7 @@ Buffer WeightBank::weight(const Region& region, const Op& op, const PreparedOp& 
   auto found = weights_.find(key);
   if (found == weights_.end()) {
     const Buffer made =
-        tensor.parameter->scale
+        tensor.parameter->is_quantization_part()
             ? make_scales(tensor, weight, layer, rank)
             : make_weight(tensor, scale_of(region, op, i), layer, rank,
                           made_dtype(tensor, ready, i), packs ? ready.kernel.get() : nullptr);
@@ -112,7 +115,7 @@ WeightBank::Key WeightBank::key_of(const Tensor& tensor, const PreparedOp& ready
 
 /// Dtype in which input `i` is generated.
 DType WeightBank::made_dtype(const Tensor& tensor, const PreparedOp& ready, int i) const {
-  if (tensor.parameter->scale) return DType::f32;
+  if (tensor.parameter->is_quantization_part()) return DType::f32;
   return i == 1 && ready.dequantized ? weight_dtype(ready.record)
                                      : substitute_dtype(tensor.dtype, host_);
 }

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -143,9 +144,12 @@ void for_each_run(const std::vector<Run>& runs, const Body& body) {
                   });
 }
 
-/// Largest magnitude that a quantized dtype represents.
+/// Largest magnitude that a quantized dtype represents; of 4-bit integers, -8 to 7, the mean of
+/// both ends, as compressed-tensors has it (quantization/utils/helpers.py, calculate_qparams).
 float largest_of(DType dtype) {
   switch (dtype) {
+    case DType::i4:
+      return 7.5f;
     case DType::i8:
       return 127.0f;
     case DType::f8_e4m3:
@@ -159,12 +163,82 @@ float largest_of(DType dtype) {
               "execute the model with another quantization");
 }
 
-float quantize_value(float value, float scale, DType dtype) {
-  if (scale == 0) return 0;
-  const float scaled = value / scale;
-  if (dtype == DType::i8) return std::clamp(std::nearbyint(scaled), -127.0f, 127.0f);
-  return round_to_f8(scaled, dtype);
+/// The scale and zero point of elements that share them.
+struct Step {
+  float scale = 0;
+  float zero = 0;
+};
+
+/// From the least and the largest of the elements.
+Step step_of(float least, float most, DType dtype, const ScaleGrid& grid) {
+  if (!grid.zero_points) {
+    const float magnitude = std::max(std::abs(least), std::abs(most));
+    return {round_to_storage(magnitude / largest_of(dtype), grid.dtype), 0};
+  }
+  // Integers from 0 on, as AutoAWQ has them (awq/quantize/quantizer.py, pseudo_quantize_tensor); of
+  // a range that reaches to zero, so that every value of a small group lies within, as
+  // compressed-tensors has it.
+  least = std::min(least, 0.0f);
+  most = std::max(most, 0.0f);
+  const auto levels = static_cast<float>((1 << bits_of(dtype)) - 1);
+  const float scale = round_to_storage(std::max(most - least, 1e-5f) / levels, grid.dtype);
+  return {scale, std::clamp(-std::nearbyint(least / scale), 0.0f, levels)};
 }
+
+/// What a value is stored as, with its zero point taken off.
+float quantize_value(float value, const Step& step, DType dtype, bool zero_points) {
+  if (step.scale == 0) return 0;
+  const float scaled = value / step.scale;
+  if (dtype != DType::i4 && dtype != DType::i8) return round_to_f8(scaled, dtype);
+  const float whole = std::nearbyint(scaled);
+  if (zero_points) {
+    const auto levels = static_cast<float>((1 << bits_of(dtype)) - 1);
+    return std::clamp(whole + step.zero, 0.0f, levels) - step.zero;
+  }
+  return dtype == DType::i4 ? std::clamp(whole, -8.0f, 7.0f) : std::clamp(whole, -127.0f, 127.0f);
+}
+
+/// Which scale of a weight, a matrix or a stack of them, an element has.
+class ScalePlaces {
+ public:
+  ScalePlaces(const Parameter& weight, const Parameter& scale) : grid_(scale.grid) {
+    const int last_dim = weight.shape.rank() - 1;
+    TCAST_CHECK(last_dim >= 1 && scale.shape.rank() == last_dim + 1,
+                "a quantized weight is a matrix, or a stack of them");
+    columns = weight.shape[last_dim];
+    matrix_rows = weight.shape[last_dim - 1];
+    matrices = weight.shape.elements() / (columns * matrix_rows);
+    block_rows = grid_.block_rows > 0 ? grid_.block_rows : matrix_rows;
+    line = grid_.columns(columns);
+    lines_per_matrix = grid_.rows(matrix_rows);
+    TCAST_CHECK(scale.shape.elements() == matrices * lines_per_matrix * line,
+                "scales fit their weight");
+  }
+
+  /// Rows [first, last) that have the scales of a line.
+  std::pair<std::int64_t, std::int64_t> rows_of(std::int64_t line_index) const {
+    const std::int64_t matrix = line_index / lines_per_matrix * matrix_rows;
+    const std::int64_t first = line_index % lines_per_matrix * block_rows;
+    return {matrix + first, matrix + std::min(matrix_rows, first + block_rows)};
+  }
+  /// The first scale of a row's line, and the place in the line of a column's.
+  std::int64_t line_of(std::int64_t row) const {
+    return (row / matrix_rows * lines_per_matrix + row % matrix_rows / block_rows) * line;
+  }
+  std::int64_t column_of(std::int64_t column) const {
+    return grid_.block_columns > 0 ? column / grid_.block_columns : 0;
+  }
+
+  std::int64_t columns = 0;
+  std::int64_t matrix_rows = 0;
+  std::int64_t matrices = 0;
+  std::int64_t block_rows = 0;
+  std::int64_t line = 0;  ///< scales side by side
+  std::int64_t lines_per_matrix = 0;
+
+ private:
+  ScaleGrid grid_;
+};
 
 }  // namespace
 
@@ -231,21 +305,7 @@ void generate_parameter(const Parameter& parameter, std::string_view path, std::
 
 void generate_quantized(const Parameter& weight, const Parameter& scale, std::string_view path,
                         std::int64_t rank, const Buffer& values, const Buffer& scales) {
-  // Matrices of a stack lie below each other: blocks do not reach from one to the next.
-  const int last_dim = weight.shape.rank() - 1;
-  TCAST_CHECK(last_dim >= 1 && scale.shape.rank() == last_dim + 1,
-              "a quantized weight is a matrix, or a stack of them");
-  const std::int64_t columns = weight.shape[last_dim];
-  const std::int64_t rows = weight.shape.elements() / columns;
-  const std::int64_t scale_columns = scale.shape[last_dim];
-  const std::int64_t scale_rows = scale.shape.elements() / scale_columns;
-  const std::int64_t block_rows = scale.block_rows;
-  const std::int64_t block_columns = scale.block_columns;
-  TCAST_CHECK(block_rows > 0 && block_columns > 0 && ceil_div(rows, block_rows) == scale_rows &&
-                  ceil_div(columns, block_columns) == scale_columns,
-              "scales fit their weight");
-  TCAST_CHECK(last_dim == 1 || block_rows == 1, "one scale for each output of a stack");
-  const float largest = largest_of(weight.dtype);
+  const ScalePlaces places(weight, scale);
   const std::uint64_t hash = hash_of(path);
   const ValueRange range = value_range(weight);
   const DType stored = weight.quantized_from.value_or(DType::bf16);
@@ -254,42 +314,58 @@ void generate_quantized(const Parameter& weight, const Parameter& scale, std::st
     return round_to_storage(value_at(hash, place(i), range), stored);
   };
   // The scales of the whole.
-  std::vector<float> all(static_cast<std::size_t>(scale_rows * scale_columns));
-  parallel_ranges(scale_rows, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t block = begin; block < end; ++block) {
-      float* const line = all.data() + block * scale_columns;
-      const std::int64_t last = std::min(rows, (block + 1) * block_rows);
-      for (std::int64_t row = block * block_rows; row < last; ++row) {
-        for (std::int64_t column = 0; column < columns; ++column) {
-          float& most = line[column / block_columns];
-          most = std::max(most, std::abs(original(row * columns + column)));
+  const std::int64_t lines = places.matrices * places.lines_per_matrix;
+  std::vector<Step> all(static_cast<std::size_t>(lines * places.line));
+  parallel_ranges(lines, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    std::vector<std::pair<float, float>> ends(static_cast<std::size_t>(places.line));
+    for (std::int64_t i = begin; i < end; ++i) {
+      constexpr float infinity = std::numeric_limits<float>::infinity();
+      std::fill(ends.begin(), ends.end(), std::pair{infinity, -infinity});
+      const auto [first, last] = places.rows_of(i);
+      for (std::int64_t row = first; row < last; ++row) {
+        for (std::int64_t column = 0; column < places.columns; ++column) {
+          auto& [least, most] = ends[static_cast<std::size_t>(places.column_of(column))];
+          const float value = original(row * places.columns + column);
+          least = std::min(least, value);
+          most = std::max(most, value);
         }
       }
-      for (std::int64_t i = 0; i < scale_columns; ++i) line[i] /= largest;
+      for (std::size_t j = 0; j < ends.size(); ++j) {
+        all[static_cast<std::size_t>(i * places.line) + j] =
+            step_of(ends[j].first, ends[j].second, weight.dtype, scale.grid);
+      }
     }
   });
   if (scales.data != nullptr) {
     TCAST_CHECK(scales.dtype == DType::f32, "scales are f32");
     void* data = scales.data;
-    for_each_run(runs_of(scale, rank),
-                 [&](std::int64_t whole, std::int64_t part, std::int64_t count) {
-                   std::copy_n(all.data() + whole, count, static_cast<float*>(data) + part);
-                 });
+    for_each_run(
+        runs_of(scale, rank), [&](std::int64_t whole, std::int64_t part, std::int64_t count) {
+          for (std::int64_t i = 0; i < count; ++i) {
+            static_cast<float*>(data)[part + i] = all[static_cast<std::size_t>(whole + i)].scale;
+          }
+        });
   }
   if (values.data == nullptr) return;
   const std::vector<Run> runs = runs_of(weight, rank);
   std::fill_n(values.data, values.bytes, std::byte{0});
   for_each_run(runs, [&](std::int64_t whole, std::int64_t part, std::int64_t count) {
     void* data = values.data;
+    std::int64_t row = whole / places.columns;
+    std::int64_t column = whole % places.columns;
+    const Step* line = all.data() + places.line_of(row);
     for (std::int64_t i = 0; i < count; ++i) {
-      const std::int64_t at = whole + i;
-      const float s = all[static_cast<std::size_t>(at / columns / block_rows * scale_columns +
-                                                   at % columns / block_columns)];
-      const float quantized = quantize_value(original(at), s, weight.dtype);
+      if (column == places.columns) {
+        column = 0;
+        line = all.data() + places.line_of(++row);
+      }
+      const Step& step = line[places.column_of(column++)];
+      const float quantized = quantize_value(original(whole + i), step, weight.dtype,
+                                             scale.grid.zero_points.has_value());
       if (values.dtype == DType::i8) {
         static_cast<std::int8_t*>(data)[part + i] = static_cast<std::int8_t>(quantized);
       } else {
-        store(quantized * s, part + i, values);
+        store(quantized * step.scale, part + i, values);
       }
     }
   });

@@ -39,7 +39,8 @@ void generate_parameter(const Parameter& parameter, std::string_view path, std::
 
 /// The same for a weight that was quantized, and its scales: computed from the whole checkpoint
 /// parameter, so that a shard is exactly the slice of the whole. `scale` describes the scales;
-/// either target may be empty. A target of f32 or bf16 gets quantized values times their scales:
+/// either target may be empty. Values in i8 have their zero points taken off. A target of f32 or
+/// bf16 gets quantized values times their scales:
 /// for processors and kernels that cannot read the quantized form.
 void generate_quantized(const Parameter& weight, const Parameter& scale, std::string_view path,
                         std::int64_t rank, const Buffer& values, const Buffer& scales);

@@ -32,18 +32,13 @@ struct Shrink {
 
   ShrunkOp operator()(MatMul op) const {
     double done = 1;
-    const std::int64_t n = op.n;
-    const std::int64_t m = op.m;
     double left = cut(op.batch, share, 1, done);
     left = cut(op.n, left, 256, done);
     cut(op.m, left, 16, done);
-    op.weight_scales = scales(op.weight_scales, n, op.n, op.k);
-    if (op.activation_scales == m) op.activation_scales = op.m;
     return {op, done};
   }
   ShrunkOp operator()(GroupedMatMul op) const {
     double done = 1;
-    const std::int64_t n = op.n;
     const std::int64_t all = std::max<std::int64_t>(1, std::llround(op.distinct_experts));
     std::int64_t distinct = all;
     const double left = cut(distinct, share, 1, done);
@@ -52,9 +47,7 @@ struct Shrink {
     op.distinct_experts = real(distinct);
     op.experts = std::max(distinct, op.experts * distinct / all);
     op.rows = real(fewer);
-    if (op.activation_scales == rows) op.activation_scales = fewer;
     cut(op.n, left, 256, done);
-    op.weight_scales = scales(op.weight_scales, n, op.n, op.k);
     return {op, done};
   }
   ShrunkOp operator()(Attention op) const {
@@ -138,15 +131,6 @@ struct Shrink {
   ShrunkOp operator()(CustomOp op) const { return {op, 1}; }
 
  private:
-  /// Scales of a weight whose rows went from `n` to `part`.
-  static std::int64_t scales(std::int64_t count, std::int64_t n, std::int64_t part,
-                             std::int64_t k) {
-    if (count <= 1 || part == n) return count;
-    if (count == n) return part;
-    const std::int64_t columns = ceil_div(k, 128);
-    if (count == ceil_div(n, 128) * columns) return ceil_div(part, 128) * columns;
-    return count / n * part;
-  }
   template <class Record>
   ShrunkOp rows(Record& op, std::int64_t& size) const {
     double done = 1;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -9,6 +10,7 @@
 
 #include "tcast/base/error.h"
 #include "tcast/base/text.h"
+#include "tcast/transform/formats/formats.h"
 #include "tcast/transform/quantization_format.h"
 
 // quant_method "compressed-tensors" (llm-compressor). Keys, defaults and the way in which targets
@@ -22,17 +24,26 @@ enum class Strategy : std::uint8_t { tensor, channel, group, block, token, tenso
 constexpr std::array<std::string_view, 6> strategy_names = {"tensor", "channel", "group",
                                                             "block",  "token",   "tensor-group"};
 
+/// How a file stores weights, and in what the rest of the model is.
+struct Storage {
+  bool packed = false;  ///< values lie side by side in words of 32 bit, the inputs of an output
+  DType model = DType::bf16;
+};
+constexpr std::int64_t word_bits = 32;
+
 /// How one tensor is quantized.
 struct TensorArguments {
   bool is_float = false;
+  std::int64_t bits = 8;
+  bool symmetric = true;
   Strategy strategy = Strategy::tensor;
   std::int64_t group_size = 0;
   std::int64_t block_rows = 0;
   std::int64_t block_columns = 0;
   bool dynamic = false;
-  DType scale_dtype = DType::f32;
+  std::optional<DType> scale_dtype{};
 
-  DType dtype() const { return is_float ? DType::f8_e4m3 : DType::i8; }
+  DType dtype() const { return is_float ? DType::f8_e4m3 : bits == 4 ? DType::i4 : DType::i8; }
 };
 
 [[noreturn]] void refuse(const HfConfig& map, const char* key, const std::string& what,
@@ -40,8 +51,9 @@ struct TensorArguments {
   map.fail(key, fmt::format("{} are not supported yet", what), hint);
 }
 
-/// Bits and kind of numbers.
-void read_type(const HfConfig& map, const char* what, TensorArguments& arguments,
+/// Bits and kind of numbers. `packs`: integers of 4 bits may be stored, with zero points or
+/// without.
+void read_type(const HfConfig& map, const char* what, TensorArguments& arguments, bool packs,
                const char* hint = other_scheme_hint) {
   const std::int64_t bits = map.get_or<std::int64_t>("num_bits", 8);
   const std::string type = normalized(map.get_or<std::string>("type", "int"));
@@ -49,9 +61,14 @@ void read_type(const HfConfig& map, const char* what, TensorArguments& arguments
     map.fail("type", fmt::format("expected \"int\" or \"float\", got \"{}\"", printable(type)));
   }
   if (bits < 1 || bits > 64) map.fail("num_bits", fmt::format("expected 1 to 64, got {}", bits));
-  if (bits != 8) refuse(map, "num_bits", fmt::format("{} of {}-bit {}s", what, bits, type), hint);
+  const bool narrow = packs && bits == 4 && type == "int";
+  if (bits != 8 && !narrow) {
+    refuse(map, "num_bits", fmt::format("{} of {}-bit {}s", what, bits, type), hint);
+  }
   arguments.is_float = type == "float";
-  if (!map.get_or<bool>("symmetric", true)) {
+  arguments.bits = bits;
+  arguments.symmetric = map.get_or<bool>("symmetric", true);
+  if (!arguments.symmetric && !narrow) {
     refuse(map, "symmetric", fmt::format("{} with zero points", what), hint);
   }
 }
@@ -145,9 +162,9 @@ void read_order(const HfConfig& map) {
   if (node->as_bool()) refuse(map, "actorder", "weights in activation order 'group'");
 }
 
-TensorArguments read_arguments(const HfConfig& map, const char* what) {
+TensorArguments read_arguments(const HfConfig& map, const char* what, bool packs) {
   TensorArguments arguments;
-  read_type(map, what, arguments);
+  read_type(map, what, arguments, packs);
   read_strategy(map, what, arguments);
   read_dynamic(map, what, arguments);
   read_order(map);
@@ -163,25 +180,46 @@ TensorArguments read_arguments(const HfConfig& map, const char* what) {
   return arguments;
 }
 
-void set_weights(const HfConfig& map, const TensorArguments& weights,
+/// Tensors of a packed linear: weight_packed int32 [out, in / values of a word], weight_scale
+/// [out, groups] in the model's dtype, weight_zero_point int32 [out / values, groups], weight_shape
+/// int64 [2] (compressors/quantized_compressors/pack_quantized.py).
+void set_packing(const Storage& storage, LinearQuantization& quantization) {
+  const std::int64_t values = word_bits / bits_of(quantization.weight);
+  quantization.scales.dtype = storage.model;
+  quantization.names = {"weight_packed", "weight_scale", "weight_zero_point", "weight_shape"};
+  if (quantization.scales.zero_points) quantization.output_multiple = values;
+  quantization.input_multiple = values;
+  if (bits_of(quantization.weight) < 8 && quantization.scales.block_columns > 0) {
+    quantization.input_multiple = std::lcm(values, quantization.scales.block_columns);
+  }
+}
+
+void set_weights(const HfConfig& map, const TensorArguments& weights, const Storage& storage,
                  LinearQuantization& quantization) {
   quantization = quantize_to(weights.dtype());
-  quantization.scales.dtype = weights.scale_dtype;
+  const auto pack = [&] {
+    if (storage.packed) set_packing(storage, quantization);
+    if (weights.scale_dtype) quantization.scales.dtype = *weights.scale_dtype;
+  };
+  if (!weights.symmetric) quantization.scales.zero_points = weights.dtype();
   if (weights.dynamic) refuse(map, "dynamic", "weights with scales found at run time");
   switch (weights.strategy) {
     case Strategy::tensor:
+      if (weights.bits < 8) refuse(map, "strategy", "4-bit weights with one scale");
       quantization.scales.block_rows = 0;
-      return;
+      return pack();
     case Strategy::channel:
-      return;
+      return pack();
     case Strategy::group:
       quantization.scales.block_columns = weights.group_size;
-      return;
+      return pack();
     case Strategy::block:
-      if (!weights.is_float) refuse(map, "strategy", "8-bit integer weights in blocks");
+      if (!weights.is_float) {
+        refuse(map, "strategy", fmt::format("{}-bit integer weights in blocks", weights.bits));
+      }
       quantization.scales.block_rows = weights.block_rows;
       quantization.scales.block_columns = weights.block_columns;
-      return;
+      return pack();
     case Strategy::token:
     case Strategy::tensor_group:
       break;
@@ -196,13 +234,11 @@ void set_activations(const HfConfig& map, const TensorArguments& weights,
            fmt::format("activations in {} with weights in {}", name_of(inputs.dtype()),
                        name_of(weights.dtype())));
   }
+  if (weights.bits < 8) refuse(map, "num_bits", "quantized activations with 4-bit weights");
   if (!weights.is_float && weights.strategy == Strategy::group) {
     refuse(map, "strategy", "8-bit integer activations with weights in groups");
   }
   quantization.activation = inputs.dtype();
-  quantization.scheme = weights.is_float ? LinearScheme::fp8
-                        : inputs.dynamic ? LinearScheme::w8a8_dynamic
-                                         : LinearScheme::w8a8_static;
   const std::string strategy(strategy_names[static_cast<std::size_t>(inputs.strategy)]);
   if (!inputs.dynamic && inputs.strategy == Strategy::tensor) {
     quantization.activation_group = fixed_scale;
@@ -217,13 +253,15 @@ void set_activations(const HfConfig& map, const TensorArguments& weights,
   }
 }
 
-/// A format says how values are laid out, which changes no size as long as they have 8 bits.
-void check_format(const HfConfig& map, bool whole) {
+/// How values are laid out, by the format of a group before that of all: one element after the
+/// other, or packed into words.
+void read_format(const HfConfig& map, bool whole, Storage& storage) {
   const auto format = map.find<std::string>("format");
   if (!format) return;
   const std::string name = normalized(*format);
-  for (const char* known :
-       {"int-quantized", "float-quantized", "naive-quantized", "pack-quantized"}) {
+  storage.packed = name == "pack-quantized";
+  if (storage.packed) return;
+  for (const char* known : {"int-quantized", "float-quantized", "naive-quantized"}) {
     if (name == known) return;
   }
   if (whole && name == "mixed-precision") return;  // each group says its own
@@ -237,11 +275,11 @@ std::vector<std::string> sorted_targets(const HfConfig& group) {
   return targets;
 }
 
-QuantizationGroup read_group(const HfConfig& group, const std::string& name) {
+QuantizationGroup read_group(const HfConfig& group, const std::string& name, Storage storage) {
   QuantizationGroup result;
   result.name = name;
   result.targets = ModulePatterns{sorted_targets(group), PatternStyle::exact, name + ".targets"};
-  check_format(group, false);
+  read_format(group, false, storage);
   if (group.has("output_activations")) {
     refuse(group, "output_activations", "quantized results of linears");
   }
@@ -251,15 +289,17 @@ QuantizationGroup read_group(const HfConfig& group, const std::string& name) {
     refuse(group, "input_activations", "quantized activations of weights that are not quantized");
   }
   if (!weights) return result;
-  const TensorArguments of_weights = read_arguments(*weights, "weights");
-  set_weights(*weights, of_weights, result.linear.emplace());
+  const TensorArguments of_weights = read_arguments(*weights, "weights", storage.packed);
+  set_weights(*weights, of_weights, storage, result.linear.emplace());
   if (!inputs) return result;
-  set_activations(*inputs, of_weights, read_arguments(*inputs, "activations"), *result.linear);
+  set_activations(*inputs, of_weights, read_arguments(*inputs, "activations", false),
+                  *result.linear);
   return result;
 }
 
 /// Schemes that a group's name stands for when it has targets only.
-QuantizationGroup preset(const HfConfig& groups, const std::string& key, const std::string& name) {
+QuantizationGroup preset(const HfConfig& groups, const std::string& key, const std::string& name,
+                         const Storage& storage) {
   QuantizationGroup result;
   result.name = name;
   auto targets = groups.get<std::vector<std::string>>(key);
@@ -269,16 +309,18 @@ QuantizationGroup preset(const HfConfig& groups, const std::string& key, const s
   if (scheme == "unquantized") return result;
   if (scheme == "w8a16") {
     result.linear = quantize_to(DType::i8);
+  } else if ((scheme == "w4a16" || scheme == "w4a16-asym") && storage.packed) {
+    result.linear = quantize_to(DType::i4);
+    result.linear->scales.block_columns = 128;
+    if (scheme == "w4a16-asym") result.linear->scales.zero_points = DType::i4;
   } else if (scheme == "w8a8" || scheme == "int8") {
     result.linear = quantize_to(DType::i8);
     result.linear->activation = DType::i8;
-    result.linear->scheme = LinearScheme::w8a8_dynamic;
   } else if (scheme == "fp8" || scheme == "fp8-dynamic" || scheme == "fp8-block") {
     result.linear = quantize_to(DType::f8_e4m3);
     result.linear->activation = DType::f8_e4m3;
-    result.linear->scheme = LinearScheme::fp8;
     if (scheme == "fp8") {
-      result.linear->scales = per_tensor;
+      result.linear->scales = scale_per_tensor;
       result.linear->activation_group = fixed_scale;
     } else if (scheme == "fp8-block") {
       result.linear->scales = {128, 128, DType::f32};
@@ -287,6 +329,7 @@ QuantizationGroup preset(const HfConfig& groups, const std::string& key, const s
   } else {
     refuse(groups, key.c_str(), fmt::format("weights of the scheme '{}'", printable(key)));
   }
+  if (storage.packed) set_packing(storage, *result.linear);
   return result;
 }
 
@@ -322,7 +365,7 @@ std::optional<DType> kv_cache(const HfConfig& map) {
     }
   }
   TensorArguments arguments;
-  read_type(*scheme, "KV caches", arguments, other_cache_hint);
+  read_type(*scheme, "KV caches", arguments, false, other_cache_hint);
   read_dynamic(*scheme, "KV caches", arguments, other_cache_hint);
   if (arguments.dynamic) {
     refuse(*scheme, "dynamic", "KV caches with scales found at run time", other_cache_hint);
@@ -337,9 +380,11 @@ std::optional<DType> kv_cache(const HfConfig& map) {
   return arguments.dtype();
 }
 
-std::vector<QuantizationGroup> groups(const HfConfig& map, std::vector<std::string>& assumptions) {
+std::vector<QuantizationGroup> groups(const HfConfig& map, DType model,
+                                      std::vector<std::string>& assumptions) {
   map.node("quant_method");
-  check_format(map, true);
+  Storage storage{false, model};
+  read_format(map, true, storage);
   if (!map.has("format")) {
     assumptions.emplace_back(
         "quantization_config has no format: its weights are taken to be stored quantized");
@@ -373,8 +418,8 @@ std::vector<QuantizationGroup> groups(const HfConfig& map, std::vector<std::stri
   for (const auto& [key, value] : listed->members()) {
     const std::string name = "config_groups." + printable(key);
     if (key.empty() || value.is_null()) value.fail("expected a group with a name and its settings");
-    result.push_back(value.is_list() ? preset(*listed, key, name)
-                                     : read_group(*listed->nested(key), name));
+    result.push_back(value.is_list() ? preset(*listed, key, name, storage)
+                                     : read_group(*listed->nested(key), name, storage));
   }
   return result;
 }
@@ -385,7 +430,13 @@ ModulePatterns ignored(const HfConfig& map) {
 
 }  // namespace
 
-constinit const QuantizationFormat compressed_tensors_format = {"compressed-tensors", groups,
-                                                                kv_cache, ignored, false};
+QuantizationScheme read_compressed_tensors(const QuantizationSource& source) {
+  QuantizationScheme scheme;
+  scheme.keeps_head = false;
+  scheme.ignored = ignored(source.map);
+  if (source.linears) scheme.groups = groups(source.map, source.dtype, scheme.assumptions);
+  if (source.kv_cache) scheme.kv_cache = kv_cache(source.map);
+  return scheme;
+}
 
 }  // namespace tcast

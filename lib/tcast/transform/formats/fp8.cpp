@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/text.h"
+#include "tcast/transform/formats/formats.h"
 #include "tcast/transform/quantization_format.h"
 
 // quant_method "fp8": e4m3 weights in blocks with one scale each (DeepSeek-V3, Qwen3-FP8, GLM;
@@ -28,7 +29,7 @@ void read_blocks(const HfConfig& map, LinearQuantization& quantization,
     map.fail("weight_per_tensor", "true contradicts weight_block_size", "leave out one of the two");
   }
   if (!block) {
-    quantization.scales = per_tensor;
+    quantization.scales = scale_per_tensor;
     if (!whole) {
       assumptions.emplace_back(
           "weight_block_size is absent: fp8 weights with one scale each, as vLLM reads it");
@@ -42,6 +43,7 @@ void read_blocks(const HfConfig& map, LinearQuantization& quantization,
   }
   quantization.scales.block_rows = (*block)[0];
   quantization.scales.block_columns = (*block)[1];
+  quantization.names.scales = "weight_scale_inv";
   quantization.activation_group = (*block)[1];
 }
 
@@ -88,7 +90,6 @@ std::vector<QuantizationGroup> groups(const HfConfig& map, std::vector<std::stri
              other_scheme_hint);
   }
   LinearQuantization quantization = quantize_to(DType::f8_e4m3);
-  quantization.scheme = LinearScheme::fp8;
   quantization.activation = DType::f8_e4m3;
   read_blocks(map, quantization, assumptions);
   read_activations(map, quantization);
@@ -126,6 +127,12 @@ ModulePatterns ignored(const HfConfig& map) {
 
 }  // namespace
 
-constinit const QuantizationFormat fp8_format = {"fp8", groups, kv_cache, ignored, true};
+QuantizationScheme read_fp8(const QuantizationSource& source) {
+  QuantizationScheme scheme;
+  scheme.ignored = ignored(source.map);
+  if (source.linears) scheme.groups = groups(source.map, scheme.assumptions);
+  if (source.kv_cache) scheme.kv_cache = kv_cache(source.map);
+  return scheme;
+}
 
 }  // namespace tcast

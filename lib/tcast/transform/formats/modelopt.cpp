@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tcast/base/text.h"
+#include "tcast/transform/formats/formats.h"
 #include "tcast/transform/quantization_format.h"
 
 // NVIDIA ModelOpt: `quantization` of hf_quant_config.json, or quant_method "modelopt" in a
@@ -91,7 +92,7 @@ void check_groups(const HfConfig& map) {
   }
 }
 
-std::vector<QuantizationGroup> groups(const HfConfig& map, std::vector<std::string>&) {
+std::vector<QuantizationGroup> groups(const HfConfig& map) {
   map.node("quant_method");
   map.node("producer");
   const auto algorithm = map.find<std::string>("quant_algo");
@@ -101,10 +102,9 @@ std::vector<QuantizationGroup> groups(const HfConfig& map, std::vector<std::stri
   }
   const std::string name = normalized(*algorithm);
   LinearQuantization quantization = quantize_to(DType::f8_e4m3);
-  quantization.scheme = LinearScheme::fp8;
   quantization.activation = DType::f8_e4m3;
   if (name == "fp8") {
-    quantization.scales = per_tensor;
+    quantization.scales = scale_per_tensor;
     quantization.activation_group = fixed_scale;
   } else if (name == "fp8-per-channel-per-token") {
     quantization.activation_group = per_token;
@@ -130,6 +130,12 @@ ModulePatterns ignored(const HfConfig& map) {
 
 }  // namespace
 
-constinit const QuantizationFormat modelopt_format = {"modelopt", groups, kv_cache, ignored, true};
+QuantizationScheme read_modelopt(const QuantizationSource& source) {
+  QuantizationScheme scheme;
+  scheme.ignored = ignored(source.map);
+  if (source.linears) scheme.groups = groups(source.map);
+  if (source.kv_cache) scheme.kv_cache = kv_cache(source.map);
+  return scheme;
+}
 
 }  // namespace tcast
