@@ -166,9 +166,12 @@ TEST_CASE("least devices: as few as there are among all ways of spreading") {
     }
   }
   for (const std::int64_t kilobytes : {1000, 2200, 3500, 5000, 9000, 14000, 30000}) {
-    rows.push_back(
-        {true, twelve_heads("mixtral", 12, R"(, "num_local_experts": 6, "num_experts_per_tok": 2)"),
-         kilobytes * 1000, 4});
+    for (const std::int64_t batch : {4, 90}) {
+      rows.push_back(
+          {true,
+           twelve_heads("mixtral", 12, R"(, "num_local_experts": 6, "num_experts_per_tok": 2)"),
+           kilobytes * 1000, batch});
+    }
   }
   int not_powers = 0;
   for (const Row& row : rows) {
