@@ -388,6 +388,16 @@ TEST_CASE("simulate: a hook runs again for each layout that is looked at") {
   CHECK(calls.transformed == 2);  // as asked, and on one device
 }
 
+TEST_CASE("verify: a hook runs for the model as it is, moved boundaries, and what is executed") {
+  const Scratch scratch;
+  const std::string config = scratch.config("counted_hooked");
+  calls = {};
+  const Run result = run({"verify", config});
+  INFO(result.err);
+  CHECK(result.status == 0);
+  CHECK(calls.transformed == 2);
+}
+
 TEST_CASE("simulate: trees are checked for each model, not for each request") {
   const Scratch scratch;
   for (const bool hooked : {false, true}) {
