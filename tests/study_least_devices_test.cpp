@@ -162,9 +162,12 @@ TEST_CASE("least devices: as few as there are among all ways of spreading") {
     }
   }
   for (const std::int64_t kilobytes : {1000, 2200, 3500, 5000, 9000, 14000, 30000}) {
-    rows.push_back(
-        {true, twelve_heads("mixtral", 12, R"(, "num_local_experts": 6, "num_experts_per_tok": 2)"),
-         kilobytes * 1000, 4});
+    for (const std::int64_t batch : {4, 90}) {
+      rows.push_back(
+          {true,
+           twelve_heads("mixtral", 12, R"(, "num_local_experts": 6, "num_experts_per_tok": 2)"),
+           kilobytes * 1000, batch});
+    }
   }
   int not_powers = 0;
   for (const Row& row : rows) {
@@ -379,6 +382,16 @@ TEST_CASE("simulate: a hook runs again for each layout that is looked at") {
   const json report = simulated(scratch.config("counted_hooked"), {"--tp", "2"});
   CHECK(report.at("memory").at("min_devices") == 1);
   CHECK(calls.transformed == 2);  // as asked, and on one device
+}
+
+TEST_CASE("verify: a hook runs for the model as it is, moved boundaries, and what is executed") {
+  const Scratch scratch;
+  const std::string config = scratch.config("counted_hooked");
+  calls = {};
+  const Run result = run({"verify", config});
+  INFO(result.err);
+  CHECK(result.status == 0);
+  CHECK(calls.transformed == 2);
 }
 
 TEST_CASE("simulate: trees are checked for each model, not for each request") {

@@ -110,16 +110,17 @@ class Search {
   }
 
   /// Expert-parallel sizes that are worth a try: all devices, none of them, and as many as divide
-  /// the experts, which the other devices cut.
+  /// the experts, where the other devices cut or copy them. Replicas share the requests and nothing
+  /// else: one that leaves the busiest replica as many of them as before is of no use.
   std::vector<std::int64_t> expert_groups(std::int64_t devices, std::int64_t tp) const {
-    std::vector<std::int64_t> sizes;
-    if (devices > 1 && experts_ > 0 && experts_ % devices == 0) sizes.push_back(devices);
-    // Replicas of the whole model share the requests and nothing else: one that leaves the busiest
-    // replica as many of them is of no use.
     const std::int64_t dp = devices / tp;
-    if (dp == 1 || ceil_div(requests_, dp) < ceil_div(requests_, dp - 1)) sizes.push_back(1);
-    const std::int64_t part = experts_ > 0 ? std::gcd(experts_, devices) : 1;
-    if (part > 1 && part < devices && std::lcm(part, tp) == devices) sizes.push_back(part);
+    const bool replicas = dp == 1 || ceil_div(requests_, dp) < ceil_div(requests_, dp - 1);
+    const std::int64_t most = std::gcd(experts_, devices);  // without experts: all devices
+    std::vector<std::int64_t> sizes;
+    if (experts_ > 0 && devices > 1 && most == devices) sizes.push_back(devices);
+    if (replicas) sizes.push_back(1);
+    const bool divides = experts_ > 0 && most > 1 && most < devices;
+    if (divides && (replicas || std::lcm(most, tp) == devices)) sizes.push_back(most);
     return sizes;
   }
 

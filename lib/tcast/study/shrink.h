@@ -30,7 +30,8 @@ struct Shrunk {
 /// seconds: the config as it is, else fewer layers (the first ones that show every kind of layer),
 /// then fewer experts and a smaller vocabulary, then smaller widths, in such proportions that what
 /// divides what stays. Boundaries that are too far away come nearer where that leaves a model that
-/// can be built and transformed. Throws Error when even the smallest does not fit, and what
+/// can be built and transformed. A hook runs for the config as it is, for the smaller model, and
+/// for each boundary that is moved. Throws Error when even the smallest does not fit, and what
 /// building or transforming the config as it is throws.
 Shrunk shrink(const HfConfig& config, const ModelInputs& inputs, const ShrinkRequest& request);
 
