@@ -128,12 +128,13 @@ std::string unnumbered(std::string line) {
   static const Mask masks[] = {
       {std::regex(R"(\b(tcast|brg|brgemm|gemm|jit|ref|simple)[:_][{}a-z0-9_:]+)"), "{kernel}"},
       {std::regex(
-           R"([-+]?\b[0-9][0-9.,]*(e[-+]?[0-9]+)?( ?(ns|us|ms|s|%|K|M|B|KiB|MiB|GiB|[GT]B|[GT]FLOP)\b(/s)?)?)"),
+           R"([-+]?\b[0-9][0-9.,]*(e[-+]?[0-9]+)?( ?(%|(ns|us|ms|s|K|M|B|KiB|MiB|GiB|[GT]B|[GT]FLOP)\b(/s)?))?)"),
        "#"},
       {std::regex("(total|prefill|decode) (s|ms|us|ns)\\b"), "$1"},
       {std::regex("limited by .*"), "limited by {bounds}"},
       {std::regex("  (compute|memory|launch)  measured[*!]*"), "  {bound}  measured"},
       {std::regex("  +"), "  "},
+      {std::regex("  -(?=  |$)"), "  #"},  // of one sample there is no spread
   };
   const tcast::HostFeatures host = tcast::host_features();
   line = replace_all(std::move(line), host.cpu, "{cpu}");
