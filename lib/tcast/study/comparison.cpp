@@ -196,11 +196,16 @@ std::string Comparison::text() const {
   const bool slow_steps =
       step_count > 0 && undisturbed_step_s_ < noticeable * decode_s_ / step_count;
   if (slow_prefill || slow_steps) {
-    std::string found =
-        fmt::format("other processes disturbed the run; without them prefill takes {} or more{}",
-                    format_seconds(undisturbed_prefill_s_),
-                    error_of(prediction_.prefill_s, undisturbed_prefill_s_));
-    if (step_count > 0) {
+    const bool tells = undisturbed_prefill_s_ > 0 && (step_count == 0 || undisturbed_step_s_ > 0);
+    std::string found = "other processes disturbed the run";
+    if (tells) {
+      found += fmt::format("; without them prefill takes {} or more{}",
+                           format_seconds(undisturbed_prefill_s_),
+                           error_of(prediction_.prefill_s, undisturbed_prefill_s_));
+    } else {
+      found += ", all of it: what it takes without them is unknown";
+    }
+    if (tells && step_count > 0) {
       found += fmt::format(", a decode step {}{}", format_seconds(undisturbed_step_s_),
                            error_of(prediction_.decode_step_s, undisturbed_step_s_));
     }
