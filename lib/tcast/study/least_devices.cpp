@@ -24,6 +24,8 @@ namespace {
 
 constexpr std::int64_t most_devices = 1024;
 constexpr std::int64_t most_tp = 64;
+/// Ways of spreading that are looked at before only powers of two are.
+constexpr std::int64_t many_ways = 64;
 
 /// Memory of the busiest rank.
 struct Demand {
@@ -81,6 +83,8 @@ class Search {
     if (unsharded_ != nullptr) note_whole();
     for (std::int64_t devices = 1; devices <= most_devices; ++devices) {
       if (!has_room(devices, devices)) continue;
+      const bool power_of_two = (devices & (devices - 1)) == 0;
+      if (!power_of_two && found_.traced + found_.built >= many_ways) continue;
       for (std::int64_t tp = std::min(devices, most_tp); tp >= 1; --tp) {
         if (devices % tp != 0) continue;
         for (const std::int64_t ep : expert_groups(devices, tp)) {

@@ -20,7 +20,8 @@ struct LeastDevices {
 /// The least number of devices, up to 1024, on which a transformed model fits with the request,
 /// spread by tensor parallelism (up to 64 ranks), data parallelism and, with routed experts, expert
 /// parallelism over all devices; unknown when there is none. Every number is tried over which heads
-/// and experts divide and that its share of the memory does not rule out.
+/// and experts divide and that its share of the memory does not rule out; after 64 ways of
+/// spreading that do not fit, powers of two alone.
 ///
 /// What tcast itself builds, and the nine standard steps transform, is spread by the last of these
 /// alone: one model is built at most, for one device, where this one is sharded. Whatever a plugin,
