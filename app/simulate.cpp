@@ -191,7 +191,7 @@ class SimulateCommand final : public Command {
     add_scenario(report, *scenario);
     if (target_.device.empty()) report.timing.emplace();
     report.with_range = target_.device.empty();
-    report.with_ideal = target_.ideal && scenario->has_ideal_metrics();
+    report.with_ideal = target_.ideal;
     report.experts.emplace();
     add_inputs(report, model_.options, {}, model_, workload_, target_);
     return report;

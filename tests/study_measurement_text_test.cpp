@@ -10,31 +10,10 @@
 
 #include "command_runs.h"
 #include "error_of.h"
+#include "measurements.h"
 #include "scratch.h"
 
 using namespace tcast;
-
-namespace {
-
-Measurement measured(double seconds) {
-  Measurement m;
-  m.seconds = seconds;
-  m.spread = 0.125;
-  m.samples = 7;
-  m.threads = 2;
-  m.implementation = "tcast:avx2";
-  m.onednn_version = "2.6.3";
-  m.share = 0.25;
-  m.scaled = true;
-  m.error = 0.03;
-  m.budget_s = 10;
-  m.stalled_share = 0.5;
-  m.pace = {1e9, 2e9, 3e9};
-  m.expected_s = 7;
-  return m;
-}
-
-}  // namespace
 
 TEST_CASE("measurements: lines out, and in again") {
   const Scratch folder;

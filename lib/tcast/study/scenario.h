@@ -77,9 +77,6 @@ class Scenario {
   virtual std::vector<ReportMetric> metrics(PassPricer& pricer,
                                             std::span<const PricedPass> priced) const = 0;
 
-  /// Whether the datasheet bound of the metrics stands beside them, and not only that of operators.
-  virtual bool has_ideal_metrics() const { return true; }
-
   /// What to tell somebody who asks for a metric that has no value; empty: nothing.
   virtual std::string_view absent_hint() const { return {}; }
 

@@ -394,7 +394,7 @@ void Simulation::fill_metrics(Report& report) const {
     add(&ReportMetric::low, RangeCostModel(*measured_, &TimeRange::low_s, best_pace_));
     add(&ReportMetric::high, RangeCostModel(*measured_, &TimeRange::high_s, best_pace_));
   }
-  report.with_ideal = ideal_ != nullptr && scenario_->has_ideal_metrics();
+  report.with_ideal = ideal_ != nullptr;
   if (report.with_ideal) add(&ReportMetric::ideal, *ideal_);
 }
 

@@ -21,8 +21,6 @@ class SinglePass final : public Scenario {
   std::vector<ReportMetric> metrics() const override;
   std::vector<ReportMetric> metrics(PassPricer& pricer,
                                     std::span<const PricedPass> priced) const override;
-  /// The bounds of its operators are in their rows.
-  bool has_ideal_metrics() const override { return false; }
   std::string_view absent_hint() const override;
   ScenarioMemory memory() const override;
 
